@@ -1,0 +1,88 @@
+"""Frozen dataclasses <- YAML + command line, strict: a wrong key is one clear line and exit status 2.
+
+A command declares a frozen dataclass whose fields carry their help as a docstring below each, and runs
+
+    if __name__ == "__main__":
+        run_command(main, MyConfig)
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from slm.errors import UsageError, did_you_mean
+
+C = TypeVar("C")
+
+
+def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | None = None) -> C:
+    """Build `cls` from `--config FILE` and `--field value` (nested: `--model.hidden_size 256`).
+
+    Later arguments win. Raises UsageError for anything that does not fit, SystemExit(0) for `--help`.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser.add_class_arguments(cls, as_group=False)
+    args = list(sys.argv[1:] if argv is None else argv)
+    _check_config_files(args)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_args(args))
+    except ArgumentError as error:
+        raise UsageError(_one_line(str(error), parser)) from error
+    values = {k: v for k, v in vars(parsed).items() if k != "config"}
+    return cls(**values)
+
+
+def _check_config_files(args: Sequence[str]) -> None:
+    for i, arg in enumerate(args):
+        path = arg.split("=", 1)[1] if arg.startswith("--config=") else None
+        if arg == "--config" and i + 1 < len(args):
+            path = args[i + 1]
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"--config: no such file: {path}")
+
+
+def _one_line(message: str, parser: Any) -> str:
+    """The parser's complaint on one line, with the closest known option where one was misspelt."""
+    keys = [a.dest for a in parser._actions if a.dest not in ("help", "config")]
+    text = " ".join(message.split())
+    patterns = (
+        r"unrecognized arguments: --([\w.\-]+)",
+        r"Option '([\w.\-]+)' is not accepted",
+        r"Group '([\w.\-]+)' does not accept option '([\w.\-]+)'",
+    )
+    for pattern in patterns:
+        if found := re.search(pattern, text, re.I):
+            wrong = ".".join(found.groups())
+            return f"unknown option '{wrong}'{did_you_mean(wrong, keys)}"
+    return text
+
+
+def run_command(main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None) -> None:
+    """Parse, run `main(config)`, and exit: 0 or main's status; 2 for wrong use; 1 with one line for a full disk."""
+    try:
+        status = main(parse_config(cls, argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: no space left on the disk{where}; free some and run the same command again to go on",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.exit(status or 0)

@@ -1,0 +1,26 @@
+"""The errors a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UsageError(Exception):
+    """Wrong use: a command prints the message on one line and exits with status 2, before any work is done.
+
+    The message says what is wrong and what to do about it.
+    """
+
+
+class AudioError(Exception):
+    """One audio file cannot be used. The message is the reason, fit for `rejects.jsonl`; other files go on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'mimi'?"`, or the whole list of what is known when nothing is close."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "; known: " + ", ".join(names) if names else ""

@@ -1,0 +1,89 @@
+"""A name -> class lookup over a folder: the folder is the list, and plug-ins join by entry point.
+
+Modules of a registered folder import torch and other heavy libraries inside functions only, so that looking a name
+up, or listing all of them, costs milliseconds (`tests/test_layers.py` holds them to it).
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from slm.errors import UsageError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name.
+
+    A module in `package` registers a class with `@REGISTRY.register("name", "other-name")`. A third-party package
+    adds `[project.entry-points."<group>"] name = "module:Class"`.
+    """
+
+    def __init__(self, kind: str, package: str, group: str):
+        self.kind, self.package, self.group = kind, package, group
+        self._classes: dict[str, type[T]] = {}
+        self._scanned = False
+
+    def register(self, *names: str) -> Callable[[type[T]], type[T]]:
+        def add(cls: type[T]) -> type[T]:
+            for name in names:
+                if self._classes.get(name, cls) is not cls:
+                    raise ValueError(f"{self.kind} {name!r} is registered twice")
+                self._classes[name] = cls
+            return cls
+
+        return add
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return {e.name: e for e in entry_points(group=self.group)}
+
+    def _scan(self) -> None:
+        if not self._scanned:
+            package = import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.ispkg and not module.name.startswith("_"):
+                    import_module(f"{self.package}.{module.name}")
+            self._scanned = True
+
+    def names(self) -> list[str]:
+        self._scan()
+        return sorted({*self._classes, *self._plugins()})
+
+    def get(self, name: str) -> type[T]:
+        """The class registered under `name`; UsageError with suggestions when there is none."""
+        self._scan()
+        if name in self._classes:
+            return self._classes[name]
+        plugins = self._plugins()
+        if name in plugins:
+            return plugins[name].load()
+        raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.names())}")
+
+    def create(self, name: str, /, **settings: Any) -> T:
+        """Build it; a setting that the class does not have is a UsageError with suggestions.
+
+        A class that serves several names takes the one asked for as its first parameter, `name`.
+        """
+        cls = self.get(name)
+        parameters = inspect.signature(cls).parameters
+        if "name" in parameters:
+            settings = {"name": name, **settings}
+        _check_settings(f"{self.kind} {name!r}", parameters, settings)
+        return cls(**settings)
+
+
+def _check_settings(what: str, parameters: Mapping[str, inspect.Parameter], settings: Mapping[str, Any]) -> None:
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in settings:
+        if key not in parameters:
+            raise UsageError(f"{what} has no setting {key!r}{did_you_mean(key, parameters)}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in settings:
+            raise UsageError(f"{what} needs the setting {key!r}")

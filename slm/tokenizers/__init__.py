@@ -1,0 +1,40 @@
+"""Audio tokenizers behind one contract. `load_tokenizer("mimi")` is all that the rest of `slm` uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slm.errors import UsageError
+from slm.tokenizers.base import TOKENIZERS, Tokenizer, check_same_spec
+from slm.types import TokenizerSpec
+
+__all__ = ["TOKENIZERS", "Tokenizer", "check_same_spec", "load_tokenizer"]
+
+
+def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **settings: Any) -> Tokenizer:
+    """A tokenizer by registered name, by YAML file (`name:` and its settings), or exactly the one of a spec.
+
+    Settings given here win over the file's. Raises UsageError for an unknown name or setting, for weights that are
+    not there, and, loading from a spec, when what is found is not what made the codes.
+    """
+    if isinstance(source, TokenizerSpec):
+        tokenizer = load_tokenizer(source.name, device, **{**source.settings, **settings})
+        check_same_spec(source, tokenizer.spec)
+        return tokenizer
+    name, from_file = _read_source(str(source))
+    return TOKENIZERS.create(name, device=device, **{**from_file, **settings})
+
+
+def _read_source(source: str) -> tuple[str, dict[str, Any]]:
+    if not source.endswith((".yaml", ".yml")):
+        return source, {}
+    import yaml
+
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(f"no such tokenizer file: {path}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or "name" not in values:
+        raise UsageError(f"{path}: a tokenizer file needs `name:` (one of {', '.join(TOKENIZERS.names())})")
+    return values.pop("name"), values

@@ -1,0 +1,113 @@
+"""The contract of a tokenizer: clips in, `Codes [T, K]` out, and back where there is a decoder.
+
+A family is one file beside this one. It registers a class, states its physics in a `TokenizerSpec`, and implements
+`_encode` (and `_decode`). Everything that all of them share (checks, ranges, lengths) is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.registry import Registry
+from slm.types import AudioClip, Codes, TokenizerSpec, stable_hash
+
+
+class Tokenizer(ABC):
+    """An audio tokenizer. Batched = single is a law: `encode(clips)` equals encoding each clip alone.
+
+    A subclass sets `spec` in its constructor, after which it never changes.
+    """
+
+    spec: TokenizerSpec
+
+    @abstractmethod
+    def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Float32 signals `[N_i]`, each of at least one frame -> integer codes `[T_i, K]`."""
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes `[T, K]` -> float32 samples at the spec's rate."""
+        raise NotImplementedError
+
+    def encode(self, clips: Sequence[AudioClip]) -> list[Codes]:
+        """Tokenize clips, which are at `spec.sample_rate_hz` (`slm.audio` resamples); order is kept.
+
+        A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for samples
+        that are not finite, and for a tokenizer that breaks its own spec.
+        """
+        for clip in clips:
+            self._check_clip(clip)
+        wanted = [i for i, clip in enumerate(clips) if self.spec.num_frames(len(clip.samples)) > 0]
+        made = dict(zip(wanted, self._encode([clips[i].samples for i in wanted]), strict=True)) if wanted else {}
+        empty = np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
+        return [self._codes(clip, made.get(i, empty)) for i, clip in enumerate(clips)]
+
+    def decode(self, codes: Codes) -> AudioClip:
+        """Audio for codes `[T, K]`, cut to `codes.num_samples`. UsageError where the tokenizer has no decoder."""
+        if not self.spec.has_decoder:
+            raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: its codes cannot be turned into audio")
+        check_same_spec(self.spec, codes.spec)
+        if len(codes.codes):
+            samples = self._decode(codes.codes)[: codes.num_samples].astype(np.float32)
+        else:
+            samples = np.zeros(0, np.float32)
+        samples = np.pad(samples, (0, codes.num_samples - len(samples)))
+        return AudioClip(codes.id, samples, self.spec.sample_rate_hz)
+
+    def _check_clip(self, clip: AudioClip) -> None:
+        if clip.sample_rate_hz != self.spec.sample_rate_hz:
+            raise ValueError(
+                f"{clip.id}: {clip.sample_rate_hz} Hz, but {self.spec.name} takes {self.spec.sample_rate_hz}"
+            )
+        if clip.samples.ndim != 1 or clip.samples.dtype != np.float32:
+            raise ValueError(f"{clip.id}: samples must be mono float32, not {clip.samples.dtype} {clip.samples.shape}")
+        if not np.isfinite(clip.samples).all():
+            raise ValueError(f"{clip.id}: samples hold NaN or infinity")
+
+    def _codes(self, clip: AudioClip, codes: np.ndarray) -> Codes:
+        spec = self.spec
+        expected = (spec.num_frames(len(clip.samples)), spec.num_codebooks)
+        if codes.shape != expected:
+            raise ValueError(f"{spec.name} gave codes of shape {codes.shape} for {clip.id}; its spec says {expected}")
+        if len(codes) and ((codes < 0).any() or (codes.max(axis=0) >= spec.codebook_sizes).any()):
+            raise ValueError(f"{spec.name} gave a code outside its codebook for {clip.id}")
+        return Codes(clip.id, np.ascontiguousarray(codes, dtype=spec.code_dtype), len(clip.samples), spec)
+
+
+TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", package="slm.tokenizers", group="slm.tokenizers")
+
+
+def check_same_spec(expected: TokenizerSpec, given: TokenizerSpec) -> None:
+    """Two specs that differ never meet silently."""
+    if expected.fingerprint != given.fingerprint:
+        raise UsageError(f"two different tokenizers: expected {expected.describe()}, given {given.describe()}")
+
+
+def fingerprint(settings: Mapping[str, Any], weights: Iterable[tuple[str, Any]] = ()) -> str:
+    """sha256 over the settings that change codes and every weight (name, dtype, shape, bytes; order-independent).
+
+    `weights` are (name, torch tensor or numpy array), such as `model.state_dict().items()`.
+    """
+    digest = hashlib.sha256(stable_hash(dict(settings)).encode())
+    for name, tensor in sorted(weights, key=lambda item: item[0]):
+        array = np.ascontiguousarray(tensor.detach().cpu().float().numpy() if hasattr(tensor, "detach") else tensor)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def group_equal_lengths(signals: Sequence[np.ndarray], max_batch: int) -> list[list[int]]:
+    """Indices in groups of equal length, at most `max_batch` each: the one batching that is exact for any model."""
+    order = sorted(range(len(signals)), key=lambda i: len(signals[i]))
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and len(groups[-1]) < max_batch and len(signals[groups[-1][0]]) == len(signals[i]):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
