@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -151,6 +151,26 @@ class Batch:
     loss_mask: Any
     positions: Any
     document_ids: Any
+
+
+@dataclass(frozen=True)
+class CodeLogProbs:
+    """What a model thinks of one clip, in nats: of each code given all that its pattern lets it see, and of each end.
+
+    `log_probs` is float64 `[T, K]`, aligned with the codes scored (T counts units where the model deduplicates);
+    `eos_log_probs` is float64 `[Q]`, one end for each stream.
+    """
+
+    id: str
+    log_probs: np.ndarray
+    eos_log_probs: np.ndarray
+    duration_s: float
+
+
+class Scorer(Protocol):
+    """Anything that gives codes a likelihood: a spoken language model, a baseline."""
+
+    def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The language model: backbone, stream embeddings and heads, aligned log-probabilities."""

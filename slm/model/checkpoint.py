@@ -1,0 +1,142 @@
+"""The folder that evaluation needs: an ordinary transformers model plus what its ids mean.
+
+config.json, model.safetensors   opens with AutoModelForCausalLM
+slm.json                         tokenizer spec, pattern, units, loss weights, training configuration
+statistics.safetensors           code counts of the training corpus (the unigram baseline, unit durations)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slm import __version__
+from slm.data.documents import Documents
+from slm.errors import UsageError
+from slm.files import read_json, write_json
+from slm.patterns import PATTERNS, Pattern
+from slm.types import TokenizerSpec
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What the ids of a model mean, and how it was trained (`training` is for people: nothing is computed from it)."""
+
+    tokenizer: TokenizerSpec
+    pattern_name: str
+    pattern_settings: Mapping[str, Any] = field(default_factory=dict)
+    dedup: bool = False
+    codebook_weights: tuple[float, ...] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_pattern(self) -> Pattern:
+        sizes = self.tokenizer.codebook_sizes
+        return PATTERNS.create(self.pattern_name, codebook_sizes=sizes, **self.pattern_settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "slm_version": __version__,
+            "tokenizer": self.tokenizer.to_dict(),
+            "pattern": {"name": self.pattern_name, **self.pattern_settings},
+            "dedup": self.dedup,
+            "codebook_weights": self.codebook_weights,
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelRecord:
+        pattern = dict(values["pattern"])
+        weights = values["codebook_weights"]
+        return cls(
+            tokenizer=TokenizerSpec.from_dict(values["tokenizer"]),
+            pattern_name=pattern.pop("name"),
+            pattern_settings=pattern,
+            dedup=values["dedup"],
+            codebook_weights=None if weights is None else tuple(weights),
+            training=values["training"],
+        )
+
+
+@dataclass(frozen=True)
+class CodeStatistics:
+    """Counts over the training documents: `counts[k]` `[V_k]` of each code, `num_documents` ends, and (frames before
+    deduplication spent on each unit) `frames [V_0]`, which equals `counts[0]` without deduplication."""
+
+    counts: tuple[np.ndarray, ...]
+    frames: np.ndarray
+    num_documents: int
+
+    @classmethod
+    def measure(cls, documents: Documents) -> CodeStatistics:
+        sizes = documents.store.spec.codebook_sizes
+        counts = [np.zeros(size, np.int64) for size in sizes]
+        frames = np.zeros(sizes[0], np.int64)
+        for i, index in enumerate(documents.indices):
+            codes = documents.codes(i)
+            for k, size in enumerate(sizes):
+                counts[k] += np.bincount(codes[:, k], minlength=size)
+            frames += np.bincount(documents.store.codes(int(index))[:, 0], minlength=sizes[0])
+        return cls(tuple(counts), frames, len(documents))
+
+    def mean_frames(self) -> np.ndarray:
+        """`[V_0]`: mean duration in frames of each unit of codebook 0; the overall mean for one never seen."""
+        overall = self.frames.sum() / max(1, self.counts[0].sum())
+        return np.where(self.counts[0] > 0, self.frames / np.maximum(1, self.counts[0]), overall)
+
+
+def save_model(folder: Path, causal_lm: Any, record: ModelRecord, statistics: CodeStatistics,
+               weights: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    """Write a checkpoint into an existing folder. `weights` overrides the model's own (a gathered state dict)."""
+    from safetensors.numpy import save_file
+
+    causal_lm.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
+    arrays = {f"counts.{k}": c for k, c in enumerate(statistics.counts)}
+    arrays["frames"] = statistics.frames
+    arrays["num_documents"] = np.array([statistics.num_documents], np.int64)
+    save_file(arrays, folder / "statistics.safetensors")
+    write_json(folder / "slm.json", record.to_dict())
+
+
+def load_record(folder: str | Path) -> ModelRecord:
+    """Read `slm.json`; UsageError for a folder that is no checkpoint, or one of a newer format."""
+    folder = Path(folder)
+    file = folder / "slm.json"
+    if not file.is_file():
+        hint = _hint(folder)
+        raise UsageError(f"no model at {folder}: it has no slm.json{hint}")
+    values = read_json(file)
+    if values.get("format") != FORMAT:
+        raise UsageError(f"{file} has format {values.get('format')}; this slm ({__version__}) reads format {FORMAT}")
+    return ModelRecord.from_dict(values)
+
+
+def _hint(folder: Path) -> str:
+    found: Sequence[Path] = sorted(folder.glob("**/slm.json"))[:3] if folder.is_dir() else []
+    if found:
+        return "; did you mean " + " or ".join(str(f.parent) for f in found) + "?"
+    return " (train one with train_lm.py; its checkpoint is the folder OUT/final)"
+
+
+def load_statistics(folder: str | Path) -> CodeStatistics:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(Path(folder) / "statistics.safetensors")
+    counts = tuple(arrays[f"counts.{k}"] for k in range(sum(name.startswith("counts.") for name in arrays)))
+    return CodeStatistics(counts, arrays["frames"], int(arrays["num_documents"][0]))
+
+
+def load_causal_lm(folder: str | Path) -> Any:
+    """The transformers model of a checkpoint, in float32, for evaluation."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True).eval()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: its weights cannot be read ({str(error).splitlines()[0]})") from error

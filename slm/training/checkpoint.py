@@ -1,0 +1,102 @@
+"""Training checkpoints: whole or absent, found by themselves, exact."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from slm.errors import UsageError
+from slm.files import atomic_directory, read_json, write_json
+from slm.model.checkpoint import CodeStatistics, ModelRecord, save_model
+from slm.types import TokenizerSpec
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+def start_run(out: Path, identity: Mapping[str, Any], data: Mapping[str, Any], main: bool) -> None:
+    """Create the run's folder, or check that it holds this very run. UsageError names every option that differs.
+
+    `identity` are the options that may not change, `data` identifies the corpora.
+    """
+    file = out / "run.json"
+    wanted = {"options": dict(identity), "data": dict(data)}
+    if file.is_file():
+        found = read_json(file)
+        differing = [
+            f"{key}: {found[part].get(key)!r} there, {wanted[part].get(key)!r} now"
+            for part in wanted
+            for key in sorted({*found[part], *wanted[part]})
+            if found[part].get(key) != wanted[part].get(key)
+        ]
+        if differing:
+            raise UsageError(
+                f"{out} holds another run ({'; '.join(differing)}); resume it as it was, or use another --out"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty and holds no run; use another --out")
+    elif main:
+        write_json(file, wanted)
+
+
+def save_checkpoint(accelerator: Accelerator, out: Path, step: int, model: Any, record: ModelRecord,
+                    statistics: CodeStatistics, keep: int) -> None:  # fmt: skip
+    """Write `checkpoints/step-N` on all processes: the evaluable model, and in `state/` all that resuming needs."""
+    final = out / "checkpoints" / f"step-{step:07d}"
+    temporary = final.with_name(f".{final.name}.tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary / "state"))
+    weights = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        _save_model(accelerator, temporary, model, record, statistics, weights)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        temporary.replace(final)
+        for _, old in list_checkpoints(out)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def save_final(
+    accelerator: Accelerator, out: Path, model: Any, record: ModelRecord, statistics: CodeStatistics
+) -> None:
+    weights = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        with atomic_directory(out / "final") as folder:
+            _save_model(accelerator, folder, model, record, statistics, weights)
+
+
+def _save_model(accelerator: Accelerator, folder: Path, model: Any, record: ModelRecord, statistics: CodeStatistics,
+                weights: Mapping[str, Any]) -> None:  # fmt: skip
+    inner = accelerator.unwrap_model(model, keep_torch_compile=False)
+    body = {name.removeprefix("causal_lm."): w for name, w in weights.items()}
+    save_model(folder, inner.causal_lm, record, statistics, body)
+
+
+def list_checkpoints(out: Path) -> list[tuple[int, Path]]:
+    """Whole checkpoints, oldest first (a half-written one has a hidden name)."""
+    folder = out / "checkpoints"
+    found = [(int(m[1]), p) for p in (folder.iterdir() if folder.is_dir() else ()) if (m := _NAME.fullmatch(p.name))]
+    return sorted(found)
+
+
+def load_latest(accelerator: Accelerator, out: Path) -> int:
+    """Restore the newest checkpoint into everything that was prepared; the number of steps it has done, 0 if none."""
+    found = list_checkpoints(out)
+    if not found:
+        return 0
+    step, folder = found[-1]
+    accelerator.load_state(str(folder / "state"))
+    return step
+
+
+def data_identity(spec: TokenizerSpec, num_clips: int, num_frames: int) -> dict[str, Any]:
+    """What tells one tokenized corpus from another at the price of reading nothing more."""
+    return {"tokenizer": spec.fingerprint, "clips": num_clips, "frames": num_frames}
