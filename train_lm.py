@@ -110,7 +110,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     import torch
     from accelerate import Accelerator
     from accelerate.utils import set_seed
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     precision = {"fp32": "no", "bf16": "bf16", "auto": "bf16" if bf16 else "no"}[config.precision]
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=config.accumulation)

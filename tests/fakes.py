@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from slm.files import write_json
 from slm.tokenizers.base import Tokenizer, fingerprint
 from slm.types import AudioClip, Codes, TokenizerSpec
 
@@ -51,3 +53,50 @@ def random_codes(tokenizer: Tokenizer, frames: Sequence[int], seed: int = 0) -> 
 def tone(duration_s: float, sample_rate_hz: int = 8000, hz: float = 220.0, id: str = "tone") -> AudioClip:
     t = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
     return AudioClip(id, (0.3 * np.sin(2 * np.pi * hz * t)).astype(np.float32), sample_rate_hz)
+
+
+def write_corpus(path: Path, codes: Sequence[Codes]) -> Path:
+    """A tokenized corpus written by `datasets` itself: what `slm.corpus` writes must read the same."""
+    from datasets import Dataset, Features, List, Value
+
+    spec = codes[0].spec
+    rows = {
+        "id": [c.id for c in codes],
+        "codes": [c.codes for c in codes],
+        "num_samples": [c.num_samples for c in codes],
+        "duration_s": [c.duration_s for c in codes],
+    }
+    features = Features(
+        {
+            "id": Value("string"),
+            "codes": List(List(Value("uint16"), length=spec.num_codebooks)),
+            "num_samples": Value("int64"),
+            "duration_s": Value("float32"),
+        }
+    )
+    Dataset.from_dict(rows, features=features).save_to_disk(str(path))
+    write_json(path / "tokenizer.json", spec.to_dict())
+    return path
+
+
+def markov_codes(tokenizer: Tokenizer, clips: int, seed: int = 0) -> list[Codes]:
+    """Clips with something to learn: code c is followed by c + 1 (mod V) nine times in ten; lengths vary."""
+    rng, spec = np.random.default_rng(seed), tokenizer.spec
+    made = []
+    for i in range(clips):
+        frames = int(rng.integers(8, 40))
+        steps = np.where(rng.random((frames, spec.num_codebooks)) < 0.9, 1, rng.integers(0, 16, (frames, 1)))
+        codes = (np.cumsum(steps, axis=0) % spec.codebook_sizes).astype(spec.code_dtype)
+        made.append(Codes(f"clip-{i:03d}", codes, frames * spec.hop_samples, spec))
+    return made
+
+
+TINY_BACKBONE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from slm import __version__
-from slm.data.documents import Documents
 from slm.errors import UsageError
 from slm.files import read_json, write_json
+from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.types import TokenizerSpec
 
@@ -64,33 +64,6 @@ class ModelRecord:
         )
 
 
-@dataclass(frozen=True)
-class CodeStatistics:
-    """Counts over the training documents: `counts[k]` `[V_k]` of each code, `num_documents` ends, and (frames before
-    deduplication spent on each unit) `frames [V_0]`, which equals `counts[0]` without deduplication."""
-
-    counts: tuple[np.ndarray, ...]
-    frames: np.ndarray
-    num_documents: int
-
-    @classmethod
-    def measure(cls, documents: Documents) -> CodeStatistics:
-        sizes = documents.store.spec.codebook_sizes
-        counts = [np.zeros(size, np.int64) for size in sizes]
-        frames = np.zeros(sizes[0], np.int64)
-        for i, index in enumerate(documents.indices):
-            codes = documents.codes(i)
-            for k, size in enumerate(sizes):
-                counts[k] += np.bincount(codes[:, k], minlength=size)
-            frames += np.bincount(documents.store.codes(int(index))[:, 0], minlength=sizes[0])
-        return cls(tuple(counts), frames, len(documents))
-
-    def mean_frames(self) -> np.ndarray:
-        """`[V_0]`: mean duration in frames of each unit of codebook 0; the overall mean for one never seen."""
-        overall = self.frames.sum() / max(1, self.counts[0].sum())
-        return np.where(self.counts[0] > 0, self.frames / np.maximum(1, self.counts[0]), overall)
-
-
 def save_model(folder: Path, causal_lm: Any, record: ModelRecord, statistics: CodeStatistics,
                weights: Mapping[str, Any] | None = None) -> None:  # fmt: skip
     """Write a checkpoint into an existing folder. `weights` overrides the model's own (a gathered state dict)."""
@@ -135,7 +108,9 @@ def load_statistics(folder: str | Path) -> CodeStatistics:
 def load_causal_lm(folder: str | Path) -> Any:
     """The transformers model of a checkpoint, in float32, for evaluation."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True).eval()
     except (OSError, ValueError) as error:

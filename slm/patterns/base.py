@@ -60,10 +60,15 @@ class Pattern(ABC):
         if not ends:
             layout = np.where(layout == EOS, EMPTY, layout)
         ids = (codes.astype(np.int64) + self.id_offsets).reshape(-1)
-        ids = np.append(ids, [0, 0, 0])  # so that the special values -1..-3 index something
+        steps = self.place(layout, ids)
+        return Steps(steps, (layout >= 0) | (layout == EOS))
+
+    def place(self, layout: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Ids `[S, Q]` of a layout, given the ids of its codes in order `[T * K]` (0 stands for those not given)."""
+        ids = np.concatenate([ids, np.zeros(max(0, int(layout.max()) + 1 - len(ids)) + 3, ids.dtype)])
         bos, eos, empty = (np.array([getattr(v, f"{n}_id") for v in self.streams]) for n in ("bos", "eos", "empty"))
-        specials = [layout == BOS, layout == EOS, layout == EMPTY]
-        return Steps(np.select(specials, [bos, eos, empty], default=ids[layout]), (layout >= 0) | (layout == EOS))
+        # Special values are negative: they index the zeros at the end, and are replaced.
+        return np.select([layout == BOS, layout == EOS, layout == EMPTY], [bos, eos, empty], default=ids[layout])
 
     def invert(self, steps: np.ndarray, num_frames: int) -> np.ndarray:
         """Steps `[S, Q]` -> codes `[T, K]`: exactly what `apply` was given."""

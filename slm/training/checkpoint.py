@@ -12,7 +12,8 @@ from accelerate import Accelerator
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, read_json, write_json
-from slm.model.checkpoint import CodeStatistics, ModelRecord, save_model
+from slm.model.checkpoint import ModelRecord, save_model
+from slm.model.statistics import CodeStatistics
 from slm.types import TokenizerSpec
 
 _NAME = re.compile(r"step-(\d+)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -15,12 +16,11 @@ from slm.types import Batch
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The arguments of `AcousticLM.forward`."""
-    ids, mask, positions = (torch.from_numpy(a) for a in (batch.ids, batch.loss_mask, batch.positions))
-    return (
-        ids.to(device, non_blocking=True),
-        mask.to(device, non_blocking=True),
-        positions.to(device, non_blocking=True),
-    )
+
+    def move(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    return move(batch.ids), move(batch.loss_mask), move(batch.positions)
 
 
 @torch.no_grad()

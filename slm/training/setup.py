@@ -10,7 +10,8 @@ from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import build_causal_lm, twist_causal_lm
-from slm.model.checkpoint import CodeStatistics, ModelRecord
+from slm.model.checkpoint import ModelRecord
+from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.tokenizers.base import check_same_spec
 from slm.training.config import TrainConfig
@@ -45,7 +46,8 @@ def load_data(config: TrainConfig) -> TrainingData:
         evaluation = Documents(store, config.dedup, held) if len(held) else None
     if not len(train):
         raise UsageError(f"{config.data} leaves no clip to train on")
-    return TrainingData(train, evaluation, CodeStatistics.measure(train))
+    pairs = ((train.codes(i), store.codes(int(index))) for i, index in enumerate(train.indices))
+    return TrainingData(train, evaluation, CodeStatistics.measure(store.spec.codebook_sizes, pairs))
 
 
 def make_pattern(config: TrainConfig, store: CodeStore) -> Pattern:

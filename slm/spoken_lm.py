@@ -1,0 +1,192 @@
+"""`SpokenLM` = tokenizer ∘ pattern ∘ model: clips in; log-probabilities (nats) or clips out.
+
+Benchmarks and metrics see nothing else, so training and scoring cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.model.checkpoint import ModelRecord, load_causal_lm, load_record, load_statistics
+from slm.model.statistics import CodeStatistics
+from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
+from slm.tokenizers.base import fingerprint
+from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
+from slm.units import deduplicate, expand
+
+if TYPE_CHECKING:
+    from slm.generation import Sampling
+
+
+def load_lm(checkpoint: str | Path, device: str = "cpu") -> SpokenLM:
+    """The language model of a checkpoint folder (`RUN/final`). UsageError where there is none."""
+    record = load_record(checkpoint)
+    return SpokenLM(load_causal_lm(checkpoint), record, load_statistics(checkpoint), device)
+
+
+class SpokenLM:
+    """A trained language model over the codes of one tokenizer.
+
+    `record` says what its ids mean; `statistics` are the code counts of its training corpus.
+    """
+
+    def __init__(self, causal_lm: Any, record: ModelRecord, statistics: CodeStatistics, device: str = "cpu"):
+        from slm.model.acoustic_lm import AcousticLM
+
+        self.record, self.statistics, self.device = record, statistics, device
+        self.spec: TokenizerSpec = record.tokenizer
+        self.pattern = record.make_pattern()
+        self.model = AcousticLM(causal_lm, self.pattern).to(device).eval()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer whose codes this model was trained on, checked against the checkpoint's spec."""
+        return load_tokenizer(self.spec, device=self.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of weights, pattern and units."""
+        settings = {"pattern": [self.record.pattern_name, dict(self.record.pattern_settings)],
+                    "dedup": self.record.dedup, "tokenizer": self.spec.fingerprint}  # fmt: skip
+        return fingerprint(settings, self.model.causal_lm.state_dict().items())
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """How codes become what is scored: for the record of every result."""
+        return {
+            "pattern": {"name": self.record.pattern_name, **self.record.pattern_settings},
+            "dedup": self.record.dedup,
+            "bos": "conditions the first code",
+            "eos": "scored, kept apart",
+            "vocabulary": [v.size for v in self.pattern.streams],
+        }
+
+    def untrained(self, seed: int) -> SpokenLM:
+        """The same architecture with fresh random weights: what a benchmark's shortcuts alone are worth."""
+        from slm.model.backbone import from_config
+
+        fresh = from_config(self.model.causal_lm.config, seed).eval()
+        return SpokenLM(fresh, self.record, self.statistics, self.device)
+
+    def unigram(self) -> UnigramLM:
+        """The code frequencies of the training corpus as a language model: what unit frequency alone is worth."""
+        return UnigramLM(self.record, self.statistics)
+
+    def score(self, clips: Sequence[AudioClip]) -> list[CodeLogProbs]:
+        """Log-probabilities of clips at the tokenizer's sample rate; see `CodeLogProbs` for shapes."""
+        return self.score_codes(self.tokenizer.encode(clips))
+
+    def score_codes(self, codes: Sequence[Codes], max_steps: int = 16_384) -> list[CodeLogProbs]:
+        """Log-probabilities of codes, batched by length: at most `max_steps` steps, padding counted, at a time.
+
+        Padding follows the document and attention is causal, so it cannot reach a score. UsageError for codes of
+        another tokenizer.
+        """
+        documents = [_document(self.record, c) for c in codes]
+        made: list[CodeLogProbs | None] = [None] * len(codes)
+        lengths = [self.pattern.num_steps(len(d)) for d in documents]
+        for group in _length_groups(lengths, max_steps):
+            for i, values in zip(group, self._log_probs([documents[i] for i in group]), strict=True):
+                frames = len(documents[i])
+                made[i] = CodeLogProbs(
+                    codes[i].id,
+                    self.pattern.gather(values, frames),
+                    self.pattern.gather_ends(values, frames),
+                    codes[i].duration_s,
+                )
+        return [m for m in made if m is not None]
+
+    def _log_probs(self, documents: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Code arrays `[T_i, K]` -> float64 `[S_i, Q]`."""
+        import torch
+
+        steps = [self.pattern.apply(d).steps for d in documents]
+        ids = np.empty((len(steps), max(map(len, steps)), len(self.pattern.streams)), np.int64)
+        ids[:] = [v.empty_id for v in self.pattern.streams]
+        for row, s in zip(ids, steps, strict=True):
+            row[: len(s)] = s
+        with torch.no_grad():
+            values = self.model.log_probs(torch.from_numpy(ids).to(self.device)).double().cpu().numpy()
+        return [v[: len(s)] for v, s in zip(values, steps, strict=True)]
+
+    def continue_codes(self, prompt: Codes, seconds: float, seed: int, temperature: float = 1.0,
+                       top_k: int | None = None, may_stop: bool = True) -> Codes:  # fmt: skip
+        """The prompt and up to `seconds` more. With `may_stop` the model may end earlier by itself.
+
+        A deduplicated model makes units; each then lasts its mean duration in the training corpus, rounded.
+        """
+        from slm.generation import Sampling
+
+        sampling = Sampling(temperature, top_k, may_stop)
+        check_same_spec(self.spec, prompt.spec)
+        extra = max(1, round(seconds * self.spec.frame_rate_hz))
+        make = self._continue_units if self.record.dedup else self._continue_frames
+        codes = make(np.asarray(prompt.codes), extra, sampling, seed).astype(self.spec.code_dtype)
+        added = (len(codes) - len(prompt.codes)) * self.spec.hop_samples
+        return Codes(prompt.id, codes, prompt.num_samples + added, self.spec)
+
+    def _continue_frames(self, prompt: np.ndarray, extra: int, sampling: Sampling, seed: int) -> np.ndarray:
+        from slm.generation import generate_codes
+
+        return generate_codes(self.model, self.pattern, prompt, len(prompt) + extra, sampling, seed)
+
+    def _continue_units(self, prompt: np.ndarray, extra: int, sampling: Sampling, seed: int) -> np.ndarray:
+        from slm.generation import generate_codes
+
+        units, durations = deduplicate(prompt)
+        frames_of = np.maximum(1, np.rint(self.statistics.mean_frames())).astype(np.int64)
+
+        def enough(made: np.ndarray) -> bool:
+            return int(frames_of[made[len(units) :, 0]].sum()) >= extra
+
+        made = generate_codes(self.model, self.pattern, units, len(units) + extra, sampling, seed, enough)
+        lasting = np.concatenate([durations, frames_of[made[len(units) :, 0]]])
+        return expand(made, lasting)[: len(prompt) + extra]
+
+    def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
+                      top_k: int | None = None, may_stop: bool = True) -> AudioClip:  # fmt: skip
+        """The clip, as the tokenizer renders it, and its continuation. UsageError without a decoder."""
+        if not self.spec.has_decoder:
+            raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: use continue_codes")
+        prompt = self.tokenizer.encode([clip])[0]
+        return self.tokenizer.decode(self.continue_codes(prompt, seconds, seed, temperature, top_k, may_stop))
+
+
+class UnigramLM:
+    """Each code independently by its frequency in the training corpus (add-one), by codebook; ends likewise."""
+
+    def __init__(self, record: ModelRecord, statistics: CodeStatistics):
+        self.record, self.pattern = record, record.make_pattern()
+        totals = [c.sum() + statistics.num_documents + len(c) + 1 for c in statistics.counts]
+        self._codes = [np.log((c + 1) / total) for c, total in zip(statistics.counts, totals, strict=True)]
+        ends = [np.log((statistics.num_documents + 1) / total) for total in totals]
+        self._ends = np.array(ends[: len(self.pattern.streams)])
+
+    def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
+        made = []
+        for c in codes:
+            document = _document(self.record, c)
+            values = np.stack([table[document[:, k]] for k, table in enumerate(self._codes)], axis=1)
+            made.append(CodeLogProbs(c.id, values, self._ends.copy(), c.duration_s))
+        return made
+
+
+def _document(record: ModelRecord, codes: Codes) -> np.ndarray:
+    check_same_spec(record.tokenizer, codes.spec)
+    return deduplicate(codes.codes)[0] if record.dedup else codes.codes
+
+
+def _length_groups(lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:
+    """Indices by length, longest first, in groups of at most `max_steps` padded steps (at least one item)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    at = 0
+    while at < len(order):
+        size = max(1, max_steps // lengths[order[at]])
+        yield order[at : at + size]
+        at += size
