@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Tokenizer(ABC):
     """
 
     spec: TokenizerSpec
+    about: ClassVar[Mapping[str, str]] = {}
+    """Registered name -> its line in `python -m slm.tokenizers`: codebooks, rates, what it needs. Loads nothing."""
 
     @abstractmethod
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
