@@ -78,7 +78,7 @@ def generate_codes(model: AcousticLM, pattern: Pattern, prompt: np.ndarray, max_
         if enough is not None and num_frames == max_frames and enough(steps[1 : step + 1]):
             num_frames = step
             break
-    return pattern.invert(steps, num_frames)
+    return pattern.invert(steps[: pattern.num_steps(num_frames)], num_frames)
 
 
 def _pad(layout: np.ndarray, num_steps: int) -> np.ndarray:

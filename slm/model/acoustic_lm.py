@@ -57,10 +57,32 @@ class AcousticLM(nn.Module):
         """
         embedding = self.causal_lm.get_input_embeddings()
         embedded = embedding(ids + self.id_offsets).sum(dim=2)
-        output = self.causal_lm(
-            inputs_embeds=embedded, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-        )
-        return output.logits
+        packed = positions is not None and cache is None
+        return self.causal_lm(
+            inputs_embeds=embedded,
+            attention_mask=self._document_mask(positions, embedded.dtype) if packed else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).logits
+
+    def _document_mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Causal attention within each document, `[B, 1, S, S]`, in the form the attention backend takes.
+
+        Given outright, because some families (OPT) do not derive it from positions. Flash attention does, and takes
+        no mask.
+        """
+        backend = self.causal_lm.config._attn_implementation
+        if backend not in ("sdpa", "eager"):
+            return None
+        document = (positions == 0).cumsum(dim=1)
+        length = positions.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()
+        visible = ((document[:, :, None] == document[:, None, :]) & causal)[:, None]
+        if backend == "sdpa":
+            return visible
+        open_mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
+        return open_mask.masked_fill(~visible, torch.finfo(dtype).min)
 
     def log_probs(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """float32 `[B, S, Q]`: ln P(ids[b, s, q] | steps before s). Step 0, which nothing predicts, holds 0."""

@@ -1,0 +1,168 @@
+"""The model's log-probabilities against plain transformers, and packing that does not leak."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from slm.errors import UsageError
+from slm.model.acoustic_lm import AcousticLM
+from slm.model.backbone import build_causal_lm, twist_causal_lm
+from slm.patterns import PATTERNS
+from tests.fakes import TINY_BACKBONE
+
+FAMILIES = [
+    TINY_BACKBONE,
+    {**TINY_BACKBONE, "model_type": "qwen2"},
+    {"model_type": "opt", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
+     "word_embed_proj_dim": 32, "dropout": 0.0, "max_position_embeddings": 512},
+    {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
+]  # fmt: skip
+
+
+def make(name="delay", sizes=(8, 8, 8), backbone=TINY_BACKBONE, weights=None, seed=0):
+    pattern = PATTERNS.create(name, codebook_sizes=sizes)
+    return AcousticLM(build_causal_lm(backbone, pattern, seed), pattern, weights).eval(), pattern
+
+
+def steps_of(pattern, frames, seed=0):
+    codes = np.random.default_rng(seed).integers(0, pattern.codebook_sizes, (frames, pattern.num_codebooks))
+    return pattern.apply(codes)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
+def test_one_stream_is_an_ordinary_causal_lm(backbone):
+    model, pattern = make("flat", (8,), backbone)
+    ids = torch.from_numpy(steps_of(pattern, 11).steps)[None]
+    with torch.no_grad():
+        logits = model.causal_lm(input_ids=ids[..., 0]).logits.log_softmax(-1)
+        made = model.log_probs(ids)[0, :, 0]
+    expected = logits[0, :-1].gather(1, ids[0, 1:])[:, 0]
+    assert made[0] == 0
+    torch.testing.assert_close(made[1:], expected)
+
+
+def test_several_streams_equal_a_slow_reference():
+    """Embeddings summed, one softmax a head: computed entry by entry."""
+    model, pattern = make()
+    ids = torch.from_numpy(steps_of(pattern, 7).steps)
+    table, size = model.causal_lm.get_input_embeddings().weight, pattern.streams[0].size
+    with torch.no_grad():
+        embedded = torch.stack([sum(table[q * size + int(i)] for q, i in enumerate(row)) for row in ids])
+        logits = model.causal_lm(inputs_embeds=embedded[None]).logits[0]
+        made = model.log_probs(ids[None])[0]
+        for s in range(1, len(ids)):
+            for q in range(3):
+                head = logits[s - 1, q * size : (q + 1) * size].log_softmax(-1)
+                assert made[s, q].item() == pytest.approx(head[ids[s, q]].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
+@pytest.mark.parametrize("name", ["flat", "delay"])
+def test_packed_documents_are_as_if_alone(backbone, name):
+    model, pattern = make(name, (8, 8), backbone)
+    documents = [steps_of(pattern, frames, seed=frames).steps for frames in (5, 9, 2)]
+    ids = torch.from_numpy(np.concatenate(documents))[None]
+    positions = torch.cat([torch.arange(len(d)) for d in documents])[None]
+    with torch.no_grad():
+        packed = model.log_probs(ids, positions)[0]
+        at = 0
+        for document in documents:
+            alone = model.log_probs(torch.from_numpy(document)[None])[0]
+            torch.testing.assert_close(packed[at + 1 : at + len(document)], alone[1:], atol=2e-6, rtol=1e-5)
+            at += len(document)
+
+
+def test_gradients_do_not_cross_documents():
+    model, pattern = make("flat", (8,))
+    first, second = steps_of(pattern, 5, 1), steps_of(pattern, 6, 2)
+    ids = torch.from_numpy(np.concatenate([first.steps, second.steps]))[None]
+    positions = torch.cat([torch.arange(len(first.steps)), torch.arange(len(second.steps))])[None]
+    embedded: list[torch.Tensor] = []
+
+    def keep(module, args, output):
+        output.retain_grad()
+        embedded.append(output)
+
+    handle = model.causal_lm.get_input_embeddings().register_forward_hook(keep)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    mask[0, len(first.steps) + 1 :] = True
+    model(ids, mask, positions).weighted_nll.backward()
+    handle.remove()
+    gradient = embedded[0].grad[0].abs().sum(dim=(1, 2))
+    assert (gradient[: len(first.steps)] == 0).all()
+    assert (gradient[len(first.steps) : -1] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("delay", None), ("delay", [100.0, 1.0, 0.5]), ("flat", [2.0, 1.0, 1.0])]
+)
+def test_loss_sums_equal_a_plain_loop(name, weights):
+    model, pattern = make(name, (8, 8, 8), weights=weights)
+    steps = steps_of(pattern, 6)
+    ids, mask = torch.from_numpy(steps.steps)[None], torch.from_numpy(steps.valid)[None]
+    with torch.no_grad():
+        log_probs = model.log_probs(ids)[0]
+        sums = model(ids, mask, torch.arange(ids.shape[1])[None])
+    layout, use = pattern.layout(6), weights or [1.0, 1.0, 1.0]
+    nlls, counts, weighted, total = [0.0] * 4, [0] * 4, 0.0, 0.0
+    for s, q in zip(*np.nonzero(steps.valid), strict=True):
+        k = layout[s, q] % 3 if layout[s, q] >= 0 else 3
+        weight = use[k] if k < 3 else use[q]
+        nlls[k] -= log_probs[s, q].item()
+        counts[k] += 1
+        weighted -= weight * log_probs[s, q].item()
+        total += weight
+    assert sums.counts.tolist() == counts
+    assert sums.nlls.tolist() == pytest.approx(nlls, rel=1e-4)
+    assert sums.weighted_nll.item() == pytest.approx(weighted, rel=1e-4)
+    assert model.target_weight(ids, mask).item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_twist_keeps_the_body_and_starts_a_new_vocabulary(tmp_path, tied):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**TINY_BACKBONE, vocab_size=50, tie_word_embeddings=tied)
+    torch.manual_seed(1)
+    text = AutoModelForCausalLM.from_config(config)
+    text.save_pretrained(tmp_path / "text")
+    pattern = PATTERNS.create("flat", codebook_sizes=(8,))
+    warm = twist_causal_lm(str(tmp_path / "text"), pattern, seed=0)
+    before, after = text.state_dict(), warm.state_dict()
+    for name, value in before.items():
+        if "embed_tokens" in name or "lm_head" in name:
+            assert after[name].shape[0] == pattern.streams[0].size
+        else:
+            assert torch.equal(after[name], value), name
+    assert warm.config.eos_token_id == pattern.streams[0].eos_id
+    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"]) == tied
+
+
+def test_wrong_backbones_are_one_clear_line(tmp_path):
+    pattern = PATTERNS.create("flat", codebook_sizes=(8,))
+    with pytest.raises(UsageError, match=r"did you mean.*llama"):
+        build_causal_lm({"model_type": "lama"}, pattern, 0)
+    with pytest.raises(UsageError, match="did you mean 'hidden_size'"):
+        build_causal_lm({"model_type": "llama", "hiden_size": 8}, pattern, 0)
+    with pytest.raises(UsageError, match=r"init_from: cannot load"):
+        twist_causal_lm(str(tmp_path), pattern, 0)
+
+
+def test_a_model_predicts_what_it_was_taught():
+    """Teach one sequence: its log-probability must approach 0, another's must not."""
+    model, pattern = make("delay", (8, 8))
+    taught, other = steps_of(pattern, 6, 1), steps_of(pattern, 6, 2)
+    ids, mask = torch.from_numpy(taught.steps)[None], torch.from_numpy(taught.valid)[None]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        sums = model(ids, mask, torch.arange(ids.shape[1])[None])
+        optimizer.zero_grad()
+        (sums.weighted_nll / mask.sum()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        known = (model.log_probs(ids) * mask).sum().item()
+        unseen = torch.from_numpy(other.steps)[None]
+        unknown = (model.log_probs(unseen) * torch.from_numpy(other.valid)[None]).sum().item()
+    assert known > -1 > -10 > unknown

@@ -1,0 +1,192 @@
+"""Scores against the model asked one clip at a time, and continuations in which nothing impossible comes out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from slm.errors import UsageError
+from slm.generation import Sampling, generate_codes
+from slm.model.backbone import build_causal_lm
+from slm.model.checkpoint import ModelRecord, save_model
+from slm.model.statistics import CodeStatistics
+from slm.spoken_lm import SpokenLM, load_lm
+from slm.units import deduplicate
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, random_codes
+
+KINDS = [("flat", 1, False), ("flat", 1, True), ("flat", 2, False), ("delay", 3, False)]
+
+
+def make_lm(pattern="delay", num_codebooks=2, dedup=False, seed=0) -> SpokenLM:
+    tokenizer = ArithmeticTokenizer(num_codebooks)
+    record = ModelRecord(tokenizer.spec, pattern, dedup=dedup)
+    codes = markov_codes(tokenizer, 20)
+    pairs = [(deduplicate(c.codes)[0] if dedup else c.codes, c.codes) for c in codes]
+    statistics = CodeStatistics.measure(tokenizer.spec.codebook_sizes, pairs)
+    return SpokenLM(build_causal_lm(TINY_BACKBONE, record.make_pattern(), seed), record, statistics)
+
+
+@pytest.mark.parametrize(("pattern", "books", "dedup"), KINDS)
+def test_scores_are_those_of_each_clip_alone(pattern, books, dedup):
+    """Batched with padding = one clip at a time through the bare transformers model, softmax by hand."""
+    lm = make_lm(pattern, books, dedup)
+    codes = random_codes(ArithmeticTokenizer(books), [7, 1, 19, 4])
+    for made, clip in zip(lm.score_codes(codes), codes, strict=True):
+        document = deduplicate(clip.codes)[0] if dedup else clip.codes
+        steps = lm.pattern.apply(document).steps
+        layout = lm.pattern.layout(len(document))
+        ids = torch.from_numpy(steps)[None]
+        with torch.no_grad():
+            logits = lm.model.hidden_logits(ids)[0]
+        sizes = [v.size for v in lm.pattern.streams]
+        assert made.log_probs.shape == document.shape
+        for s in range(1, len(steps)):
+            for q, head in enumerate(logits[s - 1].split(sizes)):
+                expected = head.log_softmax(-1)[steps[s, q]].item()
+                if layout[s, q] >= 0:
+                    t, k = divmod(int(layout[s, q]), books)
+                    assert made.log_probs[t, k] == pytest.approx(expected, abs=2e-5)
+                elif steps[s, q] == lm.pattern.streams[q].eos_id:
+                    assert made.eos_log_probs[q] == pytest.approx(expected, abs=2e-5)
+        assert made.id == clip.id
+        assert made.duration_s == clip.duration_s
+
+
+def test_scores_do_not_depend_on_the_batch():
+    lm = make_lm()
+    codes = random_codes(ArithmeticTokenizer(2), [30, 3, 12, 12, 1])
+    together, apart = lm.score_codes(codes), lm.score_codes(codes, max_steps=1)
+    for a, b in zip(together, apart, strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=2e-5)
+
+
+def test_codes_of_another_tokenizer_are_refused():
+    lm = make_lm(num_codebooks=2)
+    with pytest.raises(UsageError, match="two different tokenizers"):
+        lm.score_codes(random_codes(ArithmeticTokenizer(2, bias=1), [5]))
+
+
+@pytest.mark.parametrize(("pattern", "books", "dedup"), KINDS)
+def test_a_saved_model_scores_the_same_and_opens_in_transformers(tmp_path, pattern, books, dedup):
+    from transformers import AutoModelForCausalLM
+
+    lm = make_lm(pattern, books, dedup)
+    save_model(tmp_path, lm.model.causal_lm, lm.record, lm.statistics)
+    loaded = load_lm(tmp_path)
+    codes = random_codes(ArithmeticTokenizer(books), [9, 5])
+    for a, b in zip(lm.score_codes(codes), loaded.score_codes(codes), strict=True):
+        np.testing.assert_array_equal(a.log_probs, b.log_probs)
+    assert loaded.fingerprint == lm.fingerprint
+    assert make_lm(pattern, books, dedup, seed=1).fingerprint != lm.fingerprint
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert plain.config.eos_token_id == lm.pattern.streams[0].eos_id
+    assert json.loads((tmp_path / "slm.json").read_text())["dedup"] == dedup
+
+
+def test_a_missing_checkpoint_says_where_one_is(tmp_path):
+    lm = make_lm()
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    save_model(tmp_path / "run" / "final", lm.model.causal_lm, lm.record, lm.statistics)
+    with pytest.raises(UsageError, match=r"did you mean .*final"):
+        load_lm(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"train_lm\.py"):
+        load_lm(tmp_path / "nowhere")
+
+
+def test_untrained_is_another_model_of_the_same_kind():
+    lm = make_lm()
+    other = lm.untrained(seed=7)
+    assert other.convention == lm.convention
+    assert other.fingerprint != lm.fingerprint
+    assert other.fingerprint == lm.untrained(seed=7).fingerprint
+
+
+def test_unigram_is_count_plus_one_over_total():
+    lm = make_lm("delay", 2)
+    clip = random_codes(ArithmeticTokenizer(2), [5])[0]
+    made = lm.unigram().score_codes([clip])[0]
+    training = markov_codes(ArithmeticTokenizer(2), 20)
+    for k in range(2):
+        seen = np.concatenate([c.codes[:, k] for c in training]).tolist()
+        total = len(seen) + len(training) + 16 + 1
+        for t in range(5):
+            assert made.log_probs[t, k] == pytest.approx(np.log((seen.count(clip.codes[t, k]) + 1) / total))
+        assert made.eos_log_probs[k] == pytest.approx(np.log((len(training) + 1) / total))
+
+
+@pytest.mark.parametrize(("pattern", "books", "dedup"), KINDS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_continuations_keep_the_prompt_and_the_rules(pattern, books, dedup, temperature):
+    lm = make_lm(pattern, books, dedup)
+    prompt = random_codes(ArithmeticTokenizer(books), [6])[0]
+    made = lm.continue_codes(prompt, seconds=0.5, seed=3, temperature=temperature, may_stop=False)
+    assert np.array_equal(made.codes[:6], prompt.codes)
+    assert len(made.codes) == 6 + 25
+    assert (made.codes < 16).all()
+    again = lm.continue_codes(prompt, seconds=0.5, seed=3, temperature=temperature, may_stop=False)
+    assert np.array_equal(made.codes, again.codes)
+    if temperature > 0:
+        other = lm.continue_codes(prompt, seconds=0.5, seed=4, temperature=temperature, may_stop=False)
+        assert not np.array_equal(made.codes, other.codes)
+
+
+@pytest.mark.parametrize(("pattern", "books"), [("flat", 1), ("flat", 2), ("delay", 3)])
+def test_greedy_with_a_cache_equals_greedy_without(pattern, books):
+    """Slow reference: apply the whole pattern to what exists so far and read off the next code, no cache."""
+    lm = make_lm(pattern, books)
+    prompt = random_codes(ArithmeticTokenizer(books), [4])[0].codes
+    fast = generate_codes(lm.model, lm.pattern, prompt, 12, Sampling(temperature=0, may_stop=False), seed=0)
+    layout = lm.pattern.layout(12)
+    codes = np.zeros((12, books), np.int64)
+    codes[:4] = prompt
+    for s in range(len(layout)):
+        for q, entry in enumerate(layout[s]):
+            if entry >= 4 * books:
+                t, k = divmod(int(entry), books)
+                ids = torch.from_numpy(lm.pattern.apply(codes).steps[None, :s])
+                with torch.no_grad():
+                    head = lm.model.hidden_logits(ids)[0, -1].split(lm.model.stream_sizes)[q]
+                offset = int(lm.pattern.id_offsets[k])
+                codes[t, k] = int(head[offset : offset + 16].argmax())
+    assert np.array_equal(fast, codes)
+
+
+@pytest.mark.parametrize(("pattern", "books"), [("flat", 1), ("flat", 2), ("delay", 3)])
+def test_a_model_that_wants_to_stop_stops(pattern, books):
+    """With the end made overwhelmingly likely, exactly one new frame is drawn, whole in every codebook."""
+    lm = make_lm(pattern, books)
+    prompt = random_codes(ArithmeticTokenizer(books), [4])[0]
+    head = lm.model.causal_lm.get_output_embeddings()
+    eos = lm.pattern.streams[0].eos_id
+    biased = torch.nn.Linear(head.in_features, head.out_features)
+    biased.weight, biased.bias.data[:] = head.weight, 0.0
+    biased.bias.data[eos] = 100.0
+    lm.model.causal_lm.set_output_embeddings(biased)
+    made = lm.continue_codes(prompt, seconds=1.0, seed=0)
+    assert made.codes.shape == (5, books)
+    assert np.array_equal(made.codes[:4], prompt.codes)
+    assert len(lm.continue_codes(prompt, seconds=1.0, seed=0, may_stop=False).codes) == 54
+
+
+def test_top_k_draws_only_from_the_likeliest():
+    logits = torch.tensor([0.0, 3.0, 2.9, -1.0, 2.8])
+    generator = torch.Generator().manual_seed(0)
+    drawn = {Sampling(temperature=5.0, top_k=3).draw(logits, generator) for _ in range(200)}
+    assert drawn == {1, 2, 4}
+    frequencies = np.bincount([Sampling().draw(logits, generator) for _ in range(4000)], minlength=5) / 4000
+    np.testing.assert_allclose(frequencies, logits.softmax(0).numpy(), atol=0.03)
+
+
+def test_continue_clip_needs_a_decoder(monkeypatch):
+    lm = make_lm("flat", 1)
+    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda spec, device: ArithmeticTokenizer(1))
+    from tests.fakes import tone
+
+    made = lm.continue_clip(tone(0.2), seconds=0.3, seed=0, may_stop=False)
+    assert made.duration_s == pytest.approx(0.5)
+    object.__setattr__(lm.spec, "has_decoder", False)
+    with pytest.raises(UsageError, match="no decoder"):
+        lm.continue_clip(tone(0.2), seconds=0.3, seed=0)
