@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+import inspect
+import json
+import random
+from collections.abc import Sequence
 
+import numpy as np
+import pytest
+
+from slm.errors import UsageError
 from slm.patterns import BOS, EOS, Pattern
+from slm.tokenizers import Tokenizer
+from slm.types import AudioClip, Codes, TokenizerSpec
 
 
 def pattern_law(pattern: Pattern, codes: np.ndarray) -> None:
@@ -25,3 +34,116 @@ def pattern_law(pattern: Pattern, codes: np.ndarray) -> None:
         predicted = made.steps[made.valid[:, q], q]
         assert ((predicted >= 0) & (predicted <= vocabulary.eos_id)).all()
     assert np.array_equal(pattern.gather_ends(made.steps, frames), [v.eos_id for v in pattern.streams])
+
+
+def tokenizer_law(tokenizer: Tokenizer, clips: Sequence[AudioClip]) -> None:
+    """Codes in range; frames match seconds; batched = single; decoded length; spec complete; bad input refused;
+    `num_codebooks` keeps the first ones.
+
+    `clips` are a few distinct ones at the tokenizer's rate, of different lengths, each of ten frames or more.
+    """
+    _spec_is_complete(tokenizer.spec)
+    codes = _encode_checked(tokenizer, clips)
+    # A codec of untrained weights may give one code for everything, and then every law below holds of itself.
+    assert len(np.unique(np.concatenate([c.codes for c in codes]), axis=0)) >= 4, "the clips give too few codes"
+    edges = _edge_clips(tokenizer.spec, max(clips, key=lambda clip: len(clip.samples)))
+    _frames_match_seconds(_encode_checked(tokenizer, edges))
+    _batched_equals_single(tokenizer, [*clips, *edges, *_equal_lengths(clips)])
+    _decodes_to_length(tokenizer, [*codes, *_encode_checked(tokenizer, edges)])
+    _refuses_bad_input(tokenizer, clips[0])
+    _reloads_from_its_settings(tokenizer, codes, clips)
+
+
+def _spec_is_complete(spec: TokenizerSpec) -> None:
+    assert TokenizerSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert len(spec.fingerprint) == 64
+    assert set(spec.fingerprint) <= set("0123456789abcdef")
+    assert spec.sample_rate_hz > 0
+    assert spec.hop_samples > 0
+    assert spec.num_codebooks > 0
+    assert all(size > 1 for size in spec.codebook_sizes)
+    assert set(spec.semantic_codebooks) <= set(range(spec.num_codebooks))
+
+
+def _encode_checked(tokenizer: Tokenizer, clips: Sequence[AudioClip]) -> list[Codes]:
+    """Encode, and hold every result to the spec: identity, shape, storage type, range."""
+    spec, made = tokenizer.spec, tokenizer.encode(clips)
+    assert [c.id for c in made] == [clip.id for clip in clips]
+    assert [c.num_samples for c in made] == [len(clip.samples) for clip in clips]
+    for each in made:
+        assert each.spec == spec
+        assert each.codes.shape == (spec.num_frames(each.num_samples), spec.num_codebooks)
+        assert each.codes.dtype == spec.code_dtype
+        assert (each.codes < np.array(spec.codebook_sizes)).all()
+    return made
+
+
+def _edge_clips(spec: TokenizerSpec, clip: AudioClip) -> list[AudioClip]:
+    """Starts of a clip: nothing, one sample, and 1, 2 and 5 frames with a sample less or more."""
+    lengths = [0, 1] + [frames * spec.hop_samples + extra for frames in (1, 2, 5) for extra in (-1, 0, 1)]
+    return [AudioClip(f"edge-{n}", clip.samples[:n], clip.sample_rate_hz) for n in lengths]
+
+
+def _equal_lengths(clips: Sequence[AudioClip]) -> list[AudioClip]:
+    """The clips cut to one length: what a tokenizer may stack, whose rows must not touch each other."""
+    shortest = min(len(clip.samples) for clip in clips)
+    return [AudioClip(f"equal-{clip.id}", clip.samples[:shortest], clip.sample_rate_hz) for clip in clips]
+
+
+def _frames_match_seconds(codes: Sequence[Codes]) -> None:
+    for each in codes:
+        assert abs(len(each.codes) / each.spec.frame_rate_hz - each.duration_s) < 2 / each.spec.frame_rate_hz
+    frames = [len(each.codes) for each in sorted(codes, key=lambda c: c.num_samples)]
+    assert frames == sorted(frames), "a longer clip gives fewer frames"
+    assert frames[0] == 0, "nothing gives frames"
+
+
+def _batched_equals_single(tokenizer: Tokenizer, clips: Sequence[AudioClip]) -> None:
+    shuffled = random.Random(0).sample(list(clips), len(clips))
+    together = {c.id: c.codes for c in tokenizer.encode(clips)}
+    otherwise = {c.id: c.codes for c in tokenizer.encode(shuffled)}
+    for clip in clips:
+        alone = tokenizer.encode([clip])[0].codes
+        assert np.array_equal(together[clip.id], alone), f"{clip.id}: a batch gives other codes than the clip alone"
+        assert np.array_equal(otherwise[clip.id], alone), f"{clip.id}: its neighbours in a batch change its codes"
+
+
+def _decodes_to_length(tokenizer: Tokenizer, codes: Sequence[Codes]) -> None:
+    if not tokenizer.spec.has_decoder:
+        with pytest.raises(UsageError, match="decoder"):
+            tokenizer.decode(codes[0])
+        return
+    for each in codes:
+        clip = tokenizer.decode(each)
+        assert (clip.id, clip.sample_rate_hz) == (each.id, tokenizer.spec.sample_rate_hz)
+        assert clip.samples.shape == (each.num_samples,)
+        assert clip.samples.dtype == np.float32
+        assert np.isfinite(clip.samples).all()
+
+
+def _refuses_bad_input(tokenizer: Tokenizer, clip: AudioClip) -> None:
+    rate, bad = clip.sample_rate_hz, clip.samples.copy()
+    with pytest.raises(ValueError, match="Hz"):
+        tokenizer.encode([AudioClip("rate", clip.samples, rate + 1)])
+    for value in (np.nan, np.inf):
+        bad[len(bad) // 2] = value
+        with pytest.raises(ValueError, match="NaN"):
+            tokenizer.encode([clip, AudioClip("bad", bad, rate)])
+    for samples in (clip.samples.astype(np.float64), np.stack([clip.samples] * 2)):
+        with pytest.raises(ValueError, match="float32"):
+            tokenizer.encode([AudioClip("form", samples, rate)])
+
+
+def _reloads_from_its_settings(tokenizer: Tokenizer, codes: Sequence[Codes], clips: Sequence[AudioClip]) -> None:
+    """`spec.settings` build the same tokenizer again; fewer codebooks are the first columns, and another spec."""
+    cls, spec = type(tokenizer), tokenizer.spec
+    parameters = inspect.signature(cls).parameters
+    settings = dict(spec.settings) | ({"name": spec.name} if "name" in parameters else {})
+    assert cls(**settings).spec == spec
+    if "num_codebooks" in parameters:
+        for n in range(1, spec.num_codebooks):
+            fewer = cls(**{**settings, "num_codebooks": n})
+            assert fewer.spec.codebook_sizes == spec.codebook_sizes[:n]
+            assert fewer.spec.fingerprint != spec.fingerprint
+            for one, all_of_them in zip(fewer.encode(clips[:1]), codes[:1], strict=True):
+                assert np.array_equal(one.codes, all_of_them.codes[:, :n])

@@ -1,0 +1,117 @@
+"""What all tokenizers share: the checks around encoding and decoding, fingerprints, exact batching."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slm.errors import UsageError
+from slm.tokenizers.base import fingerprint, group_equal_lengths
+from slm.types import AudioClip, Codes, TokenizerSpec
+from tests.contracts import tokenizer_law
+from tests.fakes import ArithmeticTokenizer, tone
+
+
+def noise(num_samples: int, seed: int, sample_rate_hz: int = 8000) -> AudioClip:
+    rng = np.random.default_rng(seed)
+    # A slow drift on top, so that the mean of a frame moves.
+    drift = np.cumsum(rng.standard_normal(num_samples)) / (10 * np.sqrt(num_samples))
+    samples = (0.1 * rng.standard_normal(num_samples) + drift).clip(-1, 1)
+    return AudioClip(f"noise-{seed}", samples.astype(np.float32), sample_rate_hz)
+
+
+def test_the_arithmetic_tokenizer_keeps_the_law() -> None:
+    clips = [noise(n, seed) for seed, n in enumerate((1600, 4000, 4001, 8159))]
+    tokenizer_law(ArithmeticTokenizer(num_codebooks=3), clips)
+
+
+class Leaky(ArithmeticTokenizer):
+    """Breaks batched = single: a clip's codes depend on how many came with it."""
+
+    def _encode(self, signals):
+        return [(codes + len(signals)) % 16 for codes in super()._encode(signals)]
+
+
+class Tailed(ArithmeticTokenizer):
+    """Breaks its own frame rule: one frame too many."""
+
+    def _encode(self, signals):
+        return [np.pad(codes, ((0, 1), (0, 0))) for codes in super()._encode(signals)]
+
+
+class Overflowing(ArithmeticTokenizer):
+    """Gives a code outside its codebook."""
+
+    def _encode(self, signals):
+        return [codes + 16 for codes in super()._encode(signals)]
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"), [(Leaky, "batch|neighbours"), (Tailed, "shape"), (Overflowing, "outside its codebook")]
+)
+def test_the_law_finds_what_is_broken(broken: type[ArithmeticTokenizer], complaint: str) -> None:
+    with pytest.raises((AssertionError, ValueError), match=complaint):
+        tokenizer_law(broken(), [noise(1600, 0), noise(3000, 1)])
+
+
+def test_the_law_is_not_kept_by_one_single_code() -> None:
+    silence = [AudioClip(f"silence-{n}", np.zeros(n, np.float32), 8000) for n in (1600, 3200)]
+    with pytest.raises(AssertionError, match="too few codes"):
+        tokenizer_law(ArithmeticTokenizer(), silence)
+
+
+def test_decoding_the_codes_of_another_tokenizer_is_refused_and_names_both() -> None:
+    ours, other = ArithmeticTokenizer(), ArithmeticTokenizer(bias=1)
+    codes = other.encode([tone(0.1)])[0]
+    with pytest.raises(UsageError) as caught:
+        ours.decode(codes)
+    assert ours.spec.fingerprint[:12] in str(caught.value)
+    assert other.spec.fingerprint[:12] in str(caught.value)
+
+
+def test_decoded_audio_is_padded_with_silence_to_the_clip() -> None:
+    tokenizer = ArithmeticTokenizer()
+    clip = tokenizer.decode(tokenizer.encode([tone(0.05)])[0])  # 400 samples: 2 frames of 160 and a dropped tail of 80
+    assert clip.samples.shape == (400,)
+    assert (clip.samples[320:] == 0).all()
+    nothing = tokenizer.decode(Codes("x", np.zeros((0, 2), np.uint16), 7, tokenizer.spec))
+    assert np.array_equal(nothing.samples, np.zeros(7))
+
+
+def test_fingerprint_follows_settings_and_every_weight_but_no_order() -> None:
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
+    base = fingerprint({"n": 1, "m": 2}, [("a", a), ("b", b)])
+    assert base == fingerprint({"m": 2, "n": 1}, [("b", b), ("a", a)])
+    touched = a.copy()
+    touched[1, 2] = np.nextafter(touched[1, 2], 9)
+    others = [
+        fingerprint({"n": 2, "m": 2}, [("a", a), ("b", b)]),
+        fingerprint({"n": 1, "m": 2}, [("a", touched), ("b", b)]),
+        fingerprint({"n": 1, "m": 2}, [("a", a.reshape(3, 2)), ("b", b)]),
+        fingerprint({"n": 1, "m": 2}, [("b", a), ("a", b)]),
+        fingerprint({"n": 1, "m": 2}, [("a", a)]),
+    ]
+    assert len({base, *others}) == 6
+
+
+def test_fingerprint_of_torch_and_numpy_weights_agree() -> None:
+    torch = pytest.importorskip("torch")
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert fingerprint({}, [("a", a)]) == fingerprint({}, [("a", torch.from_numpy(a).requires_grad_())])
+
+
+def test_groups_hold_equal_lengths_and_each_index_once() -> None:
+    rng = np.random.default_rng(0)
+    signals = [np.zeros(rng.integers(1, 5), np.float32) for _ in range(50)]
+    groups = group_equal_lengths(signals, max_batch=4)
+    assert sorted(i for group in groups for i in group) == list(range(50))
+    for group in groups:
+        assert 1 <= len(group) <= 4
+        assert len({len(signals[i]) for i in group}) == 1
+    by_length = [sum(len(s) == n for s in signals) for n in range(1, 5)]
+    assert len(groups) == sum(-(-count // 4) for count in by_length)
+
+
+def test_describe_names_the_tokenizer_its_codebooks_and_its_rate() -> None:
+    spec = TokenizerSpec("x", "0" * 64, 8000, 320, (512, 512, 16, 64))
+    assert spec.describe() == "x [000000000000] 512x512x16x64 at 25 Hz"
