@@ -1,0 +1,181 @@
+"""Codec2, David Rowe's open speech codec: real speech at 0.7 to 3.2 kbit/s, with no weights to download.
+
+Each frame's bits are fields (pitch, energy, line spectral pairs, ...), most significant bit first and Gray coded
+(700C: plain). A codebook is a field, so unpacking loses nothing: packing gives libcodec2's own bytes back. Two things
+are folded: the voicing bits of a frame form one codebook (the first), and spare bits, always 0, are dropped.
+Field layouts follow libcodec2 1.2, `codec2_encode_<mode>` in `src/codec2.c`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import ClassVar
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.tokenizers.base import TOKENIZERS, Tokenizer, fingerprint
+from slm.types import TokenizerSpec
+
+# Bits in the order of the frame; VOICED bits join the voicing codebook, SPARE bits carry nothing.
+VOICED, SPARE = "voiced", "spare"
+Field = tuple[str, int]
+_LSP_SCALARS: list[Field] = [(f"lsp{i}", bits) for i, bits in enumerate((4, 4, 4, 4, 4, 4, 4, 3, 3, 2), start=1)]
+
+
+def _voiced(count: int) -> list[Field]:
+    return [(VOICED, 1)] * count
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode of libcodec2: `hop_samples` at 8 kHz, and the fields of a frame in the order of its bits."""
+
+    bitrate: int
+    hop_samples: int
+    fields: tuple[Field, ...]
+    gray: bool = True
+
+    @property
+    def frame_bytes(self) -> int:
+        return (sum(bits for _, bits in self.fields) + 7) // 8
+
+    @property
+    def codebooks(self) -> list[tuple[str, np.ndarray]]:
+        """(name, bit positions in the frame) of each codebook, most significant first; voicing leads."""
+        positions: dict[str, list[int]] = {VOICED: []}
+        start = 0
+        for name, bits in self.fields:
+            positions.setdefault(name, []).extend(range(start, start + bits))
+            start += bits
+        positions.pop(SPARE, None)
+        return [(name, np.array(bits)) for name, bits in positions.items() if bits]
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return tuple(1 << len(bits) for _, bits in self.codebooks)
+
+    def is_gray(self, name: str) -> bool:
+        # The voicing bits are separate flags: their joint code is their plain binary number.
+        return self.gray and name != VOICED
+
+    def unpack(self, packed: bytes) -> np.ndarray:
+        """Whole frames as libcodec2 writes them -> int64 codes `[T, K]`."""
+        frames = np.frombuffer(packed, np.uint8).reshape(-1, self.frame_bytes)
+        bits = np.unpackbits(frames, axis=1)
+        codes = np.empty((len(frames), len(self.codebooks)), np.int64)
+        for k, (name, positions) in enumerate(self.codebooks):
+            column = bits[:, positions]
+            if self.is_gray(name):
+                column = np.bitwise_xor.accumulate(column, axis=1)
+            codes[:, k] = column @ (1 << np.arange(len(positions))[::-1])
+        return codes
+
+    def pack(self, codes: np.ndarray) -> bytes:
+        """The inverse of `unpack`; spare and filling bits are 0, as libcodec2 writes them."""
+        codes = np.asarray(codes, np.int64)
+        bits = np.zeros((len(codes), 8 * self.frame_bytes), np.uint8)
+        for k, (name, positions) in enumerate(self.codebooks):
+            column = codes[:, k] ^ (codes[:, k] >> 1) if self.is_gray(name) else codes[:, k]
+            bits[:, positions] = (column[:, None] >> np.arange(len(positions))[::-1]) & 1
+        return np.packbits(bits, axis=1).tobytes()
+
+
+_PITCH_ENERGY_TWICE = (*_voiced(2), ("pitch_energy1", 8), *_voiced(2), ("pitch_energy2", 8))
+_PITCH_AND_ENERGY_TWICE = (
+    *(*_voiced(2), ("pitch1", 7), ("energy1", 5)),
+    *(*_voiced(2), ("pitch2", 7), ("energy2", 5)),
+)
+_LSP_VQ = (("lsp_vq1", 9), ("lsp_vq2", 9), ("lsp_vq3", 9))
+_LSP_DELTAS = tuple((f"lsp_delta{i}", 5) for i in range(1, 11))
+
+MODES: dict[str, Mode] = {
+    "codec2-700c": Mode(700, 320, (("vq1", 9), ("vq2", 9), ("energy", 4), ("pitch", 6)), gray=False),
+    "codec2-1200": Mode(1200, 320, (*_PITCH_ENERGY_TWICE, *_LSP_VQ, (SPARE, 1))),
+    "codec2-1300": Mode(1300, 320, (*_voiced(4), ("pitch", 7), ("energy", 5), *_LSP_SCALARS)),
+    "codec2-1400": Mode(1400, 320, (*_PITCH_ENERGY_TWICE, *_LSP_SCALARS)),
+    "codec2-1600": Mode(1600, 320, (*_PITCH_AND_ENERGY_TWICE, *_LSP_SCALARS)),
+    "codec2-2400": Mode(2400, 160, (*_voiced(2), ("pitch_energy", 8), *_LSP_SCALARS, (SPARE, 2))),
+    "codec2-3200": Mode(3200, 160, (*_voiced(2), ("pitch", 7), ("energy", 5), *_LSP_DELTAS)),
+}
+
+# libcodec2 draws the phases of unvoiced frames from a generator that lives as long as the process, so a decoder in
+# this process would give other samples each time. A fresh process starts it anew: same codes, same waveform.
+_DECODE_IN_FRESH_PROCESS = """
+import sys, pycodec2
+codec, frames = pycodec2.Codec2(int(sys.argv[1])), sys.stdin.buffer.read()
+size = codec.bytes_per_frame()
+for start in range(0, len(frames), size):
+    sys.stdout.buffer.write(codec.decode(frames[start:start + size]).tobytes())
+"""
+
+
+def _about(mode: Mode) -> str:
+    sizes = "x".join(map(str, mode.codebook_sizes))
+    return f"{sizes} at {8000 / mode.hop_samples:g} Hz from 8 kHz; decodes; needs pycodec2 (extra `codec2`)"
+
+
+@TOKENIZERS.register(*MODES)
+class Codec2Tokenizer(Tokenizer):
+    """Codec2 at one of its bitrates: an acoustic tokenizer that needs no weights and can be played back.
+
+    8 kHz in and out; the tail of a clip shorter than one frame is dropped. Every clip is coded from a fresh state.
+    Decoding costs one short process (0.1 s) and always gives the same samples for the same codes. `device` is
+    accepted and ignored: the codec is C code on the CPU. Raises UsageError when pycodec2 is not installed.
+    """
+
+    about: ClassVar[Mapping[str, str]] = {name: _about(mode) for name, mode in MODES.items()}
+
+    def __init__(self, name: str = "codec2-700c", device: str = "cpu"):
+        self._require_pycodec2(name)
+        self.mode = MODES[name]
+        release = version("pycodec2")
+        tables = [[codebook, positions.tolist()] for codebook, positions in self.mode.codebooks]
+        self.spec = TokenizerSpec(
+            name=name,
+            fingerprint=fingerprint({"mode": self.mode.bitrate, "pycodec2": release, "codebooks": tables}),
+            sample_rate_hz=8000,
+            hop_samples=self.mode.hop_samples,
+            codebook_sizes=self.mode.codebook_sizes,
+            taxonomy={
+                "architecture": "sinusoidal vocoder (no neural network)",
+                "quantization": "vector quantization and scalars" if "vq" in str(tables) else "scalar quantization",
+                "training": "codebooks fitted apart from the vocoder",
+                "bitrate": "fixed",
+                "streamable": "yes",
+                "domain": "speech",
+                "codebooks": " ".join(codebook for codebook, _ in self.mode.codebooks),
+            },
+        )
+
+    @staticmethod
+    def _require_pycodec2(name: str) -> None:
+        try:
+            import pycodec2  # noqa: F401
+        except ImportError as error:
+            raise UsageError(
+                f'tokenizer {name!r} needs pycodec2 ({error}): pip install "slm-toolkit[codec2]"'
+            ) from None
+
+    def encode_bytes(self, samples: np.ndarray) -> bytes:
+        """Float32 samples `[N]` at 8 kHz -> the T whole frames as libcodec2 writes them."""
+        import pycodec2
+
+        codec, hop = pycodec2.Codec2(self.mode.bitrate), self.mode.hop_samples
+        pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+        return b"".join(codec.encode(pcm[start : start + hop]) for start in range(0, len(pcm) - hop + 1, hop))
+
+    def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self.mode.unpack(self.encode_bytes(signal)) for signal in signals]
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        command = [sys.executable, "-c", _DECODE_IN_FRESH_PROCESS, str(self.mode.bitrate)]
+        done = subprocess.run(command, input=self.mode.pack(codes), capture_output=True)
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            raise RuntimeError(f"the codec2 decoder process failed ({done.returncode}): {reason[0]}")
+        return np.frombuffer(done.stdout, np.int16).astype(np.float32) / 32768.0
