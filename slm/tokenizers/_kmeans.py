@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 _CHUNK_FRAMES = 16_384  # bounds the [frames, k] distances held at once
-_MAX_BATCH = 8
 _CONVERGED = 1e-5  # relative fall of the inertia below which an iteration is the last
 
 
@@ -227,7 +226,10 @@ class KmeansTokenizer(Tokenizer):
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
         made: dict[int, np.ndarray] = {}
-        for group in group_equal_lengths(signals, _MAX_BATCH):
+        # More rows round differently, which can flip a near tie between centroids. On a CPU a batch gains nothing, so
+        # there batched = single holds to the bit; elsewhere clips of one length go together.
+        on_cpu = self.centroids.centroids.device.type == "cpu"
+        for group in group_equal_lengths(signals, max_batch=1 if on_cpu else 8):
             features = self.encoder.features(np.stack([signals[i] for i in group]))
             units = self.centroids.assign(features).cpu().numpy()
             made.update((i, row[:, None]) for i, row in zip(group, units, strict=True))

@@ -1,0 +1,140 @@
+"""Codec2: its fields against libcodec2's own bytes, and decoding that repeats itself."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.tokenizers.codec2 import MODES, Mode
+from slm.types import AudioClip
+from tests.contracts import tokenizer_law
+from tests.tokenizers.speech import real_clips
+
+pycodec2 = pytest.importorskip("pycodec2", reason="pycodec2 is not installed (extra `codec2`)")
+NAMES = sorted(MODES)
+
+
+def slow_unpack(mode: Mode, frame: bytes) -> dict[str, int]:
+    """Bit by bit from the layout: each field by name, voicing bits joined, Gray code undone by its definition."""
+    bits = "".join(f"{byte:08b}" for byte in frame)
+    fields, voiced, start = {}, "", 0
+    for name, size in mode.fields:
+        part, start = bits[start : start + size], start + size
+        if name == "voiced":
+            voiced += part
+        elif name != "spare":
+            value = int(part, 2)
+            plain = [n for n in range(1 << size) if (n ^ (n >> 1) if mode.gray else n) == value]
+            fields[name] = plain[0]
+    return ({"voiced": int(voiced, 2)} if voiced else {}) | fields
+
+
+def harmonic(f0_hz: float, level: float, duration_s: float = 1.0) -> AudioClip:
+    t = np.arange(int(8000 * duration_s)) / 8000
+    partials = [np.sin(2 * np.pi * f0_hz * h * t) / h for h in range(1, int(3600 / f0_hz))]
+    samples = level * np.sum(partials, axis=0)
+    return AudioClip("harmonic", samples.astype(np.float32), 8000)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fields_equal_a_slow_reading_and_pack_to_the_same_bytes(name: str) -> None:
+    tokenizer = load_tokenizer(name)
+    for clip in real_clips(8000):
+        packed = tokenizer.encode_bytes(clip.samples)
+        codes = tokenizer.encode([clip])[0].codes
+        size = tokenizer.mode.frame_bytes
+        for t in range(0, len(codes), 7):
+            slow = slow_unpack(tokenizer.mode, packed[t * size : (t + 1) * size])
+            assert codes[t].tolist() == [slow[book] for book, _ in tokenizer.mode.codebooks]
+        assert tokenizer.mode.pack(codes) == packed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layouts_fill_the_frames_of_libcodec2(name: str) -> None:
+    codec, mode = pycodec2.Codec2(MODES[name].bitrate), MODES[name]
+    assert codec.bits_per_frame() == sum(bits for _, bits in mode.fields)
+    assert codec.bytes_per_frame() == mode.frame_bytes
+    assert codec.samples_per_frame() == mode.hop_samples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packing_any_codes_is_undone_by_unpacking(name: str) -> None:
+    mode = MODES[name]
+    codes = np.random.default_rng(0).integers(0, mode.codebook_sizes, (200, len(mode.codebook_sizes)))
+    assert np.array_equal(mode.unpack(mode.pack(codes)), codes)
+
+
+def test_codes_of_700c_are_four_codebooks_at_25_hz() -> None:
+    spec = load_tokenizer("codec2-700c").spec
+    assert spec.codebook_sizes == (512, 512, 16, 64)
+    assert (spec.frame_rate_hz, spec.bitrate_bps) == (25, 700)
+
+
+def test_gray_decoding_equals_the_plain_numbers_of_libcodec2() -> None:
+    """Mode 1300 can be told to write plain binary numbers: they are the codes."""
+    mode = MODES["codec2-1300"]
+    plain = Mode(mode.bitrate, mode.hop_samples, mode.fields, gray=False)
+    clip = real_clips(8000)[0]
+    codec = pycodec2.Codec2(1300)
+    codec.set_natural_or_gray(0)
+    pcm = np.rint(clip.samples * 32768).clip(-32768, 32767).astype(np.int16)
+    frames = b"".join(codec.encode(pcm[i : i + 320]) for i in range(0, len(pcm) // 320 * 320, 320))
+    codes = load_tokenizer("codec2-1300").encode([clip])[0].codes
+    assert np.array_equal(plain.unpack(frames), codes)
+
+
+@pytest.mark.parametrize("name", ["codec2-700c", "codec2-1300", "codec2-1600", "codec2-3200"])
+def test_the_pitch_and_energy_codebooks_follow_pitch_and_level(name: str) -> None:
+    tokenizer = load_tokenizer(name)
+    books = [book.rstrip("1") for book, _ in tokenizer.mode.codebooks]
+
+    def settled(clip: AudioClip, book: str) -> float:
+        return float(np.median(tokenizer.encode([clip])[0].codes[10:, books.index(book)]))
+
+    pitches = [settled(harmonic(f0, 0.2), "pitch") for f0 in (80, 110, 150, 200, 280)]
+    assert pitches == sorted(set(pitches))
+    energies = [settled(harmonic(120, level), "energy") for level in (0.01, 0.04, 0.16)]
+    assert energies == sorted(set(energies))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_codes_always_decode_to_the_same_samples(name: str) -> None:
+    tokenizer = load_tokenizer(name)
+    codes = tokenizer.encode([real_clips(8000)[0]])[0]
+    first, second = tokenizer.decode(codes).samples, tokenizer.decode(codes).samples
+    assert np.array_equal(first, second)
+    assert np.abs(first).max() > 0.05
+
+
+def test_decoded_speech_has_the_loudness_contour_of_the_original() -> None:
+    clip = real_clips(8000)[0]
+    tokenizer = load_tokenizer("codec2-3200")
+    decoded = tokenizer.decode(tokenizer.encode([clip])[0])
+
+    def contour_db(samples: np.ndarray) -> np.ndarray:
+        blocks = samples[: len(samples) // 800 * 800].reshape(-1, 800)
+        return 10 * np.log10(np.square(blocks).mean(axis=1) + 1e-6)
+
+    assert np.corrcoef(contour_db(clip.samples), contour_db(decoded.samples))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["codec2-700c", "codec2-1200", "codec2-2400"])
+def test_codec2_keeps_the_law(name: str) -> None:
+    tokenizer_law(load_tokenizer(name), real_clips(8000, 3))
+
+
+def test_full_scale_does_not_wrap_around() -> None:
+    loud = AudioClip("loud", np.full(8000, 1.0, np.float32), 8000)
+    louder = AudioClip("louder", np.full(8000, 3.0, np.float32), 8000)
+    a, b = load_tokenizer("codec2-3200").encode([loud, louder])
+    assert np.array_equal(a.codes, b.codes)
+
+
+def test_without_pycodec2_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycodec2", None)
+    with pytest.raises(UsageError, match=r'pip install "slm-toolkit\[codec2\]"'):
+        load_tokenizer("codec2-700c")
