@@ -66,10 +66,12 @@ def _one_line(message: str, parser: Any) -> str:
     return text
 
 
-def run_command(main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None) -> None:
+def run_command(
+    main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None, prog: str | None = None
+) -> None:
     """Parse, run `main(config)`, and exit: 0 or main's status; 2 for wrong use; 1 with one line for a full disk."""
     try:
-        status = main(parse_config(cls, argv))
+        status = main(parse_config(cls, argv, prog))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

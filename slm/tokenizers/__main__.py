@@ -9,11 +9,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slm.config import run_command
 from slm.errors import AudioError, UsageError
 from slm.tokenizers.base import TOKENIZERS
 from slm.types import AudioClip
+
+if TYPE_CHECKING:
+    from slm.corpus.sources import SourceClip
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,10 @@ def fit(config: FitConfig) -> None:
 
     started = time.monotonic()
     settings = encoder_settings(config.tokenizer, {"encoder": config.encoder, "layer": config.layer})
+    clips = _list_clips(config)
     encoder = kmeans_class(config.tokenizer).make_encoder(**settings, device=config.device)
     rejects: list[str] = []
-    frames = collect_frames(encoder, _read_clips(config, encoder.sample_rate_hz, rejects), config.max_frames)
+    frames = collect_frames(encoder, _read_clips(clips, encoder.sample_rate_hz, rejects), config.max_frames)
     print(f"{len(frames.features):,} frames of {len(frames.corpus)} clips, {frames.duration_s / 3600:.3f} h of audio")
     for reject in rejects:
         print(f"left out: {reject}")
@@ -94,13 +99,19 @@ def fit(config: FitConfig) -> None:
     print(f"wrote {config.out}")
 
 
-def _read_clips(config: FitConfig, sample_rate_hz: int, rejects: list[str]) -> Iterator[AudioClip]:
-    """Clips in an order drawn by seed; those that cannot be read are named in `rejects`."""
-    from slm.audio import read_audio
+def _list_clips(config: FitConfig) -> list[SourceClip]:
+    """All clips of the source, in an order drawn by seed."""
     from slm.corpus.sources import list_clips
 
     clips = sorted(list_clips(config.audio), key=lambda clip: clip.id)
     random.Random(config.seed).shuffle(clips)
+    return clips
+
+
+def _read_clips(clips: Sequence[SourceClip], sample_rate_hz: int, rejects: list[str]) -> Iterator[AudioClip]:
+    """Their audio; those that cannot be read are named in `rejects`."""
+    from slm.audio import read_audio
+
     for clip in clips:
         try:
             samples = read_audio(clip.path, sample_rate_hz, clip.start_s, clip.end_s)
@@ -113,11 +124,11 @@ def _read_clips(config: FitConfig, sample_rate_hz: int, rejects: list[str]) -> I
 def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] == ["fit"]:
-        run_command(fit, FitConfig, args[1:])
+        run_command(fit, FitConfig, args[1:], prog="python -m slm.tokenizers fit")
     if args and not args[0].startswith("-"):
         print(f"error: unknown command {args[0]!r}; there is `fit`, and without a command the list", file=sys.stderr)
         sys.exit(2)
-    run_command(list_tokenizers, ListConfig, args)
+    run_command(list_tokenizers, ListConfig, args, prog="python -m slm.tokenizers")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Frames of features from audio: the speech encoders of transformers, cut off above the layer that is asked for.
 
-Layers count as in transformers' `hidden_states`: 0 is what enters the first layer, n what leaves the n-th. Only
-layers up to that one are kept and run. Clips are batched by equal length only: padding changes the features of
+Layers count as in transformers' `hidden_states`: 0 is what enters the first layer, n what leaves the n-th (Whisper's
+last: after the norm that closes its encoder). Only layers up to that one are kept and run. Clips are batched by equal length only: padding changes the features of
 encoders with group norm, masked or not.
 """
 
@@ -60,8 +60,9 @@ class ConvEncoder(FrameEncoder):
         config = model.config
         _check_layer(layer, config.num_hidden_layers, config._name_or_path)
         model.encoder.layers = model.encoder.layers[:layer]
-        if layer < config.num_hidden_layers and config.do_stable_layer_norm:
-            model.encoder.layer_norm = nn.Identity()  # it closes the last layer, and hidden_states come before it
+        if config.do_stable_layer_norm:
+            # A norm that closes the stack: hidden_states come before it, the last one too, as in fairseq.
+            model.encoder.layer_norm = nn.Identity()
         model.adapter = None
         self.model, self.extractor, self.layer = model.to(device).eval().requires_grad_(False), feature_extractor, layer
         self.sample_rate_hz = feature_extractor.sampling_rate

