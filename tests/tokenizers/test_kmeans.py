@@ -116,7 +116,7 @@ def test_centroids_survive_their_file(tmp_path: Path) -> None:
 def test_features_are_standardized_before_they_are_compared() -> None:
     # Raw distances would choose the first centroid; in units of the scale 0.1 of the second feature, the second.
     centroids = Centroids(torch.tensor([[0.0, 0.0], [1.0, 5.0]]), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.1]))
-    assert centroids.assign(torch.tensor([[[1.0, 2.0], [1.0, 2.5]]])).tolist() == [[0, 1]]
+    assert centroids.assign(torch.tensor([[1.0, 2.0], [1.0, 2.5]])).tolist() == [0, 1]
 
 
 def test_foreign_centroids_need_only_the_one_tensor(tmp_path: Path) -> None:

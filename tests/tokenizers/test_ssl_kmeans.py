@@ -102,9 +102,9 @@ def test_features_are_the_hidden_states_of_the_whole_model(folders: dict[str, Pa
     if name.endswith("layer"):  # do_normalize, by its definition
         values = (values - values.mean()) / (values.var(correction=0) + 1e-7).sqrt()
     with torch.no_grad():
-        expected = whole(values, output_hidden_states=True).hidden_states[layer]
+        expected = whole(values, output_hidden_states=True).hidden_states[layer][0]
     encoder = load_encoder(str(folders[name]), layer)
-    torch.testing.assert_close(encoder.features(samples[None]), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.features(samples), expected, atol=1e-5, rtol=1e-4)
     kept = encoder.model.encoder.layers  # type: ignore[attr-defined]
     assert len(kept) == layer
 
@@ -119,9 +119,9 @@ def test_whisper_features_are_those_of_its_forward_with_positions_cut(folders: d
         samples[: frames * 320], sampling_rate=16_000, padding="longest", return_tensors="pt"
     ).input_features
     with torch.no_grad():
-        expected = whole(log_mel, output_hidden_states=True).hidden_states[layer]
-    features = load_encoder(str(folders["whisper"]), layer).features(samples[None])
-    assert features.shape == (1, frames, 24)
+        expected = whole(log_mel, output_hidden_states=True).hidden_states[layer][0]
+    features = load_encoder(str(folders["whisper"]), layer).features(samples)
+    assert features.shape == (frames, 24)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -129,8 +129,8 @@ def test_a_long_clip_is_cut_into_equal_windows_for_whisper(folders: dict[str, Pa
     """50 positions hold one second; 2.1 s are 105 frames: three windows of 35."""
     encoder = load_encoder(str(folders["whisper"]), 2)
     samples = real_clips(16_000)[0].samples[: 105 * 320]
-    windows = [encoder.features(samples[None, i * 35 * 320 : (i + 1) * 35 * 320]) for i in range(3)]
-    assert torch.equal(encoder.features(samples[None]), torch.cat(windows, dim=1))
+    windows = [encoder.features(samples[i * 35 * 320 : (i + 1) * 35 * 320]) for i in range(3)]
+    assert torch.equal(encoder.features(samples), torch.cat(windows))
 
 
 @pytest.mark.parametrize("name", ["hubert-group", "wavlm-layer", "wav2vec2-group", "whisper"])
