@@ -1,0 +1,76 @@
+"""EnCodec (Défossez et al., 2022, arXiv 2210.13438), through `transformers.EncodecModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from slm.errors import UsageError
+from slm.tokenizers._pretrained import PretrainedCodec
+from slm.tokenizers.base import TOKENIZERS
+
+if TYPE_CHECKING:
+    import torch
+
+# What each release was trained on; other checkpoints do not say.
+_DOMAINS = {24_000: "speech, music, environmental sound", 32_000: "music"}
+
+
+@TOKENIZERS.register("encodec")
+class EncodecTokenizer(PretrainedCodec):
+    """EnCodec: an acoustic tokenizer for any sound, 75 frames per second at 24 kHz.
+
+    `checkpoint` is a hub id (facebook/encodec_24khz, facebook/encodec_32khz) or a local folder; `num_codebooks` keeps
+    the first n (default: all). The model fills the last frame itself, layer by layer: T = ceil(N / hop). The 48 kHz
+    release is refused with UsageError: it is stereo, and normalizes and codes overlapping chunks, so that its codes
+    are no single sequence. UsageError also when weights cannot be had or codebooks are asked for that do not exist.
+    """
+
+    family = "encodec"
+    model_class = "EncodecModel"
+    code_settings = (
+        *("sampling_rate", "upsampling_ratios", "dilation_growth_rate", "use_causal_conv", "pad_mode", "norm_type"),
+        "trim_right_ratio",
+    )
+    about: ClassVar[Mapping[str, str]] = {
+        "encodec": "1024 x 32 at 75 Hz from 24 kHz (32 kHz by checkpoint); decodes; "
+        "needs facebook/encodec_24khz (hub or local folder)"
+    }
+
+    def __init__(
+        self, *, checkpoint: str = "facebook/encodec_24khz", num_codebooks: int | None = None, device: str = "cpu"
+    ):
+        config = self._load(checkpoint, device)
+        # transformers takes a bandwidth in kbit/s and knows how many codebooks it pays for.
+        counts = {b: self.model.quantizer.get_num_quantizers_for_bandwidth(b) for b in config.target_bandwidths}
+        self.spec = self._make_spec(
+            checkpoint,
+            num_codebooks,
+            available=max(counts.values()),
+            hop_samples=config.hop_length,
+            taxonomy={
+                "architecture": "CNN and LSTM",
+                "quantization": "RVQ",
+                "training": "joint: reconstruction, adversarial and commitment losses",
+                "distillation": "none",
+                "bitrate": "scalable (quantizer dropout)",
+                "streamable": "yes" if config.use_causal_conv else "no",
+                **({"domain": _DOMAINS[config.sampling_rate]} if config.sampling_rate in _DOMAINS else {}),
+            },
+        )
+        self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
+
+    def _check_config(self, config: Any, checkpoint: str) -> None:
+        odd = {"stereo": config.audio_channels != 1, "normalized": config.normalize, "chunked": config.chunk_length_s}
+        if found := [name for name, is_so in odd.items() if is_so]:
+            raise UsageError(
+                f"{checkpoint} is a {', '.join(found)} EnCodec, whose codes are no single sequence of a mono clip: "
+                "use facebook/encodec_24khz or facebook/encodec_32khz"
+            )
+
+    def _codes_of(self, signal: torch.Tensor) -> torch.Tensor:
+        # Residual quantization: more codebooks than asked for leave the first ones as they are.
+        return self.model.encode(signal, bandwidth=self._bandwidth).audio_codes[0][:, : self.spec.num_codebooks]
+
+    def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes[None], [None]).audio_values

@@ -1,0 +1,60 @@
+"""Mimi, the codec of Moshi (Défossez et al., 2024, arXiv 2410.00037), through `transformers.MimiModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from slm.tokenizers._pretrained import PretrainedCodec, pad_to_frames
+from slm.tokenizers.base import TOKENIZERS
+
+if TYPE_CHECKING:
+    import torch
+
+
+@TOKENIZERS.register("mimi")
+class MimiTokenizer(PretrainedCodec):
+    """Mimi: speech at 12.5 frames per second; the first codebook is semantic (distilled from WavLM), the rest acoustic.
+
+    `checkpoint` is a hub id or a local folder; `num_codebooks` keeps the first n (default: all 32; Moshi uses 8). A
+    clip is padded with zeros to whole frames, as Moshi's own `MimiModel.encode` does: T = ceil(N / 1920). Raises
+    UsageError when weights cannot be had or codebooks are asked for that do not exist.
+    """
+
+    family = "mimi"
+    model_class = "MimiModel"
+    code_settings = (
+        *("sampling_rate", "frame_rate", "upsampling_ratios", "dilation_growth_rate", "use_causal_conv", "pad_mode"),
+        *("num_attention_heads", "num_key_value_heads", "hidden_act", "norm_eps", "sliding_window", "rope_parameters"),
+        "num_semantic_quantizers",
+    )
+    about: ClassVar[Mapping[str, str]] = {
+        "mimi": "2048 x 32 at 12.5 Hz from 24 kHz (the first is semantic); decodes; "
+        "needs kyutai/mimi (hub or local folder)"
+    }
+
+    def __init__(self, *, checkpoint: str = "kyutai/mimi", num_codebooks: int | None = None, device: str = "cpu"):
+        config = self._load(checkpoint, device)
+        self.spec = self._make_spec(
+            checkpoint,
+            num_codebooks,
+            available=config.num_quantizers,
+            hop_samples=round(config.sampling_rate / config.frame_rate),
+            semantic_codebooks=tuple(range(config.num_semantic_quantizers)),
+            taxonomy={
+                "architecture": "CNN and Transformer",
+                "quantization": "split RVQ: a semantic VQ beside an acoustic RVQ",
+                "training": "joint: adversarial and distillation losses",
+                "distillation": "WavLM into the first codebook",
+                "bitrate": "scalable (quantizer dropout)",
+                "streamable": "yes",
+                "domain": "speech",
+            },
+        )
+
+    def _codes_of(self, signal: torch.Tensor) -> torch.Tensor:
+        padded = pad_to_frames(signal, self.spec.hop_samples)
+        return self.model.encode(padded, num_quantizers=self.spec.num_codebooks).audio_codes
+
+    def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes).audio_values

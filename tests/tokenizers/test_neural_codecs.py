@@ -1,0 +1,314 @@
+"""EnCodec, DAC and Mimi: transformers' classes in a light build, saved as the hub serves them, loaded by our code.
+
+Fresh EnCodec and Mimi have codebooks of zeros and give one single code, which would satisfy everything here. Their
+codebooks are filled with latents of real speech first, level by level, and the tests assert that many codes come out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+import yaml
+from transformers import DacConfig, DacFeatureExtractor, DacModel, EncodecConfig, EncodecModel, MimiConfig, MimiModel
+
+from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.types import AudioClip
+from tests.contracts import tokenizer_law
+
+ROOT = Path(__file__).parents[2]
+SPEECH = sorted((ROOT / "tests/data/speech/en").glob("vm-*.opus"))
+FAMILIES = ("encodec", "dac", "mimi")
+RATES_HZ = {"encodec": 24_000, "dac": 16_000, "mimi": 24_000}
+HOPS = {"encodec": 320, "dac": 320, "mimi": 1920}
+
+# Strides, padding and rates are those of the published models, so that the frame rule is; widths are not.
+ENCODEC = {
+    "num_filters": 4,
+    "hidden_size": 16,
+    "num_lstm_layers": 1,
+    "codebook_size": 64,
+    "target_bandwidths": [0.9, 1.8],  # 2 and 4 codebooks of 6 bits at 75 Hz
+}
+DAC = {
+    "encoder_hidden_size": 4,
+    "decoder_hidden_size": 32,
+    "downsampling_ratios": [2, 4, 5, 8],
+    "n_codebooks": 4,
+    "codebook_size": 64,
+}
+MIMI = {
+    "num_filters": 4,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "sliding_window": 8,
+    "upsample_groups": 32,
+    "vector_quantization_hidden_dimension": 16,
+    "codebook_dim": 16,
+    "codebook_size": 64,
+    "num_quantizers": 4,
+    "frame_rate": 12.5,
+}
+
+
+def speech(rate_hz: int, clips: int = 4) -> list[AudioClip]:
+    """Real clips of odd lengths, 0.9 s and more."""
+    made = []
+    for i, path in enumerate(SPEECH[:clips]):
+        samples, from_hz = soundfile.read(path, dtype="float32")
+        samples = soxr.resample(samples, from_hz, rate_hz)
+        made.append(AudioClip(path.stem, samples[: int(rate_hz * (0.9 + 0.2 * i)) + 7].copy(), rate_hz))
+    return made
+
+
+def fill_codebooks(model: Any, clips: list[AudioClip], seed: int = 0) -> None:
+    """Give each codebook as many of the latents that reach it on `clips`; a level sees the residue of those before."""
+    generator, wrapped = torch.Generator().manual_seed(seed), []
+    is_encodec = isinstance(model, EncodecModel)
+
+    def fill_on_first_use(book: Any) -> None:
+        quantize = book.quantize
+
+        def filling(latents: torch.Tensor) -> torch.Tensor:
+            rows = torch.randperm(len(latents), generator=generator)[torch.arange(book.codebook_size) % len(latents)]
+            jitter = 0.01 * latents.std() * torch.randn(book.codebook_size, latents.shape[1], generator=generator)
+            (book.embed if is_encodec else book.embed_sum).copy_(latents[rows] + jitter)
+            book._embed = None  # Mimi's cache of embed_sum / cluster_usage
+            return quantize(latents)
+
+        book.quantize = filling
+        wrapped.append(book)
+
+    for module in model.modules():
+        if type(module).__name__ in ("EncodecEuclideanCodebook", "MimiEuclideanCodebook"):
+            fill_on_first_use(module)
+    audio = torch.from_numpy(np.concatenate([clip.samples for clip in clips]))[None, None]
+    with torch.no_grad():
+        model.encode(audio, **({"bandwidth": max(model.config.target_bandwidths)} if is_encodec else {}))
+    for book in wrapped:
+        del book.quantize
+
+
+def make_model(family: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    if family == "encodec":
+        model = EncodecModel(EncodecConfig(**{**ENCODEC, **changes})).eval()
+    elif family == "mimi":
+        model = MimiModel(MimiConfig(**{**MIMI, **changes})).eval()
+    else:
+        return DacModel(DacConfig(**{**DAC, **changes})).eval()
+    fill_codebooks(model, speech(24_000, clips=8))
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each family, as the hub serves them: config.json and model.safetensors."""
+    root = tmp_path_factory.mktemp("hub")
+    for family in FAMILIES:
+        make_model(family).save_pretrained(root / family)
+        assert {"config.json", "model.safetensors"} <= {f.name for f in (root / family).iterdir()}
+    return {family: root / family for family in FAMILIES}
+
+
+def load(family: str, folder: Path, **settings: Any) -> Any:
+    return load_tokenizer(family, checkpoint=str(folder), **settings)
+
+
+def direct_codes(family: str, model: Any, samples: np.ndarray) -> np.ndarray:
+    """Codes `[T, K]` by the model's own call on one clip: DAC with its feature extractor, Mimi on whole frames (as
+    Moshi pads), EnCodec as it is, with the mask its documentation asks for."""
+    values = torch.from_numpy(samples)[None, None]
+    with torch.no_grad():
+        if family == "dac":
+            extractor = DacFeatureExtractor(sampling_rate=16_000, hop_length=320)
+            values = extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_values"]
+            return model.encode(values).audio_codes[0].T.numpy()
+        if family == "mimi":
+            whole = torch.cat([values, torch.zeros(1, 1, -len(samples) % 1920)], dim=-1)
+            return model.encode(whole, torch.ones_like(whole, dtype=torch.bool)).audio_codes[0].T.numpy()
+        mask = torch.ones_like(values, dtype=torch.bool)
+        return model.encode(values, mask, bandwidth=1.8).audio_codes[0, 0].T.numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_codec_keeps_the_law(family: str, checkpoints: dict[str, Path]) -> None:
+    tokenizer_law(load(family, checkpoints[family]), speech(RATES_HZ[family]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_codes_equal_a_direct_call_of_the_model(family: str, checkpoints: dict[str, Path]) -> None:
+    tokenizer, hop = load(family, checkpoints[family]), HOPS[family]
+    clips = speech(RATES_HZ[family])
+    model_class = {"encodec": EncodecModel, "dac": DacModel, "mimi": MimiModel}[family]
+    model = model_class.from_pretrained(checkpoints[family]).eval()
+    cuts = [AudioClip(f"cut-{n}", clips[0].samples[:n], clips[0].sample_rate_hz) for n in (hop, 2 * hop + 1, 5 * hop)]
+    made = tokenizer.encode([*clips, *cuts])
+    for clip, codes in zip([*clips, *cuts], made, strict=True):
+        assert np.array_equal(codes.codes, direct_codes(family, model, clip.samples))
+    seen = np.concatenate([codes.codes for codes in made])
+    assert all(len(np.unique(column)) >= 10 for column in seen.T), "degenerate codebooks: the comparison shows nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spec_states_the_model(family: str, checkpoints: dict[str, Path]) -> None:
+    spec = load(family, checkpoints[family]).spec
+    assert (spec.name, spec.sample_rate_hz, spec.hop_samples) == (family, RATES_HZ[family], HOPS[family])
+    assert spec.codebook_sizes == (64,) * 4
+    assert spec.semantic_codebooks == ((0,) if family == "mimi" else ())
+    assert spec.num_frames(HOPS[family] + 1) == 2
+    assert load(family, checkpoints[family], num_codebooks=2).spec.codebook_sizes == (64, 64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_equals_the_model_on_the_same_codes(family: str, checkpoints: dict[str, Path]) -> None:
+    tokenizer = load(family, checkpoints[family], num_codebooks=2)
+    codes = tokenizer.encode(speech(RATES_HZ[family], clips=1))[0]
+    model, values = tokenizer.model, torch.from_numpy(codes.codes.T.astype(np.int64))[None]
+    with torch.no_grad():
+        if family == "mimi":
+            latents = model.quantizer.decode(values)
+            expected = model.decoder(latents).audio_values
+        elif family == "dac":
+            expected = model.decoder(model.quantizer.from_codes(values)[0])
+        else:
+            expected = model.decoder(model.quantizer.decode(values.transpose(0, 1)))
+    expected = expected.flatten().numpy()[: codes.num_samples]
+    samples = tokenizer.decode(codes).samples
+    assert np.abs(expected).max() > 0
+    assert np.array_equal(samples[: len(expected)], expected)
+    assert codes.num_samples - len(expected) <= 8  # what DAC's strided decoder leaves out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fingerprint_follows_weights_and_settings_not_the_place(
+    family: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    tokenizer = load(family, checkpoints[family])
+    shutil.copytree(checkpoints[family], tmp_path / "moved")
+    moved = load(family, tmp_path / "moved")
+    assert moved.spec.fingerprint == tokenizer.spec.fingerprint
+    assert moved.spec.settings["checkpoint"] == str(tmp_path / "moved")
+    assert load_tokenizer(tokenizer.spec, checkpoint=str(tmp_path / "moved")).spec.fingerprint == moved.spec.fingerprint
+
+    moved.model.save_pretrained(tmp_path / "resaved")
+    assert load(family, tmp_path / "resaved").spec.fingerprint == tokenizer.spec.fingerprint
+    with torch.no_grad():
+        next(moved.model.encoder.parameters()).flatten()[0].add_(0.01)
+    moved.model.save_pretrained(tmp_path / "touched")
+    with pytest.raises(UsageError, match="two different tokenizers"):
+        load_tokenizer(tokenizer.spec, checkpoint=str(tmp_path / "touched"))
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [("encodec", "pad_mode", "constant"), ("mimi", "sliding_window", 4), ("dac", "sampling_rate", 24_000)],
+)
+def test_a_setting_without_weights_is_in_the_fingerprint(
+    family: str, key: str, value: Any, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoints[family], tmp_path / "other")
+    config = json.loads((tmp_path / "other/config.json").read_text())
+    assert config[key] != value
+    (tmp_path / "other/config.json").write_text(json.dumps({**config, key: value}))
+    assert load(family, tmp_path / "other").spec.fingerprint != load(family, checkpoints[family]).spec.fingerprint
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("count", [0, -1, 33])
+def test_codebooks_that_do_not_exist_are_refused(family: str, count: int, checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="num_codebooks must be 1 to 4"):
+        load(family, checkpoints[family], num_codebooks=count)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_cannot_be_had(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"hf download nobody/no-such-codec") as caught:
+        load_tokenizer(family, checkpoint="nobody/no-such-codec")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="no such folder"):
+        load_tokenizer(family, checkpoint=str(tmp_path / "no-such-folder"))
+    with pytest.raises(UsageError, match=r"config\.json"):
+        load_tokenizer(family, checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_broken_folder_is_refused(family: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoints[family], folder)
+    weights = load_file(folder / "model.safetensors")
+    encoder = sorted(name for name in weights if name.startswith("encoder."))
+    save_file({n: w for n, w in weights.items() if n != encoder[0]}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="lacks 1 weights"):
+        load(family, folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UsageError, match="cannot load"):
+        load(family, folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="safetensors"):
+        load(family, folder)
+
+
+def test_a_checkpoint_of_another_family_is_refused_with_its_name(checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="use the tokenizer 'mimi'"):
+        load("encodec", checkpoints["mimi"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"audio_channels": 2}, "stereo"), ({"normalize": True}, "normalized"), ({"chunk_length_s": 1.0}, "chunked")],
+)
+def test_encodec_forms_without_one_sequence_of_codes_are_refused(
+    changes: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    EncodecConfig(**ENCODEC, **changes).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=word):
+        load("encodec", tmp_path)
+
+
+def test_encodec_without_causal_convolutions_and_at_32_khz_keeps_the_law(tmp_path: Path) -> None:
+    """The form of facebook/encodec_32khz: hop 640, one bandwidth, 4 codebooks."""
+    changes = {"sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4], "use_causal_conv": False}
+    model = make_model("encodec", **changes, target_bandwidths=[1.2])
+    model.save_pretrained(tmp_path)
+    tokenizer = load("encodec", tmp_path)
+    assert (tokenizer.spec.hop_samples, tokenizer.spec.num_codebooks) == (640, 4)
+    tokenizer_law(tokenizer, speech(32_000))
+
+
+@pytest.mark.parametrize(
+    ("config", "books"), [("mimi", 8), ("encodec-24khz", 8), ("dac-16khz", 8)], ids=["mimi", "encodec", "dac"]
+)
+def test_tokenizer_files_name_a_family_and_its_settings(
+    config: str, books: int, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    values = yaml.safe_load((ROOT / f"configs/tokenizers/{config}.yaml").read_text())
+    assert values["num_codebooks"] == books
+    family = values["name"]
+    loaded = load_tokenizer(
+        str(ROOT / f"configs/tokenizers/{config}.yaml"), checkpoint=str(checkpoints[family]), num_codebooks=3
+    )
+    assert loaded.spec.name == family
+
+
+def test_finding_the_codecs_imports_no_torch() -> None:
+    code = (
+        "import sys, slm.tokenizers.encodec, slm.tokenizers.dac, slm.tokenizers.mimi; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
