@@ -145,6 +145,7 @@ class Codec2Tokenizer(Tokenizer):
                 "architecture": "sinusoidal vocoder (no neural network)",
                 "quantization": "vector quantization and scalars" if "vq" in str(tables) else "scalar quantization",
                 "training": "codebooks fitted apart from the vocoder",
+                "distillation": "none",
                 "bitrate": "fixed",
                 "streamable": "yes",
                 "domain": "speech",

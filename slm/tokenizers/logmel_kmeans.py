@@ -85,6 +85,7 @@ class LogmelKmeansTokenizer(KmeansTokenizer):
                 "architecture": "log-mel spectrogram (no neural network)",
                 "quantization": "k-means (single codebook)",
                 "training": "quantizer fitted on fixed features",
+                "distillation": "none",
                 "bitrate": "fixed",
                 "streamable": "no",
                 "domain": "speech",

@@ -50,6 +50,7 @@ class SslKmeansTokenizer(KmeansTokenizer):
                 "architecture": "speech encoder, one layer of it",
                 "quantization": "k-means (single codebook)",
                 "training": "quantizer fitted after the encoder, which is frozen",
+                "distillation": "none",
                 "bitrate": "fixed",
                 "streamable": "no",
                 "domain": "speech",
