@@ -1,0 +1,175 @@
+"""The folder: a plan, then files, then what describes them, `generated.json` last of all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.minimal_pairs.phonology import phones
+from eval.minimal_pairs.plan import (
+    ISOLATED_SHARE,
+    Measure,
+    Pair,
+    Utterance,
+    lexical_features,
+    plan_corpus,
+    plan_lexical,
+    plan_syntactic,
+)
+from eval.minimal_pairs.voice import FRAME_SAMPLES, RATE_HZ, Voice
+from slm.errors import UsageError
+from slm.files import read_json, write_json, write_text
+
+GENERATOR_VERSION = 1
+LEXICAL_HEADER = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
+SYNTACTIC_HEADER = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be said."""
+
+    corpus: list[Utterance]
+    lexical: list[Pair]
+    syntactic: list[Pair]
+
+    def utterances(self) -> list[Utterance]:
+        pairs = [u for pair in (*self.lexical, *self.syntactic) for u in (pair.right, pair.wrong)]
+        return [*self.corpus, *pairs]
+
+
+def load_or_make_plan(out: Path, settings: dict[str, Any], voice: Voice, measure: Measure | None) -> Plan:
+    """The plan of a folder begun before, which must have the same settings, or a new one, written to plan.json."""
+    path = out / "plan.json"
+    settings = {**settings, "generator_version": GENERATOR_VERSION}
+    if path.is_file():
+        stored = read_json(path)
+        if stored["settings"] != settings:
+            raise UsageError(
+                f"{out} was made with other settings ({stored['settings']}, now {settings}); choose another --out, "
+                "or the settings it was made with"
+            )
+        pairs = {task: [_pair(p) for p in stored[task]] for task in ("lexical", "syntactic")}
+        return Plan([Utterance(**u) for u in stored["corpus"]], **pairs)
+    if measure is None:
+        raise UsageError(f"{out} has generated.json but no plan.json; remove the folder and run the command again")
+    corpus = plan_corpus(voice, settings["seed"], settings["minutes"])
+    lexical = plan_lexical(voice, settings["seed"], settings["pairs"], corpus, measure)
+    syntactic = plan_syntactic(voice, settings["seed"], settings["pairs"], measure)
+    plan = Plan(corpus, _numbered(lexical, "lexical/dev"), _numbered(syntactic, "syntactic/dev"))
+    write_json(path, {"settings": settings, **asdict(plan)})
+    return plan
+
+
+def _pair(stored: dict[str, Any]) -> Pair:
+    right, wrong = Utterance(**stored["right"]), Utterance(**stored["wrong"])
+    return Pair(right, wrong, stored["labels"], tuple(stored["lengths"]))
+
+
+def _numbered(pairs: Sequence[Pair], folder: str) -> list[Pair]:
+    """Pairs with the paths of their files. File names tell nothing apart from pair and side."""
+    return [
+        replace(
+            pair,
+            right=replace(pair.right, path=f"{folder}/{i:04d}_0.wav"),
+            wrong=replace(pair.wrong, path=f"{folder}/{i:04d}_1.wav"),
+        )
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def write_descriptions(out: Path, settings: dict, voice: Voice, plan: Plan, lengths: Sequence[int]) -> str:
+    """manifest.jsonl, both gold.csv and generated.json; returns one line about them."""
+    rows = [
+        {
+            "path": Path(u.path).name,
+            "text": u.text,
+            "phones": u.phonemes,
+            "speaker": voice.name,
+            "duration_s": round(n / RATE_HZ, 4),
+        }
+        for u, n in zip(plan.corpus, lengths, strict=False)
+    ]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(out / "corpus/manifest.jsonl", "".join(lines))
+    write_text(out / "lexical/dev/gold.csv", _csv(LEXICAL_HEADER, _lexical_rows(plan, voice)))
+    write_text(out / "syntactic/dev/gold.csv", _csv(SYNTACTIC_HEADER, _syntactic_rows(plan, voice)))
+    minutes = sum(row["duration_s"] for row in rows) / 60
+    seen = sum(pair.labels["frequency"] > 0 for pair in plan.lexical)
+    counts = {
+        "corpus_utterances": len(rows),
+        "corpus_minutes": round(minutes, 2),
+        "lexical_pairs_in_vocabulary": seen,
+        "lexical_pairs_held_out": len(plan.lexical) - seen,
+        "syntactic_pairs": len(plan.syntactic),
+    }
+    description = {
+        "generator": "eval.minimal_pairs",
+        "generator_version": GENERATOR_VERSION,
+        **settings,
+        "voice": voice.name,
+        "isolated_word_share": ISOLATED_SHARE,
+        "counts": counts,
+        "shortcuts": shortcut_statistics(plan),
+    }
+    write_json(out / "generated.json", description)
+    return f"{minutes:.1f} minutes to train on, {len(plan.lexical)} + {len(plan.syntactic)} pairs"
+
+
+def shortcut_statistics(plan: Plan) -> dict[str, dict[str, float]]:
+    """For each task, how far properties that must not matter favour the right item: accuracies of 0.5 are the aim."""
+    counts = Counter(phones("".join(u.phonemes for u in plan.corpus)))
+    return {"lexical": _statistics(plan.lexical, counts), "syntactic": _statistics(plan.syntactic, counts)}
+
+
+def _statistics(pairs: Sequence[Pair], counts: Counter) -> dict[str, float]:
+    frames = np.array([(p.lengths[0] - p.lengths[1]) / FRAME_SAMPLES for p in pairs])
+    features = np.array([lexical_features(p, counts) for p in pairs])
+    log_frequency = features[:, len(counts)]
+    phonemes = [len(phones(p.right.phonemes)) - len(phones(p.wrong.phonemes)) for p in pairs]
+    return {
+        "different_phoneme_counts": int(np.count_nonzero(phonemes)),
+        "largest_duration_difference_frames": round(float(np.abs(frames).max()), 3),
+        "mean_duration_difference_frames": round(float(frames.mean()), 3),
+        "shorter_is_right": _favoured(-frames),
+        "phoneme_unigram_is_right": _favoured(log_frequency),
+        "mean_phoneme_unigram_difference_nats": round(float(log_frequency.mean()), 3),
+    }
+
+
+def _favoured(difference: np.ndarray) -> float:
+    return round(float(np.mean((np.sign(np.round(difference, 9)) + 1) / 2)), 4)
+
+
+def _lexical_rows(plan: Plan, voice: Voice) -> list[tuple]:
+    rows = []
+    for i, pair in enumerate(plan.lexical):
+        for item, correct in ((pair.right, 1), (pair.wrong, 0)):
+            said = phones(item.phonemes)
+            word, frequency = (item.text, pair.labels["frequency"]) if correct else (said, 0)
+            rows.append((Path(item.path).stem, i, voice.name, frequency, word, " ".join(said), len(said), correct))
+    return rows
+
+
+def _syntactic_rows(plan: Plan, voice: Voice) -> list[tuple]:
+    return [
+        (Path(u.path).stem, i, voice.name, pair.labels["type"], pair.labels["subtype"], u.text, correct)
+        for i, pair in enumerate(plan.syntactic)
+        for u, correct in ((pair.right, 1), (pair.wrong, 0))
+    ]
+
+
+def _csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,160 @@
+"""A small grammar with agreement: sentences to train on, and 2 x 2 designs of minimal pairs to test.
+
+A `Design` is two pairs in which each word stands as often in a correct sentence as in an incorrect one, at the same
+place: "this rabbit / *these rabbit" and "these rabbits / *this rabbits". Whoever only knows how frequent words are gets
+exactly one of the two right. Words that change within a pair have equally many phonemes (this/these, is/are,
+man/men, himself/herself).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from slm.types import stable_hash
+
+ANIMALS = (
+    "rabbit tiger monkey spider dragon doctor teacher farmer soldier painter pilot captain student sailor kitten "
+    "pigeon turtle lawyer wizard panda"
+).split()
+OBJECTS = (
+    "basket bottle ladder pencil blanket hammer jacket candle carrot lemon pumpkin letter ticket mirror wallet button"
+).split()
+PLACES = "garden river village mountain forest castle market kitchen island station tunnel desert".split()
+ADJECTIVES = "hungry happy angry lazy clever thirsty gentle silent friendly nervous famous modern".split()
+COLOURS = "yellow purple golden wooden heavy dirty".split()
+WAITED = "waited landed rested started worked stopped".split()
+CARRIED = "carried wanted borrowed noticed painted collected".split()
+HELPED = "helped watched praised covered trusted".split()
+WALKS = (
+    ("walks", "walk"), ("travels", "travel"), ("wanders", "wander"), ("hurries", "hurry"), ("listens", "listen"),
+    ("swims", "swim"),
+)  # fmt: skip
+SINGING = "singing dancing sleeping laughing reading working".split()
+PREPOSITIONS = "near behind beside".split()
+TIMES = "today tonight again".split()
+MEN = (("man", "men"), ("woman", "women"), ("mouse", "mice"), ("goose", "geese"))
+ROYALS = (("king", "queen"), ("father", "mother"), ("brother", "sister"), ("uncle", "lady"), ("prince", "princess"))
+
+# Never in a training sentence: the "oov" words of the lexical task.
+HELD_OUT_WORDS = (
+    "donkey parrot hamster barber plumber lantern curtain pillow cabin meadow canyon museum walnut pepper whistle "
+    "needle shoulder camera cousin winter summer dinner butter cotton copper saddle rocket magnet helmet napkin "
+    "biscuit marble coffin dentist turnip bucket sandal velvet gallery salmon lizard beetle cactus muffin cabbage "
+    "picnic puzzle trumpet violin harvest"
+).split()
+HELD_OUT_SHARE = 6  # one content in so many is kept for the test
+
+
+@dataclass(frozen=True)
+class Design:
+    """Two minimal pairs of sentences: `correct[i]` against `incorrect[i]`, i = 0, 1.
+
+    `content` is what both numbers share (subject, verb, place, ...): a content is trained on or tested, never both.
+    """
+
+    type: str
+    subtype: str
+    content: tuple[str, ...]
+    correct: tuple[str, str]
+    incorrect: tuple[str, str]
+
+    @property
+    def held_out(self) -> bool:
+        return int(stable_hash([self.subtype, *self.content])[:8], 16) % HELD_OUT_SHARE == 0
+
+
+def _cross(type: str, subtype: str, content: tuple, heads: tuple[str, str], tails: tuple[str, str]) -> Design:
+    """Heads and tails that agree index by index: (a, b) x (x, y) -> correct a x, b y; incorrect b x, a y."""
+    (a, b), (x, y) = heads, tails
+    return Design(type, subtype, content, (f"{a} {x}", f"{b} {y}"), (f"{b} {x}", f"{a} {y}"))
+
+
+def _where() -> list[str]:
+    return [f"{preposition} the {place}" for preposition, place in product(PREPOSITIONS, PLACES)]
+
+
+def _determiners() -> Iterator[Design]:
+    type = "determiner_noun_agreement"
+    for dets in (("this", "these"), ("that", "those")):
+        subtype = "_".join(dets)
+        for noun, verb, where in product(ANIMALS, WAITED, _where()):
+            tails = (f"{noun} {verb} {where}", f"{noun}s {verb} {where}")
+            yield _cross(type, f"{subtype}_subject", (*dets, noun, verb, where), dets, tails)
+        for pronoun, verb, noun, time in product(("he", "she", "we", "they"), CARRIED, OBJECTS, TIMES):
+            heads = (f"{pronoun} {verb} {dets[0]}", f"{pronoun} {verb} {dets[1]}")
+            tails = (f"{noun} {time}", f"{noun}s {time}")
+            yield _cross(type, f"{subtype}_object", (*dets, pronoun, verb, noun, time), heads, tails)
+
+
+def _verbs() -> Iterator[Design]:
+    type = "subject_verb_agreement"
+
+    def auxiliary(pair: tuple[str, str], noun: str, rest: str) -> Design:
+        # The auxiliary, not the noun, changes within a pair: both have equally many phonemes.
+        (one, many), (is_, are) = (f"the {noun}", f"the {noun}s"), pair
+        correct = (f"{one} {is_} {rest}", f"{many} {are} {rest}")
+        incorrect = (f"{one} {are} {rest}", f"{many} {is_} {rest}")
+        return Design(type, "_".join(pair), (*pair, noun, rest), correct, incorrect)
+
+    for noun, adjective, time in product(ANIMALS, ADJECTIVES, TIMES):
+        yield auxiliary(("is", "are"), noun, f"{adjective} {time}")
+    for noun, verb, where in product(ANIMALS, SINGING, _where()):
+        yield auxiliary(("was", "were"), noun, f"{verb} {where}")
+    for noun, colour, thing in product(ANIMALS, COLOURS, OBJECTS):
+        yield auxiliary(("has", "have"), noun, f"the {colour} {thing}")
+    for man, verbs, where in product(MEN, WALKS, _where()):
+        heads = (f"the {man[0]}", f"the {man[1]}")
+        yield _cross(type, "irregular_noun", (*man, *verbs, where), heads, _with(verbs, where))
+    for pronouns, verbs, where in product((("he", "we"), ("she", "they")), WALKS, _where()):
+        yield _cross(type, "pronoun", (*pronouns, *verbs, where), pronouns, _with(verbs, where))
+
+
+def _anaphors() -> Iterator[Design]:
+    type = "anaphor_agreement"
+    for pair, verb, where in product(ROYALS, HELPED, _where()):
+        heads = (f"the {pair[0]} {verb}", f"the {pair[1]} {verb}")
+        selves = _with(("himself", "herself"), where)
+        correct = (f"{heads[0]} {selves[0]}", f"{heads[1]} {selves[1]}")
+        incorrect = (f"{heads[0]} {selves[1]}", f"{heads[1]} {selves[0]}")
+        yield Design(type, "gender", (*pair, verb, where), correct, incorrect)
+    for verb, where in product(HELPED, _where()):
+        tails = _with(("ourselves", "themselves"), where)
+        yield _cross(type, "person", ("we they", verb, where), (f"we {verb}", f"they {verb}"), tails)
+
+
+def _with(pair: tuple[str, str], rest: str) -> tuple[str, str]:
+    return f"{pair[0]} {rest}", f"{pair[1]} {rest}"
+
+
+def designs() -> dict[str, list[Design]]:
+    """Every design of the grammar, by subtype."""
+    by_subtype: dict[str, list[Design]] = {}
+    for design in (*_determiners(), *_verbs(), *_anaphors()):
+        by_subtype.setdefault(design.subtype, []).append(design)
+    return by_subtype
+
+
+def training_sentences(rng: random.Random) -> Iterator[str]:
+    """Correct sentences without end: each subtype equally often, either half of a design, no content of the test."""
+    trained = [[d for d in group if not d.held_out] for group in designs().values()]
+    while True:
+        yield rng.choice(rng.choice(rng.choice(trained)).correct)
+
+
+def test_designs(rng: random.Random) -> Iterator[Design]:
+    """Held-out designs without repetition, one subtype after the other."""
+    groups = [rng.sample(held, len(held)) for g in designs().values() if (held := [d for d in g if d.held_out])]
+    while any(groups):
+        for group in groups:
+            if group:
+                yield group.pop()
+
+
+def content_words() -> list[str]:
+    """The words of the training sentences that the lexical task asks about, in their dictionary form."""
+    people = [noun for pair in ROYALS for noun in pair]
+    verbs = [*WAITED, *CARRIED, *HELPED, *(base for _, base in WALKS), *SINGING]
+    return [*ANIMALS, *people, *OBJECTS, *PLACES, *ADJECTIVES, *COLOURS, *verbs, *PREPOSITIONS, *TIMES]
