@@ -38,8 +38,10 @@ def main(config: TrainConfig) -> None:
     pattern = make_pattern(config, store)
     model = make_model(config, pattern)
     record = make_record(config, store, pattern)
-    start_run(out, config.identity(), data_identity(store.spec, len(store), int(store.num_frames.sum())),
-              accelerator.is_main_process)  # fmt: skip
+    loader = TrainLoader(data.train, pattern, config.row_length, config.rows_per_batch, config.accumulation,
+                         accelerator.process_index, accelerator.num_processes, config.seed)  # fmt: skip
+    with accelerator.main_process_first():
+        start_run(out, config.identity(), data_identity(store.spec, len(store), int(store.num_frames.sum())))
     say(f"{store.spec.describe()}, {pattern.name}{', deduplicated' if config.dedup else ''}; "
         f"{data.train.duration_s / 3600:.3f} h in {len(data.train)} clips; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")  # fmt: skip
@@ -48,8 +50,6 @@ def main(config: TrainConfig) -> None:
         model.compile()
     model, optimizer = accelerator.prepare(model, make_optimizer(model, config.optimizer))
     inner = accelerator.unwrap_model(model)
-    loader = TrainLoader(data.train, pattern, config.row_length, config.rows_per_batch, config.accumulation,
-                         accelerator.process_index, accelerator.num_processes, config.seed)  # fmt: skip
     done = load_latest(accelerator, out)
     if done:
         say(f"resuming {out} after step {done}")

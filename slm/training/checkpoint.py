@@ -19,7 +19,7 @@ from slm.types import TokenizerSpec
 _NAME = re.compile(r"step-(\d+)")
 
 
-def start_run(out: Path, identity: Mapping[str, Any], data: Mapping[str, Any], main: bool) -> None:
+def start_run(out: Path, identity: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Create the run's folder, or check that it holds this very run. UsageError names every option that differs.
 
     `identity` are the options that may not change, `data` identifies the corpora.
@@ -40,7 +40,7 @@ def start_run(out: Path, identity: Mapping[str, Any], data: Mapping[str, Any], m
             )
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no run; use another --out")
-    elif main:
+    else:
         write_json(file, wanted)
 
 

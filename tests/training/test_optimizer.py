@@ -1,0 +1,32 @@
+import math
+
+import pytest
+import torch
+
+from slm.training.config import OptimizerConfig
+from slm.training.metrics import bits_per_s, nats_per_code
+from slm.training.optimizer import learning_rate, make_optimizer
+
+
+def test_learning_rate_has_its_peak_its_middle_and_its_end():
+    config = OptimizerConfig(lr=2.0, final_lr_ratio=0.1, warmup_steps=10)
+    rates = [learning_rate(step, 111, config) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[10] == 2.0
+    assert rates[60] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 50 / 100)))
+    assert rates[110] == pytest.approx(0.2)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_only_matrices_decay():
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
+    groups = make_optimizer(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    shapes = [(sorted(tuple(p.shape) for p in g["params"]), g["weight_decay"]) for g in groups]
+    assert shapes == [([(2, 3), (4, 3)], 0.3), ([(2,), (3,), (3,)], 0.0)]
+
+
+def test_units_of_the_numbers():
+    made = nats_per_code("eval", [6.0, 2.0, 1.0], [4, 4, 2])
+    assert made == {"eval_nats_per_code": 1.0, "eval_nats_per_end": 0.5, "eval_nats_per_code_0": 1.5,
+                    "eval_nats_per_code_1": 0.5}  # fmt: skip
+    assert bits_per_s([6.0, 2.0, 1.0], 3.0) == pytest.approx(3.0 / math.log(2))

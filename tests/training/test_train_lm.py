@@ -1,0 +1,232 @@
+"""train_lm.py for real: it learns, resumes to the bit after kill -9, agrees over processes, refuses what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import train_lm
+from slm.errors import UsageError
+from slm.spoken_lm import load_lm
+from slm.training.config import ModelConfig, OptimizerConfig, PatternConfig, TrainConfig
+from slm.training.metrics import read_metrics
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
+
+ROOT = Path(train_lm.__file__).parent
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps its state in singletons; each run in this process starts without."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("corpora")
+    return {
+        name: str(write_corpus(root / name, markov_codes(ArithmeticTokenizer(books, bias=bias), 120)))
+        for name, books, bias in [("two", 2, 0), ("one", 1, 0), ("other", 2, 1)]
+    }
+
+
+def config(data: str, out: Path, **changes) -> TrainConfig:
+    values = {
+        "model": ModelConfig(backbone=TINY_BACKBONE),
+        "pattern": PatternConfig("delay"),
+        "optimizer": OptimizerConfig(lr=1e-2, warmup_steps=5),
+        "steps": 40, "row_length": 64, "rows_per_batch": 8, "eval_fraction": 0.1,
+        "log_every": 1, "eval_every": 40, "save_every": 10,
+    }  # fmt: skip
+    return TrainConfig(data=data, out=str(out), **{**values, **changes})
+
+
+def as_arguments(c: TrainConfig, file: Path) -> list[str]:
+    from dataclasses import asdict
+
+    file.write_text(json.dumps(asdict(c)))  # JSON is YAML
+    return ["--config", str(file)]
+
+
+def losses(run: Path) -> list[tuple[int, str, float]]:
+    """Everything that was logged but for speed, in order."""
+    timing = {"codes_per_s", "times_real_time"}
+    return [(m["step"], k, v) for m in read_metrics(run / "metrics.jsonl") for k, v in m.items() if k not in timing]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "vocabulary", "changes"),
+    [
+        ("two", 19, {}),
+        ("two", 35, {"pattern": PatternConfig("flat"), "codebook_weights": [2.0, 1.0]}),
+        ("one", 19, {"pattern": PatternConfig("flat"), "dedup": True}),
+    ],
+)
+def test_it_learns_and_leaves_a_model_that_scores(corpora, tmp_path, corpus, vocabulary, changes):
+    train_lm.main(config(corpora[corpus], tmp_path / "run", steps=80, **changes))
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    first, last = logged[0]["train_nats_per_code"], logged[-2]["train_nats_per_code"]
+    assert first == pytest.approx(math.log(vocabulary), rel=0.1)
+    assert last < 0.6 * first
+    assert logged[-1]["eval_bits_per_s"] > 0
+    lm = load_lm(tmp_path / "run" / "final")
+    books = lm.spec.num_codebooks
+    regular = markov_codes(ArithmeticTokenizer(books), 8, seed=9)
+    trained = sum(s.log_probs.sum() for s in lm.score_codes(regular))
+    untrained = sum(s.log_probs.sum() for s in lm.untrained(0).score_codes(regular))
+    assert trained > 0.8 * untrained
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-0000070", "step-0000080"]
+
+
+def test_evaluation_equals_scoring_document_by_document(corpora, tmp_path):
+    """The packed, batched evaluation of training and SpokenLM's own scores are the same number."""
+    from slm.data.documents import hold_out
+    from slm.data.store import CodeStore
+
+    train_lm.main(config(corpora["two"], tmp_path / "run"))
+    store = CodeStore(corpora["two"])
+    _, held = hold_out(store.ids, 0.1)
+    scores = load_lm(tmp_path / "run" / "final").score_codes([store[int(i)] for i in held])
+    nats = -sum(s.log_probs.sum() + s.eos_log_probs.sum() for s in scores)
+    bits_per_s = nats / math.log(2) / sum(s.duration_s for s in scores)
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert logged["eval_bits_per_s"] == pytest.approx(bits_per_s, rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4, 8])
+def test_accumulation_does_not_change_the_run(corpora, tmp_path, accumulation):
+    train_lm.main(config(corpora["two"], tmp_path / "whole", steps=6))
+    rows = 8 // accumulation
+    train_lm.main(config(corpora["two"], tmp_path / "parts", steps=6, rows_per_batch=rows, accumulation=accumulation))
+    for (step, key, a), (_, _, b) in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
+        assert a == pytest.approx(b, rel=2e-4), (step, key)
+
+
+def run(command: list[str], **more) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300, **more)
+
+
+def kill_after(command: list[str], run_dir: Path, steps: int) -> None:
+    """Start, wait until `steps` steps are logged, then SIGKILL the process and all that it started."""
+    process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        done = read_metrics(run_dir / "metrics.jsonl")
+        if done and done[-1]["step"] >= steps:
+            break
+        time.sleep(0.002)
+    assert process.poll() is None, "the run ended before it could be killed"
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        one.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, processes):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    start = launch if processes == 2 else [sys.executable]
+    dropout = {**TINY_BACKBONE, "attention_dropout": 0.1}  # so that random states matter too
+    settings = {"steps": 240, "save_every": 30, "eval_every": 120, "rows_per_batch": 8 // processes,
+                "model": ModelConfig(backbone=dropout)}  # fmt: skip
+    undisturbed = config(corpora["two"], tmp_path / "undisturbed", **settings)
+    assert run([*start, "train_lm.py", *as_arguments(undisturbed, tmp_path / "a.yaml")]).returncode == 0
+    disturbed = config(corpora["two"], tmp_path / "killed", **settings)
+    killed = [*start, "train_lm.py", *as_arguments(disturbed, tmp_path / "b.yaml")]
+    for steps in (45, 130):
+        kill_after(killed, tmp_path / "killed", steps)
+    finished = run(killed)
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming" in finished.stdout
+    assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
+    weights = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("killed", "undisturbed")]
+    assert weights[0] == weights[1]
+
+
+def test_two_processes_agree_with_one(corpora, tmp_path):
+    one = config(corpora["two"], tmp_path / "one", steps=6)
+    train_lm.main(one)
+    two = config(corpora["two"], tmp_path / "two", steps=6, rows_per_batch=2, accumulation=2)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    made = run([*launch, "train_lm.py", *as_arguments(two, tmp_path / "two.yaml")])
+    assert made.returncode == 0, made.stderr
+    for (step, key, a), (_, _, b) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, rel=2e-4), (step, key)
+
+
+def test_a_finished_run_is_left_alone(corpora, tmp_path, capsys):
+    c = config(corpora["two"], tmp_path / "run", steps=4)
+    train_lm.main(c)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "final").iterdir()}
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train_lm.main(c)
+    assert "finished: nothing to do" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "final").iterdir()}
+
+
+def test_another_run_in_the_same_folder_is_refused(corpora, tmp_path):
+    train_lm.main(config(corpora["two"], tmp_path / "run", steps=2))
+    with pytest.raises(UsageError, match=r"holds another run \(seed: 0 there, 1 now\)"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=2, seed=1))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("do not touch")
+    with pytest.raises(UsageError, match="not empty"):
+        train_lm.main(config(corpora["two"], tmp_path / "mine"))
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_path):
+    out = tmp_path / "run"
+    for changes, message in [
+        ({"eval_data": corpora["other"]}, "two different tokenizers"),
+        ({"dedup": True}, "dedup takes one codebook"),
+        ({"codebook_weights": [1.0]}, "codebook_weights: 1 given for 2"),
+        ({"pattern": PatternConfig("delya")}, "did you mean 'delay'"),
+        ({"pattern": PatternConfig("delay", delays=[0, 1, 2])}, "2 codebooks need as many"),
+        ({"row_length": 1024}, "beyond the model's max_position_embeddings"),
+        ({"row_length": 2}, "cannot hold one frame"),
+        ({"data": str(tmp_path / "nowhere")}, "no such corpus"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            train_lm.main(config(**{"data": corpora["two"], "out": out, **changes}))
+        assert not out.exists(), message
+
+
+def test_all_complaints_come_at_once():
+    with pytest.raises(UsageError, match=r"steps must be at least 1.*either model\.backbone"):
+        TrainConfig(data="x", out="y", steps=0)
+
+
+def test_an_unfinished_corpus_is_refused(corpora, tmp_path):
+    import shutil
+
+    half = tmp_path / "half"
+    shutil.copytree(corpora["two"], half)
+    (half / "state.json").unlink()
+    with pytest.raises(UsageError, match="unfinished: run the same tokenize_corpus"):
+        train_lm.main(config(str(half), tmp_path / "run"))
+
+
+def test_wrong_use_on_the_command_line_is_one_line_and_status_2(tmp_path):
+    for arguments, message in [
+        (["--data", "x", "--out", "y", "--optimiser.lr", "1"], "did you mean 'optimizer.lr'"),
+        (["--data", "x", "--out", "y", "--model.backbone", "{model_type: llama}"], "no such corpus: x"),
+    ]:
+        made = run([sys.executable, "train_lm.py", *arguments])
+        assert made.returncode == 2
+        assert message in made.stderr
+        assert made.stderr.strip().count("\n") == 0
