@@ -1,0 +1,115 @@
+"""The contract of a benchmark: it checks its material when built, and gives a `Result` when run.
+
+A benchmark is one file beside this one. Most are minimal pairs and need only say what their pairs and subsets are:
+see `eval.benchmarks.pairs`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from eval.likelihoods import Convention
+from slm.errors import UsageError
+from slm.registry import Registry
+from slm.types import Score, Scorer
+
+if TYPE_CHECKING:
+    from slm.spoken_lm import SpokenLM
+
+MODEL = "model"  # the name under which the model itself stands among the scorers
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How prompts are continued."""
+
+    prompt_s: float = 2.0
+    """Seconds of each prompt that the model hears (a shorter prompt is taken whole)."""
+    continue_s: float = 3.0
+    """Seconds that it adds."""
+    max_prompts: int = 10
+    """The first so many prompts, in the order of their ids; 0 for all."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the likeliest code."""
+    top_k: int | None = None
+    """Draw among the k likeliest codes only."""
+    may_stop: bool = False
+    """Let the model end before the time is up."""
+
+    def __post_init__(self) -> None:
+        if self.prompt_s <= 0 or self.continue_s <= 0:
+            raise UsageError("generation.prompt_s and generation.continue_s must be above 0")
+        if self.temperature < 0 or self.max_prompts < 0 or (self.top_k is not None and self.top_k < 1):
+            raise UsageError("generation: temperature and max_prompts must be 0 or more, top_k 1 or more")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a benchmark finds its material, and what is asked of it."""
+
+    data: Path
+    split: str = "dev"
+    prompts: str | None = None
+    generation: Generation = field(default_factory=Generation)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a benchmark is run with. `scorers` holds the model (under `MODEL`) and the baselines."""
+
+    lm: SpokenLM
+    scorers: Mapping[str, Scorer]
+    out: Path
+    convention: Convention
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An item of a benchmark that was not scored, and why."""
+
+    item: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark found. `scores` are by scorer; `counts` and `files` say how many and where on disk."""
+
+    benchmark: str
+    split: str
+    about: str
+    item_list_sha256: str
+    counts: Mapping[str, int]
+    scores: Mapping[str, list[Score]]
+    left_out: tuple[LeftOut, ...] = ()
+    headline: str = ""
+    """The `item` of the score to look at first."""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """What each `item` of the scores is, in a sentence."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Benchmark(ABC):
+    """Built from a `Setup`: raises UsageError, with what to fetch and where to put it, before any model is loaded."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    """One plain sentence for tables and reports."""
+
+    @abstractmethod
+    def __init__(self, setup: Setup): ...
+
+    @abstractmethod
+    def run(self, run: Run) -> Result: ...
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", package="eval.benchmarks", group="slm.benchmarks")

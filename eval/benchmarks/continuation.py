@@ -1,0 +1,174 @@
+"""Continuation: the model hears the start of a recording and goes on by itself.
+
+Nothing is judged here: what came out is written as audio (as codes in any case), with a few plain statistics, so that
+it can be listened to and so that generation metrics have something to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, LeftOut, Result, Run, Setup
+from eval.tokens import item_list_hash
+from slm.audio import probe, read_audio, write_wav
+from slm.corpus.sources import SourceClip, list_clips
+from slm.errors import AudioError, UsageError
+from slm.files import atomic_directory, write_json
+from slm.types import AudioClip, Codes, Score, stable_hash
+
+if TYPE_CHECKING:
+    from slm.spoken_lm import SpokenLM
+
+SILENCE_DBFS = -50.0
+FRAME_S = 0.02
+
+
+@BENCHMARKS.register("continuation")
+class Continuation(Benchmark):
+    name = "continuation"
+    about = "The model hears the start of a recording and goes on by itself. Listen: there is no score."
+
+    def __init__(self, setup: Setup):
+        self.generation = setup.generation
+        source = Path(setup.prompts) if setup.prompts else setup.data / "prompts"
+        if not source.exists():
+            raise UsageError(
+                f"no prompts: {source} does not exist; put recordings there, or give a folder or manifest as --prompts"
+            )
+        found = sorted(list_clips(source), key=lambda clip: clip.id)
+        self.prompts = found[: self.generation.max_prompts or None]
+
+    def run(self, run: Run) -> Result:
+        """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole."""
+        speaks = run.lm.spec.has_decoder
+        made: list[dict[str, Any]] = []
+        left_out: list[LeftOut] = []
+        with atomic_directory(run.out / self.name) as folder:
+            for number, entry in enumerate(self.prompts):
+                try:
+                    prompt = self._read(entry, run.lm)
+                except AudioError as error:
+                    left_out.append(LeftOut(entry.id, str(error)))
+                    continue
+                place = folder / f"{number:03d}"
+                record = continue_prompt(prompt, run.lm, self.generation, prompt_seed(run.seed, entry.id), place)
+                made.append({**record, "folder": f"{self.name}/{place.name}"})
+            write_json(folder / "prompts.json", made)
+        if not made:
+            raise UsageError(f"continuation: no prompt can be used; the first: {left_out[0].item} {left_out[0].reason}")
+        note = "" if speaks else f"tokenizer {run.lm.spec.name} has no decoder: codes only, nothing to listen to"
+        return Result(
+            benchmark=self.name,
+            split="prompts",
+            about=self.about,
+            item_list_sha256=item_list_hash(entry.id for entry in self.prompts),
+            counts={"prompts": len(self.prompts), "prompts_continued": len(made)},
+            scores={MODEL: summarize(made, self._convention(run.seed))},
+            left_out=tuple(left_out),
+            details={"generation": asdict(self.generation), "seed": run.seed, "note": note, "prompts": made},
+        )
+
+    def _read(self, source: SourceClip, lm: SpokenLM) -> AudioClip:
+        """The first `prompt_s` seconds, as the tokenizer wants them. AudioError for what gives no code."""
+        end_s = probe(source.path).duration_s if source.end_s is None else source.end_s
+        end_s = min(end_s, source.start_s + self.generation.prompt_s)
+        samples = read_audio(source.path, lm.spec.sample_rate_hz, source.start_s, end_s)
+        if lm.spec.num_frames(len(samples)) == 0:
+            raise AudioError("shorter than one frame")
+        return AudioClip(source.id, samples, lm.spec.sample_rate_hz, source.metadata)
+
+    def _convention(self, seed: int) -> str:
+        g = self.generation
+        top_k = "all codes" if g.top_k is None else f"top {g.top_k}"
+        return f"{g.prompt_s:g} s prompts, {g.continue_s:g} s more, temperature {g.temperature:g}, {top_k}, seed {seed}"
+
+
+def prompt_seed(seed: int, prompt_id: str) -> int:
+    """A prompt's own seed: the same whatever other prompts are continued with it."""
+    return int(stable_hash([seed, prompt_id])[:8], 16)
+
+
+def continue_prompt(prompt: AudioClip, lm: SpokenLM, g: Generation, seed: int, folder: Path) -> dict[str, Any]:
+    """Write prompt.wav (the recording), codes.npy (prompt and continuation, `[T, K]`) and, where the tokenizer can
+    decode, whole.wav (both, as the tokenizer renders them) and continuation.wav (what the model added)."""
+    codes = lm.tokenizer.encode([prompt])[0]
+    whole = lm.continue_codes(codes, g.continue_s, seed, g.temperature, g.top_k, g.may_stop)
+    folder.mkdir()
+    np.save(folder / "codes.npy", whole.codes, allow_pickle=False)
+    write_wav(folder / "prompt.wav", prompt)
+    record = {
+        "id": prompt.id,
+        "text": prompt.metadata.get("text"),
+        "seed": seed,
+        "files": {"codes": "codes.npy", "prompt": "prompt.wav"},
+        "prompt_frames": len(codes.codes),
+        "prompt_sha256": stable_hash(np.asarray(codes.codes).tolist()),
+        "prompt": describe_clip(prompt),
+        "codes": describe_codes(codes, whole),
+    }
+    if lm.spec.has_decoder:
+        audio = lm.tokenizer.decode(whole)
+        added = replace(audio, samples=audio.samples[len(codes.codes) * lm.spec.hop_samples :])
+        write_wav(folder / "whole.wav", audio)
+        write_wav(folder / "continuation.wav", added)
+        record["files"] |= {"whole": "whole.wav", "continuation": "continuation.wav"}
+        record["continuation"] = describe_clip(added)
+    return record
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number about each continuation, averaged over prompts."""
+
+    name: str
+    part: str
+    unit: str
+
+
+STATISTICS = (
+    Statistic("duration_s", "continuation", "s"),
+    Statistic("level_dbfs", "continuation", "dBFS"),
+    Statistic("silence_share", "continuation", "fraction"),
+    Statistic("repeated_share", "codes", "fraction"),
+)
+
+
+def summarize(made: Sequence[dict[str, Any]], convention: str) -> list[Score]:
+    """Means over the prompts that have the number (a continuation of no length has no level)."""
+    scores = []
+    for s in STATISTICS:
+        values = [record[s.part][s.name] for record in made if record.get(s.part, {}).get(s.name) is not None]
+        if values:
+            item, mean = f"continuation/prompts/{s.part}", float(np.mean(values))
+            scores.append(Score(item, s.name, mean, s.unit, convention, len(values)))
+    return scores
+
+
+def describe_clip(clip: AudioClip) -> dict[str, float | None]:
+    """Seconds, RMS level in dB of full scale, and the share of 20 ms frames below -50 dBFS (None for no audio)."""
+    if not len(clip.samples):
+        return {"duration_s": 0.0, "level_dbfs": None, "silence_share": None}
+    size = max(1, round(FRAME_S * clip.sample_rate_hz))
+    squares = np.square(clip.samples.astype(np.float64))
+    frames = np.array([squares[i : i + size].mean() for i in range(0, len(squares), size)])
+    return {
+        "duration_s": clip.duration_s,
+        "level_dbfs": float(10 * np.log10(max(squares.mean(), 1e-12))),
+        "silence_share": float((frames < 10 ** (SILENCE_DBFS / 10)).mean()),
+    }
+
+
+def describe_codes(prompt: Codes, whole: Codes) -> dict[str, float | int | None]:
+    """Of what was added: frames, distinct frames, and the share of frames equal to the one before."""
+    added = whole.codes[len(prompt.codes) :]
+    repeated = (whole.codes[len(prompt.codes) :] == whole.codes[len(prompt.codes) - 1 : -1]).all(axis=1)
+    return {
+        "frames": len(added),
+        "distinct_frames": len(np.unique(added, axis=0)),
+        "repeated_share": float(repeated.mean()) if len(added) else None,
+    }

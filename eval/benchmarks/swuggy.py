@@ -1,0 +1,98 @@
+"""sWUGGY: spoken words against spoken pseudo-words, by the rules of the ZeroSpeech 2021 evaluation (arXiv 2011.11588).
+
+A word and a non-word are a pair when they share voice and id; voices are averaged within an id, ids count alike. Bands
+of frequency (occurrences of the word in the training corpus; LibriSpeech for the official set) are half-open:
+0, [1, 5), [5, 20), [20, 100), [100, inf).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.benchmarks._gold import GoldRow, audio_files, read_gold
+from eval.benchmarks.base import BENCHMARKS, LeftOut, Setup
+from eval.benchmarks.pairs import PairBenchmark, Subset
+from slm.errors import UsageError
+from slm.types import MinimalPair
+
+COLUMNS = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
+BANDS = {
+    "frequency 1-4": (1, 5),
+    "frequency 5-19": (5, 20),
+    "frequency 20-99": (20, 100),
+    "frequency 100 and more": (100, None),
+}
+
+
+@BENCHMARKS.register("swuggy")
+class SWuggy(PairBenchmark):
+    name = "swuggy"
+    about = "Spoken words against made-up words that sound alike: does the model know the word?"
+
+    def __init__(self, setup: Setup):
+        self.split = setup.split
+        self.path = setup.data / "lexical" / setup.split / "gold.csv"
+        rows = read_gold(setup.data, "lexical", setup.split, COLUMNS)
+        self.files = audio_files(setup.data, "lexical", setup.split, rows)
+        self.all_pairs, self.unpaired = pair_by_voice_and_id(self.path, rows)
+
+    def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
+        def within(low: int, high: int | None) -> tuple[tuple[MinimalPair, ...]]:
+            return (
+                tuple(p for p in pairs if p.labels["frequency"] >= low and (not high or p.labels["frequency"] < high)),
+            )
+
+        return [
+            Subset("all", "all words, each counted once", (tuple(pairs),)),
+            Subset("in-vocabulary", "words that occur in the training text (frequency of 1 or more)", within(1, None)),
+            Subset("out-of-vocabulary", "words that do not occur in the training text", within(0, 1)),
+            *(
+                Subset(name, f"words whose count in the training text is {name.removeprefix('frequency ')}", within(*b))
+                for name, b in BANDS.items()
+            ),
+        ]
+
+
+def pair_by_voice_and_id(path: Path, rows: Sequence[GoldRow]) -> tuple[list[MinimalPair], list[LeftOut]]:
+    """Pairs in the order of their words, and the rows that have no partner."""
+    words, others = _by_key(path, rows, True), _by_key(path, rows, False)
+    pairs = [
+        MinimalPair(
+            row.filename,
+            others[key].filename,
+            group=row.id,
+            labels={"voice": row.voice, "frequency": _frequency(path, row)},
+        )
+        for key, row in words.items()
+        if key in others
+    ]
+    lonely = [*(words[k] for k in words if k not in others), *(others[k] for k in others if k not in words)]
+    return pairs, [LeftOut(r.filename, f"gold.csv, line {r.line}: no partner of its voice and id") for r in lonely]
+
+
+def _by_key(path: Path, rows: Sequence[GoldRow], correct: bool) -> dict[tuple[str, str], GoldRow]:
+    made: dict[tuple[str, str], GoldRow] = {}
+    for row in rows:
+        if row.correct == correct:
+            if (row.voice, row.id) in made:
+                first = made[row.voice, row.id].line
+                kind = "word" if correct else "non-word"
+                raise UsageError(
+                    f"{path}, line {row.line}: voice {row.voice}, id {row.id} has a {kind} on line {first} already"
+                )
+            made[row.voice, row.id] = row
+    return made
+
+
+def _frequency(path: Path, row: GoldRow) -> float:
+    """Of words only: non-words need none."""
+    try:
+        frequency = float(row.fields["frequency"])
+    except ValueError:
+        frequency = -1.0
+    if not frequency >= 0:
+        raise UsageError(
+            f"{path}, line {row.line}: frequency is {row.fields['frequency']!r}, not a count; mend the row"
+        )
+    return frequency

@@ -1,0 +1,134 @@
+"""Score a checkpoint on benchmarks, let it continue prompts, and write one page about it.
+
+    python eval/run.py --model RUN/final --benchmarks swuggy,sblimp,continuation --data ROOT --out DIR
+
+Writes DIR/results.json (every convention, interval and fingerprint), results.md (tables), index.html (the page),
+likelihoods/*.parquet (log-probabilities by item and codebook), continuation/ (audio and codes) and tokens/.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if __name__ == "__main__":  # a checkout needs no installation
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Run, Setup
+from eval.benchmarks.pairs import PairBenchmark
+from eval.likelihoods import find_convention
+from slm.config import run_command
+from slm.errors import UsageError
+from slm.files import write_text
+from slm.types import Scorer
+
+if TYPE_CHECKING:
+    from slm.spoken_lm import SpokenLM
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Score a checkpoint on benchmarks, let it continue prompts, and write one page about it."""
+
+    model: str
+    """The checkpoint folder (RUN/final)."""
+    benchmarks: str
+    """Names with commas between: swuggy, sblimp, continuation, or a plug-in's."""
+    data: str
+    """Folder of the benchmarks: lexical/SPLIT (swuggy), syntactic/SPLIT (sblimp), prompts (continuation)."""
+    out: str
+    """Folder to write. Other benchmarks of the same model may be added to it later."""
+    split: str = "dev"
+    """The split of the pair benchmarks: dev or test."""
+    convention: str = "mean+eos"
+    """What becomes the score of an item first of all; every convention is recorded. The mean does not favour short
+    items as the sum does, and the end tells whether a word or sentence is complete."""
+    baselines: Literal["auto", "yes", "no"] = "auto"
+    """Score an untrained model and a unigram model too; auto: where ROOT/generated.json says that the benchmark is
+    synthetic, so that its shortcuts show."""
+    bootstrap: int = 1000
+    """Resamples behind each 95 % interval."""
+    seed: int = 0
+    """Of resampling, of the untrained baseline's weights, and (with each prompt's id) of continuations."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    prompts: str | None = None
+    """Folder or manifest of recordings to continue; ROOT/prompts when not given."""
+    generation: Generation = field(default_factory=Generation)
+    """How prompts are continued."""
+    corpus: str | None = None
+    """The tokenized corpus that the model was trained on, to show its card on the page."""
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < 1:
+            raise UsageError("--bootstrap must be 1 or more")
+
+
+def main(config: EvalConfig) -> None:
+    """Every benchmark checks its material before the model is loaded; results are kept after each benchmark."""
+    from eval.report.page import build_page
+    from eval.report.table import result_table, results_markdown
+    from eval.results import add_result, open_results, write_results
+    from slm.spoken_lm import load_lm
+
+    convention = find_convention(config.convention)
+    benchmarks = make_benchmarks(config)
+    if config.corpus and not Path(config.corpus, "README.md").is_file():
+        raise UsageError(f"--corpus {config.corpus} is not a tokenized corpus: it has no README.md")
+    out = Path(config.out)
+    lm = load_lm(config.model, device=pick_device(config.device))
+    record = open_results(out, lm, config.model)
+    pairs = any(isinstance(b, PairBenchmark) for b in benchmarks)
+    scorers = {MODEL: lm, **(make_baselines(config, lm) if pairs else {})}
+    fingerprints = {name: getattr(s, "fingerprint", lm.fingerprint) for name, s in scorers.items() if name != MODEL}
+    run = Run(lm, scorers, out, convention, config.bootstrap, config.seed)
+    keep_training_record(config, out)
+    for benchmark in benchmarks:
+        add_result(record, benchmark.run(run), config, fingerprints)
+        write_results(out, record)
+        write_text(out / "results.md", results_markdown(record))
+        build_page([out], out)
+        print("\n" + result_table(record["results"][-1]), flush=True)
+    print(f"\nresults: {out / 'results.json'}\npage:    {out / 'index.html'}")
+
+
+def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
+    """UsageError for an unknown name, and for missing material."""
+    names = [name.strip() for name in config.benchmarks.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--benchmarks names none; known: {', '.join(BENCHMARKS.names())}")
+    classes = [BENCHMARKS.get(name) for name in dict.fromkeys(names)]
+    setup = Setup(Path(config.data), config.split, config.prompts, config.generation)
+    return [cls(setup) for cls in classes]
+
+
+def make_baselines(config: EvalConfig, lm: SpokenLM) -> dict[str, Scorer]:
+    generated = (Path(config.data) / "generated.json").is_file()
+    if config.baselines == "no" or (config.baselines == "auto" and not generated):
+        return {}
+    return {"untrained": lm.untrained(config.seed), "unigram": lm.unigram()}
+
+
+def pick_device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def keep_training_record(config: EvalConfig, out: Path) -> None:
+    """Copy what the page shows about training, so that OUT can be read without the run and the corpus at hand."""
+    out.mkdir(parents=True, exist_ok=True)
+    curve = Path(config.model).resolve().parent / "metrics.jsonl"
+    if curve.is_file():
+        shutil.copyfile(curve, out / "training.jsonl")
+    if config.corpus:
+        shutil.copyfile(Path(config.corpus, "README.md"), out / "corpus.md")
+
+
+if __name__ == "__main__":
+    run_command(main, EvalConfig)

@@ -1,0 +1,64 @@
+"""The audio of a benchmark as codes, kept on disk: a rerun and every baseline use what the first run tokenized."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.benchmarks.base import LeftOut
+from slm.data.store import CodeStore
+from slm.files import write_text
+from slm.types import Codes, stable_hash
+
+if TYPE_CHECKING:
+    from slm.spoken_lm import SpokenLM
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`codes` of each item that could be tokenized, at least one frame long; the others with the reason."""
+
+    folder: Path
+    codes: Mapping[str, Codes]
+    left_out: tuple[LeftOut, ...]
+
+
+def item_list_hash(items: Iterable[str]) -> str:
+    """sha256 of the sorted item ids: equal for two people who scored the same list."""
+    return stable_hash(sorted(items))
+
+
+def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: str) -> Tokens:
+    """Tokenize `files` (item -> path) into FOLDER/NAME-HASH, a corpus like any other, unless it is there already.
+
+    HASH covers the tokenizer, the items and the sizes of their files.
+    """
+    present = {item: path for item, path in files.items() if path.is_file()}
+    missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
+    sizes = sorted((item, path.stat().st_size) for item, path in present.items())
+    corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, sizes])[:12]}"
+    if not (corpus / "state.json").is_file():
+        _tokenize(present, lm, corpus)
+    codes = {c.id: c for c in CodeStore(corpus)}
+    empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
+    whole = {item: c for item, c in codes.items() if len(c.codes)}
+    return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty))
+
+
+def _tokenize(present: Mapping[str, Path], lm: SpokenLM, corpus: Path) -> None:
+    from slm.corpus.config import CorpusConfig
+    from slm.corpus.pipeline import tokenize_corpus
+
+    manifest = corpus.with_name(f"{corpus.name}.jsonl")
+    lines = (json.dumps({"id": item, "path": str(path.resolve())}) + "\n" for item, path in present.items())
+    write_text(manifest, "".join(lines))
+    tokenize_corpus(CorpusConfig(audio=str(manifest), tokenizer=lm.spec.name, out=str(corpus)), lm.tokenizer)
+
+
+def _rejects(corpus: Path) -> list[LeftOut]:
+    path = corpus / "rejects.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [LeftOut(row["id"], row["reason"]) for row in map(json.loads, lines)]
