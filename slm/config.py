@@ -12,8 +12,9 @@ import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from slm.errors import UsageError, did_you_mean
 
@@ -34,7 +35,9 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | No
     args = list(sys.argv[1:] if argv is None else argv)
     _check_config_files(args)
     try:
-        parsed = parser.instantiate_classes(parser.parse_args(args))
+        given = parser.parse_args(args)
+        _check_groups(cls, given)
+        parsed = parser.instantiate_classes(given)
     except ArgumentError as error:
         raise UsageError(_one_line(str(error), parser)) from error
     values = {k: v for k, v in vars(parsed).items() if k != "config"}
@@ -48,6 +51,16 @@ def _check_config_files(args: Sequence[str]) -> None:
             path = args[i + 1]
         if path is not None and not Path(path).is_file():
             raise UsageError(f"--config: no such file: {path}")
+
+
+def _check_groups(cls: type[Any], given: Any, prefix: str = "") -> None:
+    """A value where a group of options belongs (`model: tiny`), which the parser lets through and fails on later."""
+    for name, kind in get_type_hints(cls).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            if not hasattr(given[name], "__dict__"):
+                key, example = prefix + name, fields(kind)[0].name
+                raise UsageError(f"option '{key}' is a group, not {given[name]!r}: set --{key}.{example} and the like")
+            _check_groups(kind, given[name], f"{prefix}{name}.")
 
 
 def _one_line(message: str, parser: Any) -> str:

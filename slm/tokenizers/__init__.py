@@ -34,7 +34,12 @@ def _read_source(source: str) -> tuple[str, dict[str, Any]]:
     path = Path(source)
     if not path.is_file():
         raise UsageError(f"no such tokenizer file: {path}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or "name" not in values:
         raise UsageError(f"{path}: a tokenizer file needs `name:` (one of {', '.join(TOKENIZERS.names())})")
-    return values.pop("name"), values
+    if "device" in values:
+        raise UsageError(f"{path}: a tokenizer file says nothing of where it runs; leave out `device:`, give --device")
+    return str(values.pop("name")), values

@@ -59,7 +59,7 @@ class PretrainedCodec(Tokenizer):
     ) -> TokenizerSpec:
         """The spec of the first `num_codebooks` (None: all) of the `available` ones."""
         count = available if num_codebooks is None else num_codebooks
-        if not 1 <= count <= available:
+        if not isinstance(count, int) or not 1 <= count <= available:
             raise UsageError(
                 f"{checkpoint} has {available} codebooks: num_codebooks must be 1 to {available}, not {count}"
             )

@@ -228,8 +228,8 @@ def test_a_setting_without_weights_is_in_the_fingerprint(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("count", [0, -1, 33])
-def test_codebooks_that_do_not_exist_are_refused(family: str, count: int, checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize("count", [0, 5, "2"])
+def test_codebooks_that_do_not_exist_are_refused(family: str, count: Any, checkpoints: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="num_codebooks must be 1 to 4"):
         load(family, checkpoints[family], num_codebooks=count)
 
@@ -312,3 +312,14 @@ def test_finding_the_codecs_imports_no_torch() -> None:
         "import sys, slm.tokenizers.encodec, slm.tokenizers.dac, slm.tokenizers.mimi; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_two_clips_go_through_the_model_together(family: str, checkpoints: dict[str, Path]) -> None:
+    """At the published widths a batch of equal lengths gives other codes than its clips alone; these models are too
+    narrow to show it, so the law cannot."""
+    tokenizer, rows = load(family, checkpoints[family]), []
+    tokenizer.model.encoder.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    tokenizer.encode([AudioClip(str(i), clip.samples[:9600], clip.sample_rate_hz)
+                      for i, clip in enumerate(speech(RATES_HZ[family]))])  # fmt: skip
+    assert rows == [1, 1, 1, 1]

@@ -1,0 +1,208 @@
+"""Options from YAML and the command line: the same ones, strict, and wrong ones in a single clear line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from slm.config import parse_config, run_command
+from slm.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Part of a model."""
+
+    count: int = 4
+    """Number of heads."""
+    dropout: float = 0.0
+    """Probability of dropping a head."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"--heads.count must be at least 1, not {self.count}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Train something."""
+
+    out: str
+    """Folder for the results."""
+    steps: int = 10
+    """Optimizer steps."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    tags: list[str] = field(default_factory=list)
+    """Words for the report."""
+    resume: bool = True
+    """Go on where the last run stopped."""
+    limit_s: float | None = None
+    """Seconds of audio, or all of it."""
+    heads: Heads = field(default_factory=Heads)
+    """The heads."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"--steps must be at least 1, not {self.steps}")
+
+
+def complaint(*argv: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse_config(Settings, list(argv))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def yaml_file(tmp_path: Path) -> Path:
+    path = tmp_path / "settings.yaml"
+    path.write_text("out: runs/a\nsteps: 20\nlearning_rate: 3e-4\ntags: [x, y]\nheads:\n  count: 8\n")
+    return path
+
+
+def test_defaults_and_the_command_line() -> None:
+    config = parse_config(Settings, ["--out", "a", "--steps=3", "--heads.dropout", "0.5", "--resume", "false"])
+    assert config == Settings(out="a", steps=3, heads=Heads(dropout=0.5), resume=False)
+    assert isinstance(config.heads, Heads)
+
+
+def test_yaml_and_the_command_line_are_one(yaml_file: Path) -> None:
+    expected = Settings(out="runs/a", steps=20, learning_rate=3e-4, tags=["x", "y"], heads=Heads(count=8))
+    assert parse_config(Settings, ["--config", str(yaml_file)]) == expected
+    assert parse_config(Settings, [f"--config={yaml_file}"]) == expected
+    spelt = ["--out", "runs/a", "--steps", "20", "--learning_rate", "3e-4", "--tags", '["x","y"]', "--heads.count", "8"]
+    assert parse_config(Settings, spelt) == expected
+
+
+def test_later_arguments_win(yaml_file: Path) -> None:
+    later = parse_config(Settings, ["--config", str(yaml_file), "--steps", "30", "--heads.dropout", "0.1"])
+    assert (later.steps, later.heads) == (30, Heads(count=8, dropout=0.1))
+    earlier = parse_config(Settings, ["--steps", "30", "--config", str(yaml_file)])
+    assert earlier.steps == 20
+
+
+def test_a_wrong_option_on_the_command_line_suggests_the_closest() -> None:
+    assert complaint("--out", "a", "--stepps", "3") == "unknown option 'stepps'; did you mean 'steps'?"
+    assert "did you mean 'heads.count'" in complaint("--out", "a", "--heads.cout", "3")
+    assert "did you mean 'learning_rate'" in complaint("--out", "a", "--learning-rate=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "meant"),
+    [
+        ("out: a\nstepps: 3\n", "stepps", "steps"),
+        ("out: a\nheads:\n  cout: 3\n", "heads.cout", "heads.count"),
+        ("out: a\nlearning-rate: 3\n", "learning-rate", "learning_rate"),
+    ],
+)
+def test_a_wrong_key_in_yaml_suggests_the_closest(text: str, wrong: str, meant: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    message = complaint("--config", str(tmp_path / "c.yaml"))
+    assert wrong in message
+    assert f"did you mean '{meant}'" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", "many"), ("steps", "1.5"), ("learning_rate", "fast"), ("resume", "7"), ("tags", "3")],
+)
+def test_a_wrong_type_names_the_option(option: str, value: str, tmp_path: Path) -> None:
+    assert option in complaint("--out", "a", f"--{option}", value)
+    (tmp_path / "c.yaml").write_text(f"out: a\n{option}: {value}\n")
+    assert option in complaint("--config", str(tmp_path / "c.yaml"))
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    assert "out" in complaint("--steps", "3")
+    missing = tmp_path / "none.yaml"
+    assert complaint("--config", str(missing)) == f"--config: no such file: {missing}"
+    assert complaint(f"--config={missing}") == f"--config: no such file: {missing}"
+    complaint("--out", "a", "--config")
+
+
+@pytest.mark.parametrize("text", ["out: [unclosed\n", "just words\n", "- a\n- b\n", "\x00"])
+def test_a_file_that_is_no_yaml_mapping(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    complaint("--out", "a", "--config", str(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize("value", ["3", "null", "[1, 2]"])
+def test_a_value_where_a_group_belongs(value: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"out: a\nheads: {value}\n")
+    assert "--heads.count" in complaint("--config", str(tmp_path / "c.yaml"))
+
+
+def test_complaints_of_the_dataclass_itself_pass_through(tmp_path: Path) -> None:
+    assert complaint("--out", "a", "--steps", "0") == "--steps must be at least 1, not 0"
+    assert "--heads.count must be at least 1, not 0" in complaint("--out", "a", "--heads.count", "0")
+    (tmp_path / "c.yaml").write_text("out: a\nheads: {count: 0}\n")
+    assert "--heads.count must be at least 1, not 0" in complaint("--config", str(tmp_path / "c.yaml"))
+
+
+def exit_status(main, *argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run_command(main, Settings, list(argv))
+    return caught.value.code
+
+
+def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(error: BaseException):
+        def main(config: Settings) -> None:
+            raise error
+
+        return main
+
+    assert exit_status(lambda config: None, "--out", "a") == 0
+    assert exit_status(lambda config: 3, "--out", "a") == 3
+    assert capsys.readouterr().err == ""
+    assert exit_status(lambda config: None) == 2
+    assert exit_status(lambda config: None, "--out", "a", "--nope", "1") == 2
+    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+    assert exit_status(failing(UsageError("no such corpus")), "--out", "a") == 2
+    assert capsys.readouterr().err == "error: no such corpus\n"
+    assert exit_status(failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")), "--out", "a") == 1
+    assert "no space left on the disk (/data/x)" in capsys.readouterr().err
+    assert exit_status(failing(KeyboardInterrupt()), "--out", "a") == 130
+
+
+def test_faults_of_the_program_are_not_dressed_up() -> None:
+    def main(config: Settings) -> None:
+        raise PermissionError(errno.EACCES, "denied")
+
+    with pytest.raises(PermissionError):
+        run_command(main, Settings, ["--out", "a"])
+
+
+def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
+    script = tmp_path / "command.py"
+    script.write_text(
+        dedent("""
+        import sys
+        from slm.config import run_command
+        from slm.tokenizers import load_tokenizer
+        from tests.test_config import Settings
+
+        try:
+            run_command(lambda config: None, Settings)
+        finally:
+            print("torch" in sys.modules, file=sys.stderr)
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stderr.strip() == "False"
+    for words in ("Train something.", "--config", "--steps", "Optimizer steps.", "--heads.dropout", "0.001"):
+        assert words in done.stdout

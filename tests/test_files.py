@@ -1,0 +1,122 @@
+"""Files are whole or absent, also when the writer raises or is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from slm.files import atomic_directory, atomic_file, read_json, write_json, write_text
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "a.txt"
+    with atomic_file(target) as temporary:
+        temporary.write_text("half")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # a rename across file systems would not be atomic
+        temporary.write_text("whole")
+    assert target.read_text() == "whole"
+    assert [f.name for f in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write() -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write()
+    assert target.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"a": 1})
+    circle: list = []
+    circle.append(circle)
+    with pytest.raises(ValueError, match="Circular"):
+        write_json(target, circle)
+    assert read_json(target) == {"a": 1}
+
+
+def test_a_folder_appears_whole_and_replaces_whole(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    with atomic_directory(target) as temporary:
+        (temporary / "a").write_text("1")
+        (temporary / "sub").mkdir()
+        assert not target.exists()
+    assert sorted(f.name for f in target.iterdir()) == ["a", "sub"]
+    with atomic_directory(target) as temporary:
+        (temporary / "b").write_text("2")
+    assert [f.name for f in target.iterdir()] == ["b"]
+    assert [f.name for f in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_exception_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    with atomic_directory(target) as temporary:
+        (temporary / "a").write_text("old")
+
+    def write() -> None:
+        with atomic_directory(target) as temporary:
+            (temporary / "a").write_text("new")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write()
+    assert (target / "a").read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("kind", ["atomic_file", "atomic_directory"])
+def test_a_kill_while_writing_leaves_the_old_content(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    inside = "temporary" if kind == "atomic_file" else "temporary / 'a'"
+    program = f"""
+        import os, signal, sys
+        from slm.files import {kind}
+        with {kind}(sys.argv[1]) as temporary:
+            ({inside}).write_text(sys.argv[2])
+            if sys.argv[2] == "new":
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+    command = [sys.executable, "-c", dedent(program), str(target)]
+    subprocess.run([*command, "old"], check=True, cwd=ROOT)
+    killed = subprocess.run([*command, "new"], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    content = target if kind == "atomic_file" else target / "a"
+    assert content.read_text() == "old"
+    subprocess.run([*command, "newer"], check=True, cwd=ROOT)  # what the killed one left is in nobody's way
+    assert content.read_text() == "newer"
+
+
+def test_json_round_trip_with_numpy_and_paths(tmp_path: Path) -> None:
+    value = {"i": np.int64(3), "f": np.float32(0.5), "a": np.arange(3), "p": Path("x/y"), "t": "ä", "n": None}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == {"i": 3, "f": 0.5, "a": [0, 1, 2], "p": "x/y", "t": "ä", "n": None}
+    assert "ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "łódź\n")
+    assert (tmp_path / "a.txt").read_bytes() == "łódź\n".encode()
+
+
+def test_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("x")
+    write_text(tmp_path / "ours", "x")
+    assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "plain").st_mode
