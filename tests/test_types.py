@@ -90,7 +90,6 @@ def test_a_spec_survives_json() -> None:
         taxonomy={"domain": "speech"},
     )
     assert TokenizerSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    assert hash(TokenizerSpec.from_dict(spec.to_dict()).codebook_sizes) == hash((512, 16))
 
 
 def test_a_spec_of_unknown_fields_is_refused() -> None:
