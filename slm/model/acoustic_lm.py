@@ -57,10 +57,10 @@ class AcousticLM(nn.Module):
         """
         embedding = self.causal_lm.get_input_embeddings()
         embedded = embedding(ids + self.id_offsets).sum(dim=2)
-        packed = positions is not None and cache is None
+        mask = self._document_mask(positions, embedded.dtype) if positions is not None and cache is None else None
         return self.causal_lm(
             inputs_embeds=embedded,
-            attention_mask=self._document_mask(positions, embedded.dtype) if packed else None,
+            attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
