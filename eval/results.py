@@ -39,13 +39,18 @@ def open_results(out: Path, lm: SpokenLM, model: str) -> dict[str, Any]:
     }
 
 
-def add_result(record: dict[str, Any], result: Result, config: Any, baselines: dict[str, str]) -> None:
-    """Put a result in, in the place of an earlier one of the same benchmark and split."""
+def add_result(record: dict[str, Any], result: Result, config: Any, baselines: dict[str, str],
+               generated: dict[str, Any] | None) -> None:  # fmt: skip
+    """Put a result in, in the place of an earlier one of the same benchmark and split.
+
+    `baselines` are the fingerprints of the other scorers; `generated` says how a synthetic benchmark was made.
+    """
     same = (result.benchmark, result.split)
     kept = [r for r in record["results"] if (r["benchmark"], r["split"]) != same]
     made = {
         **result.to_dict(),
         "baselines": baselines,
+        "generated": generated,
         "config": asdict(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -22,7 +22,7 @@ from eval.benchmarks.pairs import PairBenchmark
 from eval.likelihoods import find_convention
 from slm.config import run_command
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import read_json, write_text
 from slm.types import Scorer
 
 if TYPE_CHECKING:
@@ -81,13 +81,15 @@ def main(config: EvalConfig) -> None:
     out = Path(config.out)
     lm = load_lm(config.model, device=pick_device(config.device))
     record = open_results(out, lm, config.model)
+    description = Path(config.data, "generated.json")
+    generated = read_json(description) if description.is_file() else None
     pairs = any(isinstance(b, PairBenchmark) for b in benchmarks)
-    scorers = {MODEL: lm, **(make_baselines(config, lm) if pairs else {})}
+    scorers = {MODEL: lm, **(make_baselines(config, lm, generated is not None) if pairs else {})}
     fingerprints = {name: getattr(s, "fingerprint", lm.fingerprint) for name, s in scorers.items() if name != MODEL}
     run = Run(lm, scorers, out, convention, config.bootstrap, config.seed)
     keep_training_record(config, out)
     for benchmark in benchmarks:
-        add_result(record, benchmark.run(run), config, fingerprints)
+        add_result(record, benchmark.run(run), config, fingerprints, generated)
         write_results(out, record)
         write_text(out / "results.md", results_markdown(record))
         build_page([out], out)
@@ -105,8 +107,7 @@ def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
     return [cls(setup) for cls in classes]
 
 
-def make_baselines(config: EvalConfig, lm: SpokenLM) -> dict[str, Scorer]:
-    generated = (Path(config.data) / "generated.json").is_file()
+def make_baselines(config: EvalConfig, lm: SpokenLM, generated: bool) -> dict[str, Scorer]:
     if config.baselines == "no" or (config.baselines == "auto" and not generated):
         return {}
     return {"untrained": lm.untrained(config.seed), "unigram": lm.unigram()}

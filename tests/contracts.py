@@ -6,10 +6,13 @@ import inspect
 import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
+from eval.benchmarks.pairs import PairBenchmark
+from eval.metrics.base import Metric
 from slm.errors import UsageError
 from slm.patterns import BOS, EOS, Pattern
 from slm.tokenizers import Tokenizer
@@ -147,3 +150,34 @@ def _reloads_from_its_settings(tokenizer: Tokenizer, codes: Sequence[Codes], cli
             assert fewer.spec.fingerprint != spec.fingerprint
             for one, all_of_them in zip(fewer.encode(clips[:1]), codes[:1], strict=True):
                 assert np.array_equal(one.codes, all_of_them.codes[:, :n])
+
+
+def benchmark_law(benchmark: PairBenchmark) -> None:
+    """Unique ids; pairs of items that the manifest lists; an oracle scores 1, its opposite 0, a constant 1/2."""
+    items = [item for pair in benchmark.all_pairs for item in (pair.positive, pair.negative)]
+    assert len(items) == len(set(items)) >= 4, "an item stands in two pairs, or there are fewer than two pairs"
+    assert set(items) <= set(benchmark.files)
+    assert all(pair.group for pair in benchmark.all_pairs)
+    oracle = {
+        item: sign for pair in benchmark.all_pairs for item, sign in ((pair.positive, 1.0), (pair.negative, -1.0))
+    }
+    for scores, expected in (
+        (oracle, 1.0),
+        ({item: -sign for item, sign in oracle.items()}, 0.0),
+        (dict.fromkeys(oracle, 0.25), 0.5),
+    ):
+        judged = benchmark.judge(scores, "sum", resamples=20)
+        assert judged[0].count == len({pair.group for pair in benchmark.all_pairs})
+        assert {score.value for score in judged} == {expected}
+        assert {score.interval for score in judged} == {(expected, expected)}
+
+
+def metric_law(metric: Metric, items: Sequence[Any], expected: float, better: Sequence[Any]) -> None:
+    """The value computed by hand; `better` items move it the way the metric says; the order of items is nothing."""
+    assert metric.value(items) == pytest.approx(expected)
+    assert metric.unit
+    assert metric.about
+    assert (metric.value(better) > expected) == metric.higher_is_better
+    assert metric.value(better) != pytest.approx(expected)
+    for seed in range(5):
+        assert metric.value(random.Random(seed).sample(list(items), len(items))) == pytest.approx(expected)

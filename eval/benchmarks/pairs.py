@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.base import Benchmark, LeftOut, Result, Run
-from eval.likelihoods import CONVENTIONS, Convention, Likelihoods
+from eval.likelihoods import CONVENTIONS, Likelihoods
 from eval.metrics.base import Metric
 from eval.metrics.bits_per_s import BitsPerSecond, ClipLikelihood
 from eval.metrics.bootstrap import estimate

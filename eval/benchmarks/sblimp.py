@@ -34,9 +34,7 @@ class SBlimp(PairBenchmark):
         types = stratify(pairs, lambda p: p.labels["type"])
         return [
             Subset("all", "all sentence pairs, each counted once", (tuple(pairs),)),
-            Subset(
-                "mean over types", "the mean of the types' accuracies, each type counting alike", (*types.values(),)
-            ),
+            Subset("mean over types", "the mean of the types' accuracies, each counting alike", (*types.values(),)),
             *(Subset(f"type {name}", f"pairs of type {name}", (members,)) for name, members in types.items()),
         ]
 

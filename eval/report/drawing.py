@@ -1,0 +1,108 @@
+"""Small drawings as SVG: no library, no script. They stretch to any width; text stands beside them as HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, HEIGHT = 1000.0, 100.0  # of every drawing's own coordinates
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label at `percent` of an axis."""
+
+    percent: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its name, the class that colours it, an SVG path, and its last value."""
+
+    name: str
+    css: str
+    path: str
+    last: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over common axes."""
+
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def draw_lines(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Chart | None:
+    """Curves (name, css class, points) -> a chart; None where no curve has two points."""
+    curves = [(name, css, [p for p in points if math.isfinite(p[1])]) for name, css, points in curves]
+    curves = [(name, css, points) for name, css, points in curves if len(points) > 1]
+    if not curves:
+        return None
+    xs, ys = zip(*(p for _, _, points in curves for p in points), strict=True)
+    x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
+    left, right = min(xs), max(xs)
+    low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
+
+    def place(x: float, y: float) -> str:
+        return f"{WIDTH * _share(x, left, right):.1f} {HEIGHT * (1 - _share(y, low, high)):.2f}"
+
+    lines = [Line(name, css, "M" + "L".join(place(*p) for p in points), points[-1][1]) for name, css, points in curves]
+    return Chart(
+        tuple(lines),
+        tuple(Tick(100 * _share(v, left, right), f"{v:,.12g}") for v in x_ticks if left <= v <= right),
+        tuple(Tick(100 * (1 - _share(v, low, high)), f"{v:.12g}") for v in y_ticks),
+    )
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Multiples of 1, 2 or 5 x 10^n that span low..high."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """The envelope of a recording as an SVG path, its length, and (0..100) where the prompt in it ends."""
+
+    path: str
+    duration_s: float
+    prompt_percent: float
+
+
+def draw_waveform(wav: Path, prompt_s: float, bins: int = 240) -> Waveform:
+    """Minimum and maximum of each of `bins` stretches. The loudest peak fills the height, as a listener would set it."""
+    import soundfile
+
+    samples, rate_hz = soundfile.read(str(wav), dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1)
+    duration_s = len(mono) / rate_hz
+    if not len(mono):
+        return Waveform("", 0.0, 0.0)
+    edges = np.linspace(0, len(mono), min(bins, len(mono)) + 1).astype(int)
+    tops = np.maximum.reduceat(mono, edges[:-1])
+    bottoms = np.minimum.reduceat(mono, edges[:-1])
+    scale = max(float(np.abs(mono).max()), 1e-4)
+    x = WIDTH * (np.arange(len(tops)) + 0.5) / len(tops)
+
+    def points(values: np.ndarray) -> list[str]:
+        y = HEIGHT / 2 * (1 - 0.96 * values / scale)
+        return [f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)]
+
+    outline = points(np.maximum(tops, 0.008 * scale)) + points(np.minimum(bottoms, -0.008 * scale))[::-1]
+    return Waveform("M" + "L".join(outline) + "Z", duration_s, 100 * min(1.0, prompt_s / duration_s))

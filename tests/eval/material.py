@@ -1,0 +1,106 @@
+"""Tiny benchmarks in the official layout, and language models whose answers are known."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from slm.types import CodeLogProbs, Codes
+from tests.fakes import ArithmeticTokenizer
+
+LEXICAL = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
+SYNTACTIC = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
+RIGHT, WRONG = 0.25, -0.25  # levels of the recordings
+
+
+def write_gold(folder: Path, header: Sequence[str], rows: Sequence[Sequence]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "gold.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder / "gold.csv"
+
+
+def write_level(path: Path, level: float, duration_s: float = 0.2, rate_hz: int = 8000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(str(path), np.full(round(duration_s * rate_hz), level, np.float32), rate_hz)
+    return path
+
+
+def write_lexical(root: Path, rows: Sequence[Sequence], split: str = "dev") -> Path:
+    """Rows (filename, id, voice, frequency, correct) and a recording of each: its level says whether it is a word."""
+    full = [(f, i, v, n, f"w{i}", "a b", 2, c) for f, i, v, n, c in rows]
+    write_gold(root / "lexical" / split, LEXICAL, full)
+    for n, (name, *_, correct) in enumerate(rows):
+        write_level(root / "lexical" / split / f"{name}.wav", RIGHT if correct else WRONG, 0.2 + 0.02 * (n % 5))
+    return root
+
+
+def write_syntactic(root: Path, rows: Sequence[Sequence], split: str = "dev") -> Path:
+    """Rows (filename, id, voice, type, subtype, correct), likewise."""
+    full = [(f, i, v, t, s, "a, sentence", c) for f, i, v, t, s, c in rows]
+    write_gold(root / "syntactic" / split, SYNTACTIC, full)
+    for n, (name, *_, correct) in enumerate(rows):
+        write_level(root / "syntactic" / split / f"{name}.wav", RIGHT if correct else WRONG, 0.3 + 0.02 * (n % 4))
+    return root
+
+
+def random_lexical(ids: int, voices: int, seed: int) -> list[tuple]:
+    """Shuffled rows; frequencies at and around the borders of the bands."""
+    rng = np.random.default_rng(seed)
+    frequency = rng.choice([0, 1, 4, 5, 19, 20, 99, 100, 5000], ids)
+    rows = [(f"f{i}_{v}_{c}", i, f"v{v}", frequency[i] if c else 0, c)
+            for i in range(ids) for v in range(voices) for c in (0, 1)]  # fmt: skip
+    rng.shuffle(rows)
+    return [(f, int(i), v, int(n), int(c)) for f, i, v, n, c in rows]
+
+
+def random_syntactic(ids: int, voices: int, seed: int) -> list[tuple]:
+    """Rows whose k-th right one belongs to the k-th wrong one, though they do not alternate regularly."""
+    rng = np.random.default_rng(seed)
+    pairs = [(i, v) for i in range(ids) for v in range(voices)]
+    rng.shuffle(pairs)
+    right = [(f"{i}-{v}-good", i % 7, f"v{v}", f"type{i % 3}", f"sub{i // 7}", 1) for i, v in pairs]
+    wrong = [(f"{i}-{v}-bad", i % 7, f"v{v}", f"type{i % 3}", f"sub{i // 7}", 0) for i, v in pairs]
+    rows = []
+    while right or wrong:
+        rows.append((right if right and (not wrong or rng.random() < 0.5) else wrong).pop(0))
+    return rows
+
+
+class LevelLM:
+    """Finds loud codes likelier: by `right` of them for a recording of level RIGHT, `wrong` for others, a code."""
+
+    def __init__(self, right: float = -1.0, wrong: float = -2.0, num_codebooks: int = 1, name: str = "oracle"):
+        self.tokenizer = ArithmeticTokenizer(num_codebooks)
+        self.spec, self.fingerprint = self.tokenizer.spec, name * 8
+        self.right, self.wrong = right, wrong
+        self.convention = {"pattern": {"name": "flat"}, "dedup": False}
+        samples = np.full(160, RIGHT, np.float32)
+        self._right_code = int(self.tokenizer._encode([samples])[0][0, 0])
+
+    def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
+        return [
+            CodeLogProbs(
+                c.id,
+                np.full(c.codes.shape, self.right if c.codes[0, 0] == self._right_code else self.wrong),
+                np.array([-0.5]),
+                c.duration_s,
+            )
+            for c in codes
+        ]
+
+    def continue_codes(self, prompt, seconds, seed, temperature=1.0, top_k=None, may_stop=True) -> Codes:
+        extra = round(seconds * self.spec.frame_rate_hz)
+        drawn = np.random.default_rng(seed).integers(0, 16, (extra, self.spec.num_codebooks))
+        codes = np.concatenate([prompt.codes, drawn]).astype(self.spec.code_dtype)
+        return Codes(prompt.id, codes, prompt.num_samples + extra * self.spec.hop_samples, self.spec)
+
+    def untrained(self, seed: int) -> LevelLM:
+        return LevelLM(-1.5, -1.5, self.spec.num_codebooks, name="untrained")
+
+    def unigram(self) -> LevelLM:
+        return LevelLM(-2.0, -1.0, self.spec.num_codebooks, name="unigram")
