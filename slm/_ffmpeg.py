@@ -24,8 +24,8 @@ def _open(path: Path | str) -> Iterator[Any]:
             if not container.streams.audio:
                 raise AudioError("not audio: no audio stream in the file")
             yield container
-    except (av.FFmpegError, UnicodeEncodeError) as error:
-        raise AudioError(f"corrupt or not audio: {error}") from None
+    except av.FFmpegError as error:
+        raise AudioError(f"corrupt or not audio: {error.strerror}") from None
 
 
 def probe_ffmpeg(path: Path | str) -> tuple[int, int, int]:

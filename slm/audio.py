@@ -155,7 +155,7 @@ def _segment(start_s: float, end_s: float | None, info: AudioInfo) -> tuple[int,
     if not 0 <= start_s < end_s:
         raise AudioError(f"empty segment: {start_s:g} to {end_s:g} s")
     if end_s > info.duration_s + LENGTH_TOLERANCE_S or start_s >= info.duration_s:
-        raise AudioError(f"segment {start_s:g} to {end_s:g} s ends after the file ({info.duration_s:.3f} s)")
+        raise AudioError(f"segment outside the file: {start_s:g} to {end_s:g} s of {info.duration_s:.3f} s")
     return round(start_s * info.sample_rate_hz), min(round(end_s * info.sample_rate_hz), info.num_frames)
 
 

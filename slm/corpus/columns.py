@@ -1,0 +1,66 @@
+"""The types of a corpus's metadata columns, one for the whole corpus: numbers stay numbers only where all are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from slm.corpus.sources import SourceClip
+
+RESERVED = ("id", "codes", "num_samples", "duration_s")
+"""Columns that tokenizing writes: a manifest's own columns of these names are left out."""
+
+
+def column_types(clips: Iterable[SourceClip]) -> dict[str, str]:
+    """Column -> bool, int64, float64 or string, in the order of first appearance. None fits all; the rest mixes to
+    string, as do lists and objects (as JSON)."""
+    seen: dict[str, set[type]] = {}
+    for clip in clips:
+        for name, value in clip.metadata.items():
+            if name not in RESERVED:
+                seen.setdefault(name, set()).add(str if _is_huge(value) else type(value))
+    return {name: _one_type(types - {type(None)}) for name, types in seen.items()}
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
+
+
+def _one_type(types: set[type]) -> str:
+    if types == {bool}:
+        return "bool"
+    if types == {int}:
+        return "int64"
+    return "float64" if types and types <= {int, float} else "string"
+
+
+def column(values: Iterable[Any], type_name: str) -> pa.Array:
+    """Values as an Arrow array of that type, None where there is none."""
+    if type_name == "string":
+        return pa.array([_text(value) for value in values], pa.string())
+    return pa.array(list(values), pa.type_for_alias(type_name))
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def features(types: Mapping[str, str], num_codebooks: int, code_type: str) -> dict[str, Any]:
+    """The columns of a corpus as `datasets.Features.to_dict` writes them."""
+    frame = {"feature": _value(code_type), "length": num_codebooks, "_type": "List"}
+    own = {
+        "id": _value("string"),
+        "codes": {"feature": frame, "_type": "List"},
+        "num_samples": _value("int64"),
+        "duration_s": _value("float32"),
+    }
+    return own | {name: _value(type_name) for name, type_name in types.items()}
+
+
+def _value(type_name: str) -> dict[str, str]:
+    return {"dtype": type_name, "_type": "Value"}

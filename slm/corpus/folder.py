@@ -1,0 +1,121 @@
+"""The folder of a corpus: whose it is, what state it is in, and what marks it as finished."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from slm.corpus.card import dataset_card
+from slm.corpus.plan import Plan
+from slm.corpus.shards import plan_features, shard_path
+from slm.corpus.sources import SourceClip
+from slm.corpus.summary import CorpusSummary
+from slm.errors import UsageError
+from slm.files import read_json, write_json, write_text
+from slm.types import TokenizerSpec, stable_hash
+
+
+def check_out(out: Path, spec: TokenizerSpec) -> None:
+    """UsageError where `out` is taken by something else: other files, or a corpus of another tokenizer."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: give a folder")
+    made_by = out / "tokenizer.json"
+    if not made_by.is_file():
+        if out.is_dir() and any(not name.startswith(".") for name in os.listdir(out)):
+            raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder")
+        return
+    theirs = TokenizerSpec.from_dict(read_json(made_by))
+    if theirs.fingerprint != spec.fingerprint:
+        raise UsageError(
+            f"--out {out} holds codes of {theirs.describe()}, and this command asks for {spec.describe()}: "
+            "give another --out, or the same tokenizer and settings"
+        )
+
+
+def load_plan(out: Path, shard_hours: float, source_hash: str, clips: Sequence[SourceClip]) -> Plan | None:
+    """The plan that `out` was begun with, if any; UsageError where the command would make another."""
+    path = out / "plan.json"
+    if not path.is_file():
+        return None
+    plan = Plan.from_dict(read_json(path))
+    if plan.shard_hours != shard_hours:
+        raise UsageError(
+            f"--out {out} was begun with --shard_hours {plan.shard_hours:g}, and this command says {shard_hours:g}: "
+            f"give --shard_hours {plan.shard_hours:g}, or another --out"
+        )
+    if plan.source_hash != source_hash:
+        raise UsageError(
+            f"the clips have changed since {out} was begun ({_difference(plan, clips)}): bring the same clips back "
+            "to go on, or give another --out"
+        )
+    return plan
+
+
+def _difference(plan: Plan, clips: Sequence[SourceClip]) -> str:
+    then = {id for shard in plan.shards for id in shard.ids} | {reject.id for reject in plan.rejects}
+    now = {clip.id for clip in clips}
+    if then == now:
+        return "the same ids, but another order, or other paths, segments or metadata"
+    examples = sorted(then ^ now)[:3]
+    return f"{len(now - then)} new and {len(then - now)} gone, such as {', '.join(repr(id) for id in examples)}"
+
+
+def begin(out: Path, spec: TokenizerSpec, plan: Plan) -> None:
+    write_json(out / "tokenizer.json", spec.to_dict())
+    write_json(out / "plan.json", plan.to_dict())
+
+
+def is_finished(out: Path, plan: Plan) -> bool:
+    return (out / "state.json").is_file() and all(shard_path(out, plan, shard).is_file() for shard in plan.shards)
+
+
+def finish(summary: CorpusSummary, plan: Plan, source: str) -> None:
+    """Write what describes the finished shards; `state.json`, the last, makes the folder a dataset."""
+    out, spec = summary.out, summary.spec
+    rejects = [json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in summary.rejects]
+    write_text(out / "rejects.jsonl", "".join(rejects))
+    write_text(out / "README.md", dataset_card(summary, source))
+    features = plan_features(plan, spec)
+    info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+    write_json(out / "dataset_info.json", info)
+    names = [shard_path(out, plan, shard).name for shard in plan.shards]
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": stable_hash([plan.source_hash, plan.shard_hours, spec.fingerprint])[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_json(out / "state.json", state)
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Hold `out` (made if need be) against other runs on this machine; clear what a killed run left half-written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY)
+    except PermissionError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UsageError(f"another run is writing to {out}: wait for it, or give another --out") from None
+            # Some network file systems have no locks: go on without.
+        for stale in out.glob(".*.tmp-*"):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,99 @@
+"""From audio to a dataset of codes: list, plan, tokenize shard by shard, finish. Any step may be the last of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from slm.corpus.config import CorpusConfig
+from slm.corpus.folder import begin, check_out, exclusive, finish, is_finished, load_plan
+from slm.corpus.local import encode_shards
+from slm.corpus.plan import Plan, hash_source, make_plan, none_usable
+from slm.corpus.progress import Progress
+from slm.corpus.shards import read_record, shard_path, write_shard
+from slm.corpus.sources import SourceClip, list_clips
+from slm.corpus.summary import CorpusSummary, summarize
+from slm.errors import UsageError
+from slm.tokenizers import Tokenizer, load_tokenizer
+
+
+def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) -> CorpusSummary:
+    """Make the corpus of `config`, or what is left to make of it; on a finished one only read its summary.
+
+    `tokenizer` stands in for the one that `config` names. Raises UsageError for wrong use, before any work, and
+    RuntimeError when the tokenizer itself is at fault.
+    """
+    out = Path(config.out)
+    clips = list_clips(config.audio)
+    source_hash = hash_source(config.audio, clips)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(config.tokenizer, choose_device(config.device), **config.tokenizer_settings)
+    check_out(out, tokenizer.spec)
+    begun = load_plan(out, config.shard_hours, source_hash, clips)
+    plan = begun or _make_plan(config, clips, source_hash, tokenizer)
+    with exclusive(out):
+        if is_finished(out, plan):
+            _say(f"{out} is finished: nothing to do")
+            return _summarize(out, tokenizer, plan, clips)
+        if begun is None:
+            begin(out, tokenizer.spec, plan)
+        real_time_factor = _tokenize(config, out, plan, clips, tokenizer)
+        summary = replace(_summarize(out, tokenizer, plan, clips), real_time_factor=real_time_factor)
+        if summary.num_clips == 0:
+            raise UsageError(none_usable(summary.rejects))
+        finish(summary, plan, config.audio)
+    return summary
+
+
+def choose_device(name: str) -> str:
+    """`auto` -> cuda if there is one, else cpu."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _num_workers(config: CorpusConfig) -> int:
+    return config.num_workers or min(8, os.cpu_count() or 1)
+
+
+def _make_plan(config: CorpusConfig, clips: Sequence[SourceClip], source_hash: str, tokenizer: Tokenizer) -> Plan:
+    def on_probed(probed: int) -> None:
+        if probed < len(clips):
+            _say(f"planning: {probed:,} of {len(clips):,} clips looked at")
+
+    return make_plan(clips, source_hash, tokenizer.spec, config.shard_hours, _num_workers(config), on_probed)
+
+
+def _tokenize(config: CorpusConfig, out: Path, plan: Plan, clips: Sequence[SourceClip], tokenizer: Tokenizer) -> float:
+    """Make the shards that are not there yet; how many times real time that went."""
+    done = [shard for shard in plan.shards if shard_path(out, plan, shard).is_file()]
+    left = [shard for shard in plan.shards if shard not in done]
+    records = [read_record(shard_path(out, plan, shard)) for shard in done]
+    if done:
+        _say(f"going on: {len(done)} of {len(plan.shards)} shards are there")
+    by_id = {clip.id: clip for clip in clips}
+    rejects = len(plan.rejects) + sum(len(record.rejects) for record in records)
+    proven = any(record.num_clips for record in records)
+    with Progress(plan.duration_s, sum(shard.duration_s for shard in done), rejects) as progress:
+        encoded = encode_shards(
+            left, by_id, tokenizer, config.batch_seconds, _num_workers(config), proven, progress.advance
+        )
+        for shard in encoded:
+            path = shard_path(out, plan, shard.shard)
+            write_shard(path, plan, tokenizer.spec, shard.codes, by_id, shard.rejects)
+        return progress.real_time_factor
+
+
+def _summarize(out: Path, tokenizer: Tokenizer, plan: Plan, clips: Sequence[SourceClip]) -> CorpusSummary:
+    order = {clip.id: i for i, clip in enumerate(clips)}
+    records = (read_record(shard_path(out, plan, shard)) for shard in plan.shards)
+    return summarize(out, tokenizer.spec, plan, records, order)

@@ -1,0 +1,97 @@
+"""What a finished corpus is, in numbers that all come from its shards and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slm.corpus.plan import Plan, Reject, count_reasons
+from slm.corpus.shards import ShardRecord
+from slm.types import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """How one codebook is used: distinct codes seen, and the entropy of their frequencies (order 0), in bits."""
+
+    size: int
+    used: int
+    entropy_bits: float
+
+    @property
+    def perplexity(self) -> float:
+        return 2.0**self.entropy_bits
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """A finished corpus. `real_time_factor` is that of the run that finished it, None where nothing was left to do."""
+
+    out: Path
+    spec: TokenizerSpec
+    num_clips: int
+    duration_s: float
+    num_frames: int
+    codebooks: tuple[CodebookUse, ...]
+    rejects: tuple[Reject, ...]
+    num_shards: int
+    real_time_factor: float | None = None
+
+    @property
+    def num_codes(self) -> int:
+        return self.num_frames * self.spec.num_codebooks
+
+    @property
+    def entropy_bitrate_bps(self) -> float:
+        """Frame rate x sum of the codebooks' entropies: what an order-0 coder of each codebook would need."""
+        return self.spec.frame_rate_hz * sum(codebook.entropy_bits for codebook in self.codebooks)
+
+    def describe(self) -> str:
+        """The lines that the command prints at its end."""
+        speed = "" if self.real_time_factor is None else f", {self.real_time_factor:.0f} x real time"
+        lines = [
+            f"{self.num_clips:,} clips, {self.duration_s / 3600:.3f} h, {self.num_codes:,} codes{speed}",
+            f"tokenizer  {self.spec.describe()}",
+            f"bitrate    {self.spec.bitrate_bps:,.0f} bit/s nominal, {self.entropy_bitrate_bps:,.0f} by entropy",
+        ]
+        for k, codebook in enumerate(self.codebooks):
+            lines.append(
+                f"codebook {k}  {codebook.used:,} of {codebook.size:,} codes used, "
+                f"entropy {codebook.entropy_bits:.2f} bits, perplexity {codebook.perplexity:,.1f}"
+            )
+        if self.rejects:
+            where = self.out / "rejects.jsonl"
+            lines.append(f"left out   {len(self.rejects):,} clips: {count_reasons(self.rejects)} (see {where})")
+        return "\n".join([*lines, f"dataset    {self.out}"])
+
+
+def summarize(
+    out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[ShardRecord], order: dict[str, int]
+) -> CorpusSummary:
+    """Sum up the shards; rejects in the source's order."""
+    clips = samples = frames = 0
+    counts = [np.zeros(size, np.int64) for size in spec.codebook_sizes]
+    rejects = list(plan.rejects)
+    for record in records:
+        clips, samples, frames = clips + record.num_clips, samples + record.num_samples, frames + record.num_frames
+        counts = [total + count for total, count in zip(counts, record.counts, strict=True)]
+        rejects += record.rejects
+    return CorpusSummary(
+        out=out,
+        spec=spec,
+        num_clips=clips,
+        duration_s=samples / spec.sample_rate_hz,
+        num_frames=frames,
+        codebooks=tuple(_use(count) for count in counts),
+        rejects=tuple(sorted(rejects, key=lambda reject: order[reject.id])),
+        num_shards=len(plan.shards),
+    )
+
+
+def _use(counts: np.ndarray) -> CodebookUse:
+    seen = counts[counts > 0]
+    shares = seen / seen.sum()
+    return CodebookUse(len(counts), len(seen), float(-(shares * np.log2(shares)).sum()) + 0.0)
