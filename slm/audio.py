@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -186,6 +189,9 @@ def _sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> It
         info = AudioInfo(file.frames, file.samplerate, file.channels)
         if info.num_frames == 0:
             return
+        if file.format == "MP3" and not _tells_length(path):
+            yield from _mp3_blocks(path, start_s, end_s)
+            return
         if end_s is None or end_s > info.duration_s:
             _check_not_cut(file)
         start, end = _segment(start_s, end_s, info)
@@ -221,6 +227,52 @@ def _is_placeholder(size: int) -> bool:
     return 0x7FFF0000 <= size <= 0x7FFFFFFF or size >= 0xFFFF0000
 
 
+def _tells_length(path: Path | str) -> bool:
+    """Whether an MP3 begins with a Xing, Info or VBRI frame: without, its length is a guess from its first bitrate,
+    far too short where the bitrate varies."""
+    with open(path, "rb") as raw:
+        head = raw.read(10)
+        # An ID3v2 tag comes first: its size has 7 bits a byte.
+        skip = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else 0
+        raw.seek(skip)
+        first_frame = raw.read(512)
+    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def _mp3_blocks(path: Path | str, start_s: float, end_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode from a pipe: there libsndfile cannot estimate and reads to the true end."""
+    import soundfile
+
+    source, sink = os.pipe()
+    feeder = threading.Thread(target=_feed, args=(path, sink), daemon=True)
+    feeder.start()
+    parts: list[tuple[int, np.ndarray]] = []
+    try:
+        with soundfile.SoundFile(source) as file:
+            while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                parts.append((file.samplerate, block))
+    except soundfile.LibsndfileError:  # mpg123 gets over faults inside a file, not over half a frame at its end
+        raise AudioError("truncated or corrupt: the last MP3 frame is incomplete") from None
+    finally:
+        feeder.join()
+    yield from _cut(parts, start_s, end_s)
+
+
+def _feed(path: Path | str, sink: int) -> None:
+    with suppress(BrokenPipeError), open(path, "rb") as raw, open(sink, "wb") as pipe:
+        shutil.copyfileobj(raw, pipe)
+
+
+def _cut(
+    parts: Sequence[tuple[int, np.ndarray]], start_s: float, end_s: float | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """A segment of a wholly decoded file."""
+    if parts:
+        rate_hz, whole = parts[0][0], np.concatenate([block for _, block in parts])
+        start, end = _segment(start_s, end_s, AudioInfo(len(whole), rate_hz, whole.shape[1]))
+        yield rate_hz, whole[start:end]
+
+
 # FFmpeg ----------------------------------------------------------------------------------------------------------
 
 
@@ -228,11 +280,9 @@ def _ffmpeg_blocks(path: Path | str, start_s: float, end_s: float | None) -> Ite
     from slm._ffmpeg import decode_ffmpeg, probe_ffmpeg
 
     info = AudioInfo(*probe_ffmpeg(path))
-    parts: list[Any] = list(decode_ffmpeg(path))
-    if not parts:
-        return
-    rate_hz, whole = parts[0][0], np.concatenate([block for _, block in parts])
-    # HE-AAC decodes at twice the rate of its header: lengths are compared in seconds.
-    _check_length(len(whole), round(info.duration_s * rate_hz), rate_hz)
-    start, end = _segment(start_s, end_s, AudioInfo(len(whole), rate_hz, whole.shape[1]))
-    yield rate_hz, whole[start:end]
+    parts = list(decode_ffmpeg(path))
+    if parts:
+        # HE-AAC decodes at twice the rate of its header: lengths are compared in seconds.
+        rate_hz = parts[0][0]
+        _check_length(sum(len(block) for _, block in parts), round(info.duration_s * rate_hz), rate_hz)
+    yield from _cut(parts, start_s, end_s)

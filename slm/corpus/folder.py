@@ -27,12 +27,12 @@ def check_out(out: Path, spec: TokenizerSpec) -> None:
     """UsageError where `out` is taken by something else: other files, or a corpus of another tokenizer."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: give a folder")
-    made_by = out / "tokenizer.json"
-    if not made_by.is_file():
-        if out.is_dir() and any(not name.startswith(".") for name in os.listdir(out)):
-            raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder")
+    if not out.is_dir() or all(name.startswith(".") for name in os.listdir(out)):
         return
-    theirs = TokenizerSpec.from_dict(read_json(made_by))
+    try:
+        theirs = TokenizerSpec.from_dict(read_json(out / "tokenizer.json"))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a file of that name by another program
+        raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder") from None
     if theirs.fingerprint != spec.fingerprint:
         raise UsageError(
             f"--out {out} holds codes of {theirs.describe()}, and this command asks for {spec.describe()}: "

@@ -11,7 +11,7 @@ from pathlib import Path
 from slm.corpus.config import CorpusConfig
 from slm.corpus.folder import begin, check_out, exclusive, finish, is_finished, load_plan
 from slm.corpus.local import encode_shards
-from slm.corpus.plan import Plan, hash_source, make_plan, none_usable
+from slm.corpus.plan import Plan, PlannedShard, hash_source, make_plan, none_usable
 from slm.corpus.progress import Progress
 from slm.corpus.shards import read_record, shard_path, write_shard
 from slm.corpus.sources import SourceClip, list_clips
@@ -75,8 +75,10 @@ def _make_plan(config: CorpusConfig, clips: Sequence[SourceClip], source_hash: s
 
 def _tokenize(config: CorpusConfig, out: Path, plan: Plan, clips: Sequence[SourceClip], tokenizer: Tokenizer) -> float:
     """Make the shards that are not there yet; how many times real time that went."""
-    done = [shard for shard in plan.shards if shard_path(out, plan, shard).is_file()]
-    left = [shard for shard in plan.shards if shard not in done]
+    done: list[PlannedShard] = []
+    left: list[PlannedShard] = []
+    for shard in plan.shards:
+        (done if shard_path(out, plan, shard).is_file() else left).append(shard)
     records = [read_record(shard_path(out, plan, shard)) for shard in done]
     if done:
         _say(f"going on: {len(done)} of {len(plan.shards)} shards are there")
@@ -84,12 +86,10 @@ def _tokenize(config: CorpusConfig, out: Path, plan: Plan, clips: Sequence[Sourc
     rejects = len(plan.rejects) + sum(len(record.rejects) for record in records)
     proven = any(record.num_clips for record in records)
     with Progress(plan.duration_s, sum(shard.duration_s for shard in done), rejects) as progress:
-        encoded = encode_shards(
-            left, by_id, tokenizer, config.batch_seconds, _num_workers(config), proven, progress.advance
-        )
-        for shard in encoded:
-            path = shard_path(out, plan, shard.shard)
-            write_shard(path, plan, tokenizer.spec, shard.codes, by_id, shard.rejects)
+        workers = _num_workers(config)
+        for made in encode_shards(left, by_id, tokenizer, config.batch_seconds, workers, proven, progress.advance):
+            path = shard_path(out, plan, made.shard)
+            write_shard(path, plan, tokenizer.spec, made.codes, by_id, made.rejects)
         return progress.real_time_factor
 
 
