@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from eval.benchmarks.base import Result
 from slm import __version__
 from slm.errors import UsageError
 from slm.files import read_json, write_json
+from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
@@ -35,6 +37,7 @@ def open_results(out: Path, lm: SpokenLM, model: str) -> dict[str, Any]:
         "versions": versions(),
         "model": {"path": model, "fingerprint": lm.fingerprint, "convention": lm.convention},
         "tokenizer": {**asdict(lm.spec), "frame_rate_hz": lm.spec.frame_rate_hz, "bitrate_bps": lm.spec.bitrate_bps},
+        "corpus": old.get("corpus"),
         "results": old["results"],
     }
 
@@ -55,6 +58,33 @@ def add_result(record: dict[str, Any], result: Result, config: Any, baselines: d
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     record["results"] = [*kept, made]
+
+
+def describe_corpus(path: Path, spec: TokenizerSpec) -> dict[str, Any]:
+    """Hours, codes and the use of each codebook of a tokenized corpus, from what its shards say of themselves.
+
+    UsageError for a folder that is no finished corpus, and for one of another tokenizer than `spec`.
+    """
+    from slm.corpus.plan import Plan
+    from slm.corpus.shards import read_record, shard_path
+    from slm.corpus.summary import summarize
+    from slm.data.store import CodeStore
+    from slm.tokenizers import check_same_spec
+
+    check_same_spec(spec, CodeStore(path).spec)
+    plan = Plan.from_dict(read_json(path / "plan.json"))
+    records = [read_record(shard_path(path, plan, shard)) for shard in plan.shards]
+    summary = summarize(path, spec, plan, records, defaultdict(int))
+    return {
+        "path": str(path),
+        "clips": summary.num_clips,
+        "hours": summary.duration_s / 3600,
+        "codes": summary.num_codes,
+        "bitrate_bps": spec.bitrate_bps,
+        "entropy_bitrate_bps": summary.entropy_bitrate_bps,
+        "clips_left_out": len(summary.rejects),
+        "codebooks": [{**asdict(c), "perplexity": c.perplexity} for c in summary.codebooks],
+    }
 
 
 def write_results(out: Path, record: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if __name__ == "__main__":  # a checkout needs no installation
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark
@@ -60,7 +60,7 @@ class EvalConfig:
     generation: Generation = field(default_factory=Generation)
     """How prompts are continued."""
     corpus: str | None = None
-    """The tokenized corpus that the model was trained on, to show its card on the page."""
+    """The tokenized corpus that the model was trained on, to describe it on the page."""
 
     def __post_init__(self) -> None:
         if self.bootstrap < 1:
@@ -71,23 +71,23 @@ def main(config: EvalConfig) -> None:
     """Every benchmark checks its material before the model is loaded; results are kept after each benchmark."""
     from eval.report.page import build_page
     from eval.report.table import result_table, results_markdown
-    from eval.results import add_result, open_results, write_results
+    from eval.results import add_result, describe_corpus, open_results, write_results
     from slm.spoken_lm import load_lm
 
     convention = find_convention(config.convention)
     benchmarks = make_benchmarks(config)
-    if config.corpus and not Path(config.corpus, "README.md").is_file():
-        raise UsageError(f"--corpus {config.corpus} is not a tokenized corpus: it has no README.md")
     out = Path(config.out)
     lm = load_lm(config.model, device=pick_device(config.device))
     record = open_results(out, lm, config.model)
+    if config.corpus:
+        record["corpus"] = describe_corpus(Path(config.corpus), lm.spec)
     description = Path(config.data, "generated.json")
     generated = read_json(description) if description.is_file() else None
     pairs = any(isinstance(b, PairBenchmark) for b in benchmarks)
     scorers = {MODEL: lm, **(make_baselines(config, lm, generated is not None) if pairs else {})}
     fingerprints = {name: getattr(s, "fingerprint", lm.fingerprint) for name, s in scorers.items() if name != MODEL}
     run = Run(lm, scorers, out, convention, config.bootstrap, config.seed)
-    keep_training_record(config, out)
+    keep_training_curve(config, out)
     for benchmark in benchmarks:
         add_result(record, benchmark.run(run), config, fingerprints, generated)
         write_results(out, record)
@@ -121,14 +121,12 @@ def pick_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def keep_training_record(config: EvalConfig, out: Path) -> None:
-    """Copy what the page shows about training, so that OUT can be read without the run and the corpus at hand."""
+def keep_training_curve(config: EvalConfig, out: Path) -> None:
+    """Copy the run's metrics beside the results, so that OUT can be read without the run at hand."""
     out.mkdir(parents=True, exist_ok=True)
     curve = Path(config.model).resolve().parent / "metrics.jsonl"
     if curve.is_file():
         shutil.copyfile(curve, out / "training.jsonl")
-    if config.corpus:
-        shutil.copyfile(Path(config.corpus, "README.md"), out / "corpus.md")
 
 
 if __name__ == "__main__":

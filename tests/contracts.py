@@ -158,9 +158,8 @@ def benchmark_law(benchmark: PairBenchmark) -> None:
     assert len(items) == len(set(items)) >= 4, "an item stands in two pairs, or there are fewer than two pairs"
     assert set(items) <= set(benchmark.files)
     assert all(pair.group for pair in benchmark.all_pairs)
-    oracle = {
-        item: sign for pair in benchmark.all_pairs for item, sign in ((pair.positive, 1.0), (pair.negative, -1.0))
-    }
+    oracle = dict.fromkeys((p.positive for p in benchmark.all_pairs), 1.0)
+    oracle |= dict.fromkeys((p.negative for p in benchmark.all_pairs), -1.0)
     for scores, expected in (
         (oracle, 1.0),
         ({item: -sign for item, sign in oracle.items()}, 0.0),

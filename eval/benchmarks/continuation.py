@@ -101,11 +101,12 @@ def continue_prompt(prompt: AudioClip, lm: SpokenLM, g: Generation, seed: int, f
     folder.mkdir()
     np.save(folder / "codes.npy", whole.codes, allow_pickle=False)
     write_wav(folder / "prompt.wav", prompt)
-    record = {
+    files = {"codes": "codes.npy", "prompt": "prompt.wav"}
+    record: dict[str, Any] = {
         "id": prompt.id,
         "text": prompt.metadata.get("text"),
         "seed": seed,
-        "files": {"codes": "codes.npy", "prompt": "prompt.wav"},
+        "files": files,
         "prompt_frames": len(codes.codes),
         "prompt_sha256": stable_hash(np.asarray(codes.codes).tolist()),
         "prompt": describe_clip(prompt),
@@ -116,7 +117,7 @@ def continue_prompt(prompt: AudioClip, lm: SpokenLM, g: Generation, seed: int, f
         added = replace(audio, samples=audio.samples[len(codes.codes) * lm.spec.hop_samples :])
         write_wav(folder / "whole.wav", audio)
         write_wav(folder / "continuation.wav", added)
-        record["files"] |= {"whole": "whole.wav", "continuation": "continuation.wav"}
+        files |= {"whole": "whole.wav", "continuation": "continuation.wav"}
         record["continuation"] = describe_clip(added)
     return record
 

@@ -86,7 +86,7 @@ class Waveform:
 
 
 def draw_waveform(wav: Path, prompt_s: float, bins: int = 240) -> Waveform:
-    """Minimum and maximum of each of `bins` stretches. The loudest peak fills the height, as a listener would set it."""
+    """Minimum and maximum of each of `bins` stretches; the loudest peak fills the height."""
     import soundfile
 
     samples, rate_hz = soundfile.read(str(wav), dtype="float32", always_2d=True)

@@ -29,7 +29,10 @@ def build_page(results: Sequence[Path], out: Path) -> Path:
     Raises UsageError for a folder without results.
     """
     records = [read_results(folder) for folder in results]
-    runs = [_run(f"run-{i + 1}", folder, record, out) for i, (folder, record) in enumerate(zip(results, records))]
+    runs = [
+        _run(f"run-{i}", folder, record, out)
+        for i, (folder, record) in enumerate(zip(results, records, strict=True), start=1)
+    ]
     page = _environment().get_template("page.html").render(runs=runs, compared=_compare(runs), wording=wording)
     write_text(out / "index.html", page)
     return out / "index.html"
@@ -62,7 +65,7 @@ def _run(anchor: str, folder: Path, record: dict[str, Any], out: Path) -> dict[s
         "generated": any(r["generated"] for r in pairs),
         "spoken": [_continuation(r, folder, out, anchor) for r in record["results"] if not r["headline"]],
         "curve": _curve(folder / "training.jsonl"),
-        "card": _card(folder / "corpus.md"),
+        "corpus": record["corpus"],
         "raw": json.dumps(_without_prompts(record), indent=2, ensure_ascii=False),
     }
 
@@ -72,9 +75,8 @@ def _pair_result(result: dict[str, Any]) -> dict[str, Any]:
     primary = primary_convention(result)
     accuracies = {n: by_item(s, "pair_accuracy", primary) for n, s in result["scores"].items()}
     bits = {n: by_item(s, "bits_per_s") for n, s in result["scores"].items()}
-    conventions = list(
-        dict.fromkeys(s["convention"] for s in result["scores"][MODEL] if s["metric"] == "pair_accuracy")
-    )
+    accuracy = [s for s in result["scores"][MODEL] if s["metric"] == "pair_accuracy"]
+    conventions = list(dict.fromkeys(s["convention"] for s in accuracy))
     rows = []
     for item, score in accuracies[MODEL].items():
         rows.append({
@@ -124,17 +126,12 @@ def _continuation(result: dict[str, Any], folder: Path, out: Path, anchor: str) 
 
 def _players(prompt: dict[str, Any], folder: Path, out: Path, anchor: str) -> dict[str, Any]:
     made = []
+    name = f"{anchor}-{prompt['folder'].replace('/', '-')}"
     for part, title in (("prompt", "Recording"), ("whole", "Prompt and continuation, as the tokenizer renders them")):
         wav = folder / prompt["folder"] / prompt["files"].get(part, "")
         if wav.is_file():
-            shown_s = prompt["prompt"]["duration_s"]
-            made.append(
-                {
-                    "title": title,
-                    "source": _source(wav, out, f"{anchor}-{prompt['folder'].replace('/', '-')}"),
-                    "wave": draw_waveform(wav, shown_s),
-                }
-            )
+            wave = draw_waveform(wav, prompt["prompt"]["duration_s"])
+            made.append({"title": title, "source": _source(wav, out, name), "wave": wave})
     return {**prompt, "players": made}
 
 
@@ -161,12 +158,6 @@ def _curve(path: Path) -> Chart | None:
 
     curves = (("training", "train", "train_nats_per_code"), ("held out", "eval", "eval_nats_per_code"))
     return draw_lines([(name, css, points(key)) for name, css, key in curves])
-
-
-def _card(path: Path) -> str:
-    """The corpus card without its YAML front matter."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text.split("\n---\n", 1)[1].strip() if text.startswith("---\n") and "\n---\n" in text else text.strip()
 
 
 def _without_prompts(record: dict[str, Any]) -> dict[str, Any]:

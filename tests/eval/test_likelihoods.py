@@ -39,12 +39,8 @@ def test_one_stream_has_one_end_whatever_the_codebooks():
 
 def test_one_codebook_has_no_first():
     flat = [CodeLogProbs("a", np.array([[-1.0]]), np.array([-0.5]), 0.5)]
-    assert [c.name for c in Likelihoods.collect(flat, ["a"], [0.5]).conventions] == [
-        "mean+eos",
-        "mean",
-        "sum+eos",
-        "sum",
-    ]
+    names = [c.name for c in Likelihoods.collect(flat, ["a"], [0.5]).conventions]
+    assert names == ["mean+eos", "mean", "sum+eos", "sum"]
 
 
 def test_parquet_holds_a_row_for_each_item_and_codebook(tmp_path):
