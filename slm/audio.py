@@ -193,7 +193,7 @@ def _sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> It
             yield from _mp3_blocks(path, start_s, end_s)
             return
         if end_s is None or end_s > info.duration_s:
-            _check_not_cut(file)
+            _check_not_cut(file, path)
         start, end = _segment(start_s, end_s, info)
         got = 0
         try:
@@ -212,19 +212,28 @@ def _sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> It
         _check_length(got, end - start, info.sample_rate_hz)
 
 
-def _check_not_cut(file: soundfile.SoundFile) -> None:
-    """libsndfile mends the length of a cut file in silence, but says so in its log."""
+def _check_not_cut(file: soundfile.SoundFile, path: Path | str) -> None:
+    """libsndfile mends the length of a cut WAV, AIFF or AU in silence, but says so in its log."""
     log = file.extra_info
     for said, there in re.findall(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", log, re.M):
         if int(there) < int(said) and not _is_placeholder(int(said)):
             raise AudioError(f"truncated: {int(there):,} of {int(said):,} bytes of samples")
-    if "lacks an end-of-stream bit" in log and "Junk after the last page" in log:
+    if file.format == "OGG" and not _last_ogg_page_is_whole(path):
         raise AudioError("truncated: the last Ogg page is incomplete")
 
 
 def _is_placeholder(size: int) -> bool:
     """What programs that write to a pipe put where the size belongs."""
     return 0x7FFF0000 <= size <= 0x7FFFFFFF or size >= 0xFFFF0000
+
+
+def _last_ogg_page_is_whole(path: Path | str) -> bool:
+    with open(path, "rb") as raw:
+        raw.seek(max(0, os.path.getsize(path) - 65_536))  # a page has at most 65,307 bytes
+        tail = raw.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    # 27 bytes of header, of which the last is the number of segments, then their sizes, then the segments.
+    return len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _tells_length(path: Path | str) -> bool:

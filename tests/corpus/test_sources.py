@@ -1,0 +1,96 @@
+"""What a folder or a manifest says there is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slm.corpus.sources import list_clips
+from slm.errors import UsageError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def manifest(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(source):
+    with pytest.raises(UsageError) as caught:
+        list_clips(source)
+    return str(caught.value)
+
+
+def test_ids_of_a_folder_keep_the_suffix_only_where_it_tells_apart(tmp_path):
+    touch(tmp_path, "x/a.wav", "x/a.flac", "x/b.WAV", "日本.opus", "a.b.wav")
+    clips = list_clips(tmp_path)
+    assert [clip.id for clip in clips] == ["a.b", "x/a.flac", "x/a.wav", "x/b", "日本"]
+    assert all(clip.path.is_file() and not clip.metadata for clip in clips)
+
+
+def test_a_name_that_is_not_utf8_gets_an_id_that_can_be_stored(tmp_path):
+    with open(bytes(tmp_path) + b"/caf\xe9.wav", "wb"):
+        pass
+    (clip,) = list_clips(tmp_path)
+    assert clip.id == "caf\\xe9"
+    assert clip.path.is_file()
+
+
+@pytest.mark.parametrize("column", ["path", "audio", "audio_path", "file", "filename", "wav"])
+def test_jsonl(tmp_path, column):
+    rows = [{"id": 7, column: "x/a.wav", "start_s": 1, "end_s": 2.5, "text": "hé", "n": 3}, {column: "b.wav"}]
+    path = manifest(tmp_path / "m.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
+    first, second = list_clips(path)
+    assert (first.id, first.path, first.start_s, first.end_s) == ("7", tmp_path / "x/a.wav", 1.0, 2.5)
+    assert first.metadata == {"text": "hé", "n": 3}
+    assert (second.id, second.start_s, second.end_s, second.metadata) == ("b", 0.0, None, {})
+
+
+def test_csv_quotes_and_tsv_does_not(tmp_path):
+    touch(tmp_path, "a.wav")
+    csv = manifest(tmp_path / "m.csv", '\ufeffpath,text,start,end\na.wav,"one, ""two""\nthree",0.5,\n')
+    tsv = manifest(tmp_path / "m.tsv", 'path\ttext\na.wav\t"one, two\n')
+    (clip,) = list_clips(csv)
+    assert (clip.id, clip.start_s, clip.end_s) == ("a", 0.5, None)
+    assert clip.metadata == {"text": 'one, "two"\nthree'}
+    assert list_clips(tsv)[0].metadata == {"text": '"one, two'}
+
+
+def test_absolute_paths_and_paths_above_the_manifest(tmp_path):
+    rows = f"path\n{tmp_path}/x/a.wav\n../b.wav\n"
+    (tmp_path / "m").mkdir()
+    first, second = list_clips(manifest(tmp_path / "m" / "m.csv", rows))
+    assert (first.path, first.id) == (tmp_path / "x/a.wav", "../x/a")
+    assert (second.path.resolve(), second.id) == (tmp_path / "b.wav", "../b")
+
+
+def test_wrong_use_is_told_with_the_remedy(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no audio files in" in complaint(tmp_path / "empty")
+    assert "no such folder or manifest" in complaint(tmp_path / "absent")
+    assert "datasets of the Hugging Face hub are not read" in complaint("openslr/librispeech_asr")
+    touch(tmp_path, "saved/dataset_info.json", "saved/state.json", "a.wav")
+    assert "saved Hugging Face dataset" in complaint(tmp_path / "saved")
+    assert "neither a folder nor a manifest" in complaint(tmp_path / "a.wav")
+    assert "has no rows" in complaint(manifest(tmp_path / "0.csv", "path,text\n"))
+    assert "has no rows" in complaint(manifest(tmp_path / "0.jsonl", ""))
+    assert "it has location, text; name one of path, audio" in complaint(
+        manifest(tmp_path / "1.csv", "location,text\na.wav,b\n")
+    )
+    assert "line 2: not JSON" in complaint(manifest(tmp_path / "2.jsonl", '{"path": "a.wav"}\n{"path"\n'))
+    assert "line 1: not a JSON object" in complaint(manifest(tmp_path / "3.jsonl", '["a.wav"]\n'))
+    assert "line 2: `path` is None" in complaint(manifest(tmp_path / "4.jsonl", '{"path": "a.wav"}\n{"text": "b"}\n'))
+    assert "line 2: `start_s` is 'soon'" in complaint(manifest(tmp_path / "5.csv", "path,start\na.wav,soon\n"))
+    assert "line 2: not as many cells" in complaint(manifest(tmp_path / "6.tsv", "path\ttext\na.wav\tb\tc\n"))
+    assert "'x'" in complaint(manifest(tmp_path / "7.csv", "path,id\na.wav,x\nb.wav,x\n"))
+    assert "ids more than once, such as 'a.wav'" in complaint(
+        manifest(tmp_path / "8.csv", "path,start,end\na.wav,0,1\na.wav,1,2\n")
+    )
+    (tmp_path / "9.csv").write_bytes(b"path\ncaf\xe9.wav\n")
+    assert "is not UTF-8" in complaint(tmp_path / "9.csv")

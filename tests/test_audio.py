@@ -1,0 +1,235 @@
+"""Reading audio, held to closed forms (sines), to other decoders' files, and to files broken on purpose."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from slm.audio import AudioInfo, find_audio, probe, read_audio, write_wav
+from slm.errors import AudioError, UsageError
+from slm.types import AudioClip
+
+RATE = 48_000
+
+
+def sine(duration_s, rate_hz=RATE, hz=440.0, level=0.3):
+    return (level * np.sin(2 * np.pi * hz * np.arange(round(duration_s * rate_hz)) / rate_hz)).astype(np.float32)
+
+
+def write(path, samples, rate_hz=RATE, **kwargs):
+    soundfile.write(str(path), samples, rate_hz, **kwargs)
+    return path
+
+
+def cut(path, share):
+    """The same file without its end, as an interrupted copy leaves it."""
+    data = path.read_bytes()
+    short = path.with_name(f"cut-{path.name}")
+    short.write_bytes(data[: int(len(data) * share)])
+    return short
+
+
+def reason(path, **kwargs):
+    with pytest.raises(AudioError) as caught:
+        read_audio(path, 16_000, **kwargs)
+    return str(caught.value)
+
+
+FORMATS = {
+    "wav": {"subtype": "PCM_16"},
+    "flac": {"subtype": "PCM_24"},
+    "aiff": {"subtype": "PCM_16"},
+    "au": {"subtype": "PCM_16"},
+    "ogg": {"format": "OGG", "subtype": "VORBIS"},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {"format": "MP3"},
+    "sph": {"format": "NIST", "subtype": "PCM_16"},
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_sine_that_went_in(tmp_path, suffix):
+    path = write(tmp_path / f"a.{suffix.upper()}", np.stack([sine(1.0)] * 2, 1), **FORMATS[suffix])
+    assert find_audio(tmp_path) == [path]
+    assert probe(path) == AudioInfo(RATE, RATE, 2)
+    got = read_audio(path, 16_000)
+    assert got.dtype == np.float32
+    assert got.shape == (16_000,)
+    # Away from the edges, where filters ring and codecs start.
+    assert np.abs(got - sine(1.0, 16_000))[2000:-2000].max() < (0.02 if suffix in ("ogg", "opus", "mp3") else 1e-3)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100, 96_000])
+def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold(tmp_path, rate_hz):
+    low = write(tmp_path / "low.wav", sine(0.5, rate_hz, 1000), rate_hz)
+    assert np.abs(read_audio(low, 16_000) - sine(0.5, 16_000, 1000))[500:-500].max() < 1e-3
+    if rate_hz > 24_000:
+        high = write(tmp_path / "high.wav", sine(0.5, rate_hz, 11_000), rate_hz)
+        assert np.abs(read_audio(high, 16_000))[500:-500].max() < 1e-3  # above 8 kHz: no alias
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = sine(0.2), sine(0.2, hz=1000)
+    path = write(tmp_path / "a.wav", np.stack([left, right], 1), subtype="FLOAT")
+    assert np.array_equal(read_audio(path, RATE), np.stack([left, right], 1).mean(1))
+
+
+def test_a_segment_is_the_slice_of_the_whole(tmp_path):
+    path = write(tmp_path / "a.wav", np.arange(8000) / 8000, 8000, subtype="FLOAT")
+    assert np.array_equal(read_audio(path, 8000, 0.25, 0.5), read_audio(path, 8000)[2000:4000])
+    assert np.array_equal(read_audio(path, 8000, 0.75), read_audio(path, 8000)[6000:])
+    assert len(read_audio(path, 8000, 0.5, 1.05)) == 4000  # a rounded end
+    assert reason(path, start_s=0.5, end_s=1.5) == "segment outside the file: 0.5 to 1.5 s of 1.000 s"
+    assert reason(path, start_s=2.0).startswith("empty segment")
+    assert reason(path, start_s=0.5, end_s=0.5)
+
+
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if s != "sph"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_truncated_file_is_found_out(tmp_path, suffix, share):
+    rng = np.random.default_rng(0)
+    whole = write(tmp_path / f"a.{suffix}", 0.1 * rng.standard_normal(3 * RATE), **FORMATS[suffix])
+    assert len(read_audio(whole, 16_000)) == 48_000
+    assert "truncated" in reason(cut(whole, share))
+
+
+def test_a_truncated_wav_still_serves_a_segment_that_it_holds(tmp_path):
+    short = cut(write(tmp_path / "a.wav", sine(1.0)), 0.5)
+    assert len(read_audio(short, 16_000, 0.1, 0.2)) == 1600
+    assert "truncated" in reason(short, start_s=0.1, end_s=0.9)
+
+
+@pytest.mark.parametrize("placeholder", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_written_to_a_pipe_has_a_size_that_means_nothing(tmp_path, placeholder):
+    path = write(tmp_path / "a.wav", sine(0.5))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = placeholder.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(read_audio(path, 16_000)) == 8000
+
+
+def test_an_mp3_of_varying_bitrate_without_a_header_is_read_to_its_end(tmp_path):
+    loud, quiet = 0.5 * np.random.default_rng(0).standard_normal(2 * RATE), sine(8.0, level=0.001)
+    path = write(tmp_path / "a.mp3", np.concatenate([loud, quiet]), format="MP3", bitrate_mode="VARIABLE")
+    data = path.read_bytes()
+    header = data.index(b"Xing")
+    path.write_bytes(data[data.index(data[:2], header) :])
+    assert probe(path).duration_s < 9.0  # the guess that must not be believed
+    assert len(read_audio(path, 16_000)) / 16_000 == pytest.approx(10.0, abs=0.1)
+
+
+def test_corrupt_flac_and_lost_ogg_pages_are_found_out(tmp_path):
+    for suffix in ("flac", "ogg", "opus"):
+        noise = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE)
+        path = write(tmp_path / f"a.{suffix}", noise, **FORMATS[suffix])
+        data = bytearray(path.read_bytes())
+        for i in range(len(data) // 2, len(data) // 2 + 200):
+            data[i] ^= 0x5A
+        path.write_bytes(data)
+        assert "corrupt" in reason(path)
+
+
+def test_what_is_no_audio_has_its_own_reason(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("hello " * 100)
+    write(tmp_path / "none.wav", np.zeros(0))
+    write(tmp_path / "silent.flac", np.zeros(1000))
+    write(tmp_path / "antiphase.wav", np.stack([sine(0.1), -sine(0.1)], 1), subtype="FLOAT")
+    write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.2]), subtype="FLOAT")
+    write(tmp_path / "inf.wav", np.array([0.1, np.inf, 0.2]), subtype="FLOAT")
+    assert reason(tmp_path / "empty.wav") == "empty: 0 bytes"
+    assert reason(tmp_path / "none.wav") == "empty: no samples"
+    assert reason(tmp_path / "text.wav") == "not audio: format not recognised"
+    assert reason(tmp_path / "silent.flac") == "silent: all samples are 0"
+    assert reason(tmp_path / "antiphase.wav") == "silent: all samples are 0"
+    assert reason(tmp_path / "nan.wav") == reason(tmp_path / "inf.wav") == "NaN or infinite samples"
+    assert reason(tmp_path / "absent.wav") == "missing file"
+    assert reason(tmp_path) == "a folder, not a file"
+    for name in ("empty", "text", "none"):
+        with pytest.raises(AudioError):
+            probe(tmp_path / f"{name}.wav")
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.wav", sine(0.1))
+    path.chmod(0)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    assert reason(path) == "no permission to read"
+
+
+def test_a_misnamed_mp3_is_read_by_its_content(tmp_path):
+    path = write(tmp_path / "a.wav", sine(1.0), format="MP3")
+    assert len(read_audio(path, 16_000)) == 16_000
+
+
+def test_find_audio_skips_hidden_files_and_follows_links_once(tmp_path):
+    for name in ("b/Ünïcode ♫.WAV", "b/a.flac", "a.mp3", ".hidden.wav", ".git/x.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "c.wav").symlink_to(tmp_path / "gone.wav")  # stays in the list, to be named as missing
+    names = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)]
+    assert names == ["a.mp3", "b/a.flac", "b/Ünïcode ♫.WAV", "c.wav"]
+    with pytest.raises(UsageError, match="no such folder"):
+        find_audio(tmp_path / "nowhere")
+
+
+def test_write_wav_comes_back_to_half_a_step_and_clips(tmp_path):
+    samples = np.concatenate([sine(0.1, 8000), [1.5, -1.5, 1.0, -1.0]]).astype(np.float32)
+    write_wav(tmp_path / "new" / "a.wav", AudioClip("a", samples, 8000))
+    back = read_audio(tmp_path / "new" / "a.wav", 8000)
+    assert soundfile.info(str(tmp_path / "new" / "a.wav")).subtype == "PCM_16"
+    assert np.abs(back[:-4] - samples[:-4]).max() <= 0.5 / 32768
+    assert back[-4:].tolist() == [32767 / 32768, -1.0, 32767 / 32768, -1.0]
+    with pytest.raises(AudioError):
+        write_wav(tmp_path / "nan.wav", AudioClip("nan", np.array([np.nan], np.float32), 8000))
+    assert not (tmp_path / "nan.wav").exists()
+
+
+def encode_with_ffmpeg(path, codec, rate_hz, sample_format, container=None, **options):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", format=container, options=options) as file:
+        stream = file.add_stream(codec, rate=rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(sine(1.0)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        size = stream.codec_context.frame_size or 0
+        to_codec = av.AudioResampler(format=sample_format, layout="mono", rate=rate_hz, frame_size=size)
+        for part in [*to_codec.resample(frame), *to_codec.resample(None)]:
+            part.pts = None
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.m4a", ("aac", RATE, "fltp", None)),
+        ("a.aac", ("aac", RATE, "fltp", "adts")),
+        ("a.webm", ("libopus", RATE, "flt", None)),
+        ("a.g722", ("g722", 16_000, "s16", "g722")),
+    ],
+)
+def test_formats_of_ffmpeg(tmp_path, name, settings):
+    path = encode_with_ffmpeg(tmp_path / name, *settings)
+    got = read_audio(path, 16_000)
+    assert find_audio(tmp_path) == [path]
+    assert probe(path).channels == 1
+    assert probe(path).duration_s == pytest.approx(1.0, abs=0.1)
+    assert len(got) / 16_000 == pytest.approx(1.0, abs=0.1)
+    # Codecs add a delay: the tone's frequency and level are what must come through.
+    middle = got[4000:12_000] * np.hanning(8000)
+    spectrum = np.abs(np.fft.rfft(middle))
+    assert np.argmax(spectrum) * 2 == pytest.approx(440, abs=2)
+    assert got[4000:12_000].std() == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
+
+
+def test_broken_files_of_ffmpeg(tmp_path):
+    whole = encode_with_ffmpeg(tmp_path / "a.m4a", "aac", RATE, "fltp", movflags="faststart")
+    assert "corrupt" in reason(cut(whole, 0.6))
+    (tmp_path / "text.m4a").write_text("hello " * 100)
+    assert "not audio" in reason(tmp_path / "text.m4a")
