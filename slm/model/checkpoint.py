@@ -7,6 +7,7 @@ statistics.safetensors           code counts of the training corpus (the unigram
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,8 @@ def save_model(folder: Path, causal_lm: Any, record: ModelRecord, statistics: Co
     arrays["num_documents"] = np.array([statistics.num_documents], np.int64)
     save_file(arrays, folder / "statistics.safetensors")
     write_json(folder / "slm.json", record.to_dict())
+    for file in folder.glob("*.safetensors"):  # written readable to their owner only
+        shutil.copymode(folder / "slm.json", file)
 
 
 def load_record(folder: str | Path) -> ModelRecord:
