@@ -178,7 +178,11 @@ def _open_sndfile(path: Path | str) -> soundfile.SoundFile:
     except soundfile.LibsndfileError as error:
         if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
             raise AudioError("not audio: format not recognised") from None
-        raise AudioError(f"corrupt: {error.error_string.strip() or f'libsndfile error {error.code}'}") from None
+        raise AudioError(f"corrupt or not audio: {_explain(error)}") from None
+
+
+def _explain(error: soundfile.LibsndfileError) -> str:
+    return error.error_string.strip().removeprefix("Error : ").rstrip(".") or f"libsndfile error {error.code}"
 
 
 def _sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
@@ -207,8 +211,7 @@ def _sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> It
                 if len(block) < wanted:  # the end, or a hole (a lost Ogg page)
                     break
         except soundfile.LibsndfileError as error:
-            reason = error.error_string.strip() or f"libsndfile error {error.code}"
-            raise AudioError(f"truncated or corrupt: cannot be decoded to its end ({reason})") from None
+            raise AudioError(f"truncated or corrupt: cannot be decoded to its end ({_explain(error)})") from None
         _check_length(got, end - start, info.sample_rate_hz)
 
 

@@ -1,0 +1,50 @@
+"""A third-party tokenizer, as a separate package would bring it, for tests of commands in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fakes import ArithmeticTokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+class MortalTokenizer(ArithmeticTokenizer):
+    """The arithmetic tokenizer in a process that is killed (SIGKILL) where KILL_AT says: `encode:N` before the N-th
+    batch, `rename:N` when the N-th file is whole under its temporary name but not yet renamed."""
+
+    def __init__(self, num_codebooks: int = 2, device: str = "cpu"):
+        super().__init__(num_codebooks)
+        self.kill, _, self.at = os.environ.get("KILL_AT", "").partition(":")
+        self.batches, self.renames, self.replace = 0, 0, os.replace
+        os.replace = self._replace  # type: ignore[assignment]
+
+    def _die(self, moment: str, count: int) -> None:
+        if self.kill == moment and count == int(self.at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _replace(self, *paths: str) -> None:
+        self.renames += 1
+        self._die("rename", self.renames)
+        self.replace(*paths)
+
+    def encode(self, clips):
+        self.batches += 1
+        self._die("encode", self.batches)
+        return super().encode(clips)
+
+
+def tokenize_command(tmp_path: Path, *args: str, kill_at: str = "") -> subprocess.CompletedProcess[str]:
+    """Run tokenize_corpus.py with `args`, where the tokenizer `mortal` is an installed plug-in."""
+    package = tmp_path / "site" / "mortal-1.0.dist-info"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mortal\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[slm.tokenizers]\nmortal = tests.corpus.plugin:MortalTokenizer\n")
+    path = os.pathsep.join([str(ROOT), str(package.parent)])
+    env = {**os.environ, "PYTHONPATH": path, "KILL_AT": kill_at, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tokenize_corpus.py"), *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True)

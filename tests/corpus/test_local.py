@@ -1,0 +1,114 @@
+"""The engine: batches, reading ahead, and what it makes of failures."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from slm.corpus import local
+from slm.corpus.local import encode_shards, make_batches, read_ahead
+from slm.corpus.plan import PlannedShard
+from slm.corpus.sources import SourceClip, list_clips
+from slm.errors import UsageError
+from tests.corpus.audio import good_folder, write_clip
+from tests.fakes import ArithmeticTokenizer
+
+
+def planned(durations):
+    ids = tuple(str(i) for i in range(len(durations)))
+    return PlannedShard(0, ids, tuple(durations)), {id: SourceClip(id, f"{id}.wav") for id in ids}
+
+
+def test_batches_hold_clips_of_about_one_length_within_the_limit():
+    shard, clips = planned([3.0, 1.0, 20.0, 2.0, 3.0, 1.0, 1.0])
+    batches = list(make_batches(shard, clips, 6.0))
+    assert [[clip.id for clip in batch.clips] for batch in batches] == [["2"], ["0", "4"], ["3", "1", "5"], ["6"]]
+    assert [batch.padded_s for batch in batches] == [20.0, 6.0, 6.0, 1.0]
+    assert sum(batch.duration_s for batch in batches) == 31.0
+
+
+def test_reading_runs_ahead_but_not_further_than_it_may(monkeypatch):
+    reading, most = set(), []
+    lock = threading.Lock()
+
+    def slow_read(clip, rate_hz):
+        with lock:
+            reading.add(clip.id)
+            most.append(len(reading))
+        time.sleep(0.001)
+        return clip.id
+
+    monkeypatch.setattr(local, "_read", slow_read)
+    shard, clips = planned([1.0] * 40)
+    for batch, results in read_ahead(make_batches(shard, clips, 2.0), 8000, 4, ahead_s=6.0):
+        assert results == [clip.id for clip in batch.clips]
+        with lock:
+            reading.difference_update(results)
+    assert 2 < max(most) <= 8  # three batches ahead and the one that is given out
+
+
+class Moody(ArithmeticTokenizer):
+    """Fails on every batch that holds one of `hated`."""
+
+    def __init__(self, hated, error=None):
+        super().__init__()
+        self.hated, self.error = hated, error or IndexError("no such\nentry")
+
+    def encode(self, clips):
+        if any(clip.id in self.hated for clip in clips):
+            raise self.error
+        return super().encode(clips)
+
+
+def run(folder, tokenizer, **kwargs):
+    clips = {clip.id: clip for clip in list_clips(folder)}
+    shard = PlannedShard(0, tuple(clips), (1.0,) * len(clips))
+    (made,) = encode_shards([shard], clips, tokenizer, 3.0, 2, **kwargs)
+    return made
+
+
+def test_a_clip_that_makes_the_tokenizer_fail_is_left_out_alone(tmp_path):
+    good_folder(tmp_path)
+    made = run(tmp_path, Moody({"clip-2", "clip-3"}))
+    assert [c.id for c in made.codes] == [f"clip-{i}" for i in (0, 1, 4, 5, 6)]
+    assert [(r.id, r.reason) for r in made.rejects] == [
+        ("clip-2", "tokenizer failed: IndexError: no such entry"),
+        ("clip-3", "tokenizer failed: IndexError: no such entry"),
+    ]
+
+
+def test_a_tokenizer_that_always_fails_ends_the_run(tmp_path, monkeypatch):
+    good_folder(tmp_path)
+    everything = {f"clip-{i}" for i in range(7)}
+    with pytest.raises(RuntimeError, match="arithmetic failed on every clip; the last time: no such"):
+        run(tmp_path, Moody(everything))
+    assert not run(tmp_path, Moody(everything), proven=True).codes  # earlier shards showed that it works
+    monkeypatch.setattr(local, "_FAILURES_IN_A_ROW", 3)
+    with pytest.raises(RuntimeError, match="3 clips in a row"):
+        run(tmp_path, Moody(everything - {"clip-0"}), proven=True)
+
+
+@pytest.mark.parametrize(
+    "error", [UsageError("x"), OSError(28, "full"), RuntimeError("CUDA error: device-side assert")]
+)
+def test_errors_that_are_not_the_clips_fault_end_the_run(tmp_path, error):
+    with pytest.raises(type(error)):
+        run(good_folder(tmp_path), Moody({"clip-2"}, error), proven=True)
+
+
+def test_a_shard_whose_files_all_went_away_is_not_made_of_rejects(tmp_path):
+    clips = {clip.id: clip for clip in list_clips(good_folder(tmp_path))}
+    for clip in clips.values():
+        clip.path.unlink()
+    shard = PlannedShard(0, tuple(clips), (1.0,) * len(clips))
+    with pytest.raises(UsageError, match="all 7 clips of a shard are gone since they were planned"):
+        list(encode_shards([shard], clips, ArithmeticTokenizer(), 3.0, 2))
+
+
+def test_a_clip_that_resampling_makes_too_short_is_left_out_when_read(tmp_path):
+    write_clip(tmp_path / "a.wav", 0.5)
+    write_clip(tmp_path / "b.wav", 0.0199)
+    made = run(tmp_path, ArithmeticTokenizer())
+    assert [r.reason for r in made.rejects] == ["too short: 159 samples at 8000 Hz are less than one frame"]

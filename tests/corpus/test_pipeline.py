@@ -1,0 +1,216 @@
+"""The whole of it with an arithmetic tokenizer: three readers agree, runs go on, other runs are refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import yaml
+
+from slm.audio import read_audio
+from slm.corpus.config import CorpusConfig
+from slm.corpus.pipeline import tokenize_corpus
+from slm.data.store import CodeStore
+from slm.errors import UsageError
+from slm.types import AudioClip
+from tests.corpus.audio import bad_folder, good_folder, write_clip
+from tests.fakes import ArithmeticTokenizer
+
+
+def config_for(tmp_path, **kwargs):
+    given = {"audio": str(tmp_path / "audio"), "tokenizer": "arithmetic", "out": str(tmp_path / "out"), **kwargs}
+    return CorpusConfig(shard_hours=1.6 / 3600, batch_seconds=2.0, **given)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """(config, tokenizer, summary) of a corpus with good and bad clips, odd rates, two channels and metadata."""
+    audio = good_folder(tmp_path / "audio")
+    bad_folder(audio)
+    write_clip(audio / "stereo ♫.wav", 0.8, 44_100, channels=2, seed=20)
+    write_clip(audio / "high.wav", 0.6, 96_000, seed=21)
+    tokenizer = ArithmeticTokenizer(num_codebooks=3, codebook_size=16)
+    rows = [
+        {"path": path.name, "text": f"text of {path.stem}", "n": i, "codes": "not ours"}
+        for i, path in enumerate(sorted(audio.iterdir()))
+    ]
+    (audio / "m.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, {"path": "absent.wav"}]))
+    config = config_for(tmp_path, audio=str(audio / "m.jsonl"))
+    return config, tokenizer, tokenize_corpus(config, tokenizer)
+
+
+def test_store_and_datasets_read_what_the_tokenizer_gives(corpus, tmp_path):
+    from datasets import load_from_disk
+
+    config, tokenizer, summary = corpus
+    dataset, store = load_from_disk(config.out), CodeStore(config.out)
+    assert store.ids == dataset["id"][:] == [*(f"clip-{i}" for i in range(7)), "high", "stereo ♫"]
+    assert store.spec == tokenizer.spec
+    for i, row in enumerate(dataset):
+        samples = read_audio(tmp_path / "audio" / f"{row['id']}.wav", 8000)
+        (expected,) = tokenizer.encode([AudioClip(row["id"], samples, 8000)])
+        assert np.array_equal(row["codes"], expected.codes)
+        assert np.array_equal(store[i].codes, expected.codes)
+        assert row["num_samples"] == store[i].num_samples == len(samples)
+        assert row["duration_s"] == pytest.approx(len(samples) / 8000)
+        assert row["text"] == f"text of {row['id']}"
+    assert list(dataset.features) == ["id", "codes", "num_samples", "duration_s", "text", "n"]
+    assert dataset.features["n"].dtype == "int64"
+    assert len(store._tables) > 2  # several shards
+    assert (summary.num_clips, summary.num_frames) == (len(store), store.num_frames.sum())
+    assert summary.duration_s == pytest.approx(store.duration_s)
+
+
+def test_every_clip_is_either_there_or_named_in_rejects(corpus, tmp_path):
+    _, _, summary = corpus
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    expected = {
+        "hundred-samples": "too short",
+        "link": "missing file",
+        "nan": "NaN or infinite samples",
+        "no-samples": "empty",
+        "silent": "silent",
+        "text": "corrupt or not audio",
+        "truncated": "truncated",
+        "zero-bytes": "empty",
+        "absent": "missing file",
+    }
+    assert {reject["id"]: reject["reason"].partition(":")[0] for reject in rejects} == expected
+    assert [asdict(reject) for reject in summary.rejects] == rejects
+    assert rejects[-1]["path"] == str(tmp_path / "audio" / "absent.wav")
+    assert "left out   9 clips: 2 empty, 2 missing file, 1 NaN or infinite samples" in summary.describe()
+
+
+def test_card_and_summary_hold_what_can_be_counted_by_hand(corpus, tmp_path):
+    config, tokenizer, summary = corpus
+    codes = np.concatenate([codes.codes for codes in CodeStore(config.out)])
+    card = (tmp_path / "out" / "README.md").read_text()
+    for k, use in enumerate(summary.codebooks):
+        _, counts = np.unique(codes[:, k], return_counts=True)
+        shares = counts / len(codes)
+        entropy = -(shares * np.log2(shares)).sum()
+        assert (use.size, use.used) == (16, len(counts))
+        assert use.entropy_bits == pytest.approx(entropy)
+        assert use.perplexity == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+        assert f"| {k} | 16 | {len(counts)} | {len(counts) / 16:.1%} | {entropy:.3f} |" in card
+    assert summary.entropy_bitrate_bps == pytest.approx(50 * sum(use.entropy_bits for use in summary.codebooks))
+    assert tokenizer.spec.bitrate_bps == 50 * 3 * 4
+    front, _, body = card.removeprefix("---\n").partition("---\n")
+    assert yaml.safe_load(front)["size_categories"] == ["n<1K"]
+    assert "| bitrate, nominal | 600.0 bit/s |" in body
+    assert "| empty | 2 |" in body
+    assert tokenizer.spec.fingerprint in body
+
+
+def test_a_finished_folder_is_left_as_it_is(corpus, tmp_path, capsys):
+    config, tokenizer, summary = corpus
+    before = contents(tmp_path / "out")
+    again = tokenize_corpus(config, tokenizer)
+    assert again == replace(summary, real_time_factor=None)
+    assert "is finished: nothing to do" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == before
+
+
+def test_the_same_bytes_for_other_workers_and_batches(corpus, tmp_path):
+    config, tokenizer, _ = corpus
+    other = replace(config, out=str(tmp_path / "other"), num_workers=5, batch_seconds=0.5)
+    tokenize_corpus(other, tokenizer)
+    assert contents(tmp_path / "other") == contents(tmp_path / "out")
+
+
+def test_a_lost_shard_is_made_again(corpus, tmp_path):
+    config, tokenizer, _ = corpus
+    before = contents(tmp_path / "out")
+    shards = sorted((tmp_path / "out").glob("data-*"))
+    shards[1].unlink()
+    with pytest.raises(UsageError, match="a shard is missing"):
+        CodeStore(config.out)
+    tokenize_corpus(config, tokenizer)
+    assert contents(tmp_path / "out") == before
+
+
+def test_all_silent_is_an_error_and_leaves_no_dataset(tmp_path):
+    import soundfile
+
+    (tmp_path / "audio").mkdir()
+    soundfile.write(str(tmp_path / "audio" / "a.wav"), np.zeros(8000), 8000)
+    with pytest.raises(UsageError, match=r"none of the 1 clips can be used \(1 silent\)"):
+        tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    with pytest.raises(UsageError, match="unfinished"):
+        CodeStore(tmp_path / "out")
+
+
+def test_other_tokenizers_settings_and_sources_are_refused(tmp_path):
+    good_folder(tmp_path / "audio")
+    config = config_for(tmp_path)
+    tokenize_corpus(config, ArithmeticTokenizer())
+    before = contents(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"holds codes of arithmetic \[.*16x16 .* asks for arithmetic \[.*32x32 "):
+        tokenize_corpus(config, ArithmeticTokenizer(codebook_size=32))
+    with pytest.raises(UsageError, match=r"begun with --shard_hours 0\.000444444, and this command says 5"):
+        tokenize_corpus(replace(config, shard_hours=5.0), ArithmeticTokenizer())
+    write_clip(tmp_path / "audio" / "new.wav", 0.5)
+    (tmp_path / "audio" / "clip-1.wav").unlink()
+    with pytest.raises(UsageError, match=r"clips have changed .*1 new and 1 gone, such as 'clip-1', 'new'"):
+        tokenize_corpus(config, ArithmeticTokenizer())
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tokenizer.json"])
+def test_a_folder_of_something_else_is_refused(tmp_path, name):
+    good_folder(tmp_path / "audio")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"version": "1.0", "model": {}}')
+    with pytest.raises(UsageError, match="not empty and not a corpus of codes"):
+        tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    with pytest.raises(UsageError, match="is a file"):
+        tokenize_corpus(config_for(tmp_path, out=str(tmp_path / "out" / name)), ArithmeticTokenizer())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path):
+    good_folder(tmp_path / "audio")
+
+    class Impatient(ArithmeticTokenizer):
+        def encode(self, clips):
+            with pytest.raises(UsageError, match="another run is writing"):
+                tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+            return super().encode(clips)
+
+    assert tokenize_corpus(config_for(tmp_path), Impatient()).num_clips == 7
+
+
+@pytest.mark.parametrize("fails_at", range(1, 8))
+def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on(tmp_path, monkeypatch, fails_at):
+    good_folder(tmp_path / "audio")
+    config, whole = config_for(tmp_path), config_for(tmp_path, out=str(tmp_path / "whole"))
+    tokenize_corpus(whole, ArithmeticTokenizer())
+    calls, fsync = [], os.fsync
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) >= fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            tokenize_corpus(config, ArithmeticTokenizer())
+    assert set(contents(tmp_path / "out").items()) <= set(contents(tmp_path / "whole").items())
+    tokenize_corpus(config, ArithmeticTokenizer())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("field", ["shard_hours", "batch_seconds", "num_workers"])
+def test_settings_out_of_range(field):
+    with pytest.raises(UsageError, match=f"--{field} must be above 0"):
+        CorpusConfig("a", "b", "c", **{field: 0})

@@ -1,0 +1,125 @@
+"""The plan: the same for any number of workers, and what is left out named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slm.corpus.columns import column, column_types, features
+from slm.corpus.plan import Plan, hash_source, make_plan
+from slm.corpus.sources import SourceClip, list_clips
+from slm.errors import UsageError
+from tests.corpus.audio import bad_folder, good_folder, write_clip
+from tests.fakes import ArithmeticTokenizer
+
+SPEC = ArithmeticTokenizer().spec
+
+
+def plan_of(folder, hours, workers=2):
+    clips = list_clips(folder)
+    return make_plan(clips, hash_source(folder, clips), SPEC, hours, workers)
+
+
+def test_clips_are_dealt_in_order_until_a_shard_is_full(tmp_path):
+    good_folder(tmp_path)  # 0.3 0.5 0.7 | 0.9 | 1.1 | 1.3 | 1.5, in shards of 1.6 s
+    plan = plan_of(tmp_path, 1.6 / 3600)
+    assert [[id[-1] for id in shard.ids] for shard in plan.shards] == [["0", "1", "2"], ["3"], ["4"], ["5"], ["6"]]
+    assert plan.duration_s == pytest.approx(0.3 + 0.5 + 0.7 + 0.9 + 1.1 + 1.3 + 1.5)
+    assert [shard.index for shard in plan.shards] == [0, 1, 2, 3, 4]
+
+
+def test_the_plan_does_not_depend_on_workers_and_survives_json(tmp_path):
+    bad_folder(good_folder(tmp_path))
+    plan = plan_of(tmp_path, 1 / 3600)
+    assert plan == plan_of(tmp_path, 1 / 3600, workers=5)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_faults_that_headers_show_are_rejects_of_the_plan(tmp_path):
+    kinds = bad_folder(good_folder(tmp_path))
+    found = {reject.id: reject.reason.partition(":")[0] for reject in plan_of(tmp_path, 1).rejects}
+    shown = {"hundred-samples", "link", "no-samples", "text", "zero-bytes"}
+    assert found == {id: kind for id, kind in kinds.items() if id in shown}
+
+
+def test_segments_of_a_file_are_planned_by_their_own_length(tmp_path):
+    write_clip(tmp_path / "a.wav", 2.0)
+    (tmp_path / "m.csv").write_text("id,path,start,end\nx,a.wav,0.5,1.25\ny,a.wav,1.5,\nz,a.wav,0,9\n")
+    (shard,) = plan_of(tmp_path / "m.csv", 1).shards
+    assert shard.durations_s == (0.75, 0.5, 2.0)
+
+
+def test_one_frame_exactly_is_enough(tmp_path):
+    write_clip(tmp_path / "a.wav", 160 / 8000)
+    write_clip(tmp_path / "b.wav", 150 / 8000)
+    plan = plan_of(tmp_path, 1)
+    assert plan.shards[0].ids == ("a",)
+    assert [reject.reason for reject in plan.rejects] == ["too short: 150 samples at 8000 Hz are less than one frame"]
+
+
+def test_nothing_usable_is_wrong_use(tmp_path):
+    bad_folder(tmp_path)
+    for id in ("nan", "silent", "truncated"):
+        (tmp_path / f"{id}.wav").unlink()
+    with pytest.raises(UsageError, match=r"none of the 5 clips can be used \(2 empty, 1 corrupt or not audio, "):
+        plan_of(tmp_path, 1)
+
+
+def test_the_source_hash_moves_with_the_folder_and_sees_every_change(tmp_path):
+    def hash_of(folder, text):
+        folder.mkdir(exist_ok=True)
+        (folder / "m.csv").write_text(text)
+        return hash_source(folder / "m.csv", list_clips(folder / "m.csv"))
+
+    rows = "path,text,start\na.wav,hello,0\nb.wav,world,1\n"
+    first = hash_of(tmp_path / "here", rows)
+    assert first == hash_of(tmp_path / "there", rows)
+    changes = [("hello", "hallo"), ("b.wav,world,1", "b.wav,world,2"), ("a.wav", "c.wav"), ("b.wav,world,1\n", "")]
+    assert len({first} | {hash_of(tmp_path / "here", rows.replace(*change)) for change in changes}) == 5
+
+
+def test_columns_have_one_type_over_the_whole_corpus():
+    rows = [
+        {
+            "i": 1,
+            "f": 1,
+            "b": True,
+            "s": "x",
+            "mixed": 1,
+            "l": [1, 2],
+            "n": None,
+            "big": 2**70,
+            "id": "own",
+            "codes": 3,
+        },
+        {"i": None, "f": 0.5, "b": False, "mixed": "1", "late": 2, "boolint": 1},
+        {"boolint": True, "duration_s": 3.0, "num_samples": 1},
+    ]
+    types = column_types(SourceClip(str(i), "", metadata=row) for i, row in enumerate(rows))
+    assert types == {
+        "i": "int64", "f": "float64", "b": "bool", "s": "string", "mixed": "string", "l": "string", "n": "string",
+        "big": "string", "late": "int64", "boolint": "string",
+    }  # fmt: skip
+    values = {name: column([row.get(name) for row in rows], kind).to_pylist() for name, kind in types.items()}
+    assert values["i"] == [1, None, None]
+    assert values["f"] == [1.0, 0.5, None]
+    assert values["mixed"] == ["1", "1", None]
+    assert values["l"] == ["[1, 2]", None, None]
+    assert values["big"] == [str(2**70), None, None]
+    assert values["boolint"] == [None, "1", "true"]
+
+
+def test_features_are_written_as_datasets_writes_them():
+    from datasets import Features, List, Value
+
+    theirs = Features(
+        {
+            "id": Value("string"),
+            "codes": List(List(Value("uint16"), length=3)),
+            "num_samples": Value("int64"),
+            "duration_s": Value("float32"),
+            "text": Value("string"),
+        }
+    )
+    assert features({"text": "string"}, 3, "uint16") == theirs.to_dict()

@@ -1,0 +1,111 @@
+"""The command, in processes of its own: what it prints, how it exits, and that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from slm.data.store import CodeStore
+from slm.errors import UsageError
+from tests.corpus.audio import bad_folder, good_folder
+from tests.corpus.plugin import tokenize_command
+from tests.fakes import ArithmeticTokenizer
+
+
+def arguments(tmp_path: Path, out: str = "out", **options: str) -> list[str]:
+    given = {
+        "audio": str(tmp_path / "audio"),
+        "tokenizer": "mortal",
+        "out": str(tmp_path / out),
+        "device": "cpu",
+        "shard_hours": str(2 / 3600),
+        "batch_seconds": "1.5",
+        **options,
+    }
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_help_is_complete_and_imports_no_torch(tmp_path):
+    done = tokenize_command(tmp_path, "--help")
+    assert done.returncode == 0
+    for option in ("audio", "tokenizer", "out", "tokenizer_settings", "device", "engine", "shard_hours", "config"):
+        assert f"--{option} " in done.stdout
+    assert "Hours of audio in a shard" in done.stdout
+
+
+def test_a_run_a_second_run_and_another_tokenizer(tmp_path):
+    bad_folder(good_folder(tmp_path / "audio"))
+    config = tmp_path / "config.yaml"
+    config.write_text("tokenizer_settings:\n  num_codebooks: 3\n")
+    done = tokenize_command(tmp_path, "--config", str(config), *arguments(tmp_path))
+    assert done.returncode == 0, done.stderr
+    store = CodeStore(tmp_path / "out")
+    assert store.spec == ArithmeticTokenizer(3).spec
+    assert "7 clips, 0.002 h" in done.stdout
+    assert "codebook 2" in done.stdout
+    assert "left out   8 clips: 2 empty" in done.stdout
+    before = contents(tmp_path / "out")
+
+    settings = ["--tokenizer_settings.num_codebooks", "3"]
+    again = tokenize_command(tmp_path, *arguments(tmp_path), *settings)
+    assert again.returncode == 0
+    assert "is finished: nothing to do" in again.stderr
+    other = tokenize_command(tmp_path, *arguments(tmp_path))
+    assert other.returncode == 2
+    assert "16x16x16 at 50 Hz, and this command asks for" in other.stderr
+    assert contents(tmp_path / "out") == before
+
+
+def test_killed_at_every_kind_of_moment_it_ends_with_the_same_bytes(tmp_path):
+    bad_folder(good_folder(tmp_path / "audio"))
+    whole = tokenize_command(tmp_path, *arguments(tmp_path, "whole"))
+    assert whole.returncode == 0, whole.stderr
+    expected = contents(tmp_path / "whole")
+    # Each run gets a little further: at the plan, in the first shard, at a shard's rename, after one, at the ends.
+    for moment in ("rename:2", "encode:2", "rename:1", "rename:2", "encode:3", "rename:3"):
+        killed = tokenize_command(tmp_path, *arguments(tmp_path), kill_at=moment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        finished = {name for name in contents(tmp_path / "out") if not name.startswith(".")}
+        assert finished < set(expected)
+        with pytest.raises(UsageError):
+            CodeStore(tmp_path / "out")
+    last = tokenize_command(tmp_path, *arguments(tmp_path))
+    assert last.returncode == 0, last.stderr
+    assert contents(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "mortel"}, "unknown tokenizer 'mortel'; did you mean 'mortal'"),
+        ({"tokenizr": "x"}, "unknown option 'tokenizr'; did you mean 'tokenizer'"),
+        ({"audio": "nowhere"}, "no such folder or manifest: nowhere; give a folder of audio files, or a manifest"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(tmp_path, options, message):
+    good_folder(tmp_path / "audio", clips=1)
+    done = tokenize_command(tmp_path, *arguments(tmp_path, **options))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_speech_with_codec2(tmp_path):
+    pytest.importorskip("pycodec2")
+    manifest = Path(__file__).parent / "data" / "speech" / "manifest.jsonl"
+    args = arguments(tmp_path, audio=str(manifest), tokenizer="codec2-700c", shard_hours="1")
+    done = tokenize_command(tmp_path, *args)
+    assert done.returncode == 0, done.stderr
+    store = CodeStore(tmp_path / "out")
+    assert "108 clips" in done.stdout
+    assert store.spec.codebook_sizes == (512, 512, 16, 64)
+    assert set(store.column("language")) == {"en", "es", "fr", "it", "ru"}
+    assert all(store.column("text"))
