@@ -37,7 +37,7 @@ if have hibari; then
   run accelerate launch --config_file configs/accelerate/one-process.yaml train_lm.py \
     --config configs/quickstart/semantic.yaml --data "$out/tokens/synthetic" --out "$out/lm-semantic"
   say "6. Can it tell words from pseudo-words, and grammatical from ungrammatical sentences?"
-  run python eval/run.py --model "$out/lm-semantic/final" --benchmarks swuggy,sblimp --data "$out/synthetic" --out "$out/results/semantic"
+  run python eval/run.py --model "$out/lm-semantic/final" --benchmarks swuggy,sblimp --data "$out/synthetic" --corpus "$out/tokens/synthetic" --out "$out/results/semantic"
   results+=("$out/results/semantic")
 else
   say "Steps 3 to 6 are skipped: they need the neural voice (pip install hibari-tts==0.2.1)"
@@ -47,7 +47,7 @@ say "7. A small language model over the four codebooks of real speech (5.7 minut
 run accelerate launch --config_file configs/accelerate/one-process.yaml train_lm.py \
   --config configs/quickstart/acoustic.yaml --data "$acoustic" --out "$out/lm-acoustic"
 say "8. It continues prompts of real speech"
-run python eval/run.py --model "$out/lm-acoustic/final" --benchmarks continuation --prompts tests/data/speech/en --out "$out/results/acoustic"
+run python eval/run.py --model "$out/lm-acoustic/final" --benchmarks continuation --data tests/data/speech --prompts tests/data/speech/en --corpus "$acoustic" --out "$out/results/acoustic"
 results+=("$out/results/acoustic")
 
 say "9. One page of it all"
