@@ -24,7 +24,7 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
     """Make the corpus of `config`, or what is left to make of it; on a finished one only read its summary.
 
     `tokenizer` stands in for the one that `config` names. Raises UsageError for wrong use, before any work, and
-    RuntimeError when the tokenizer itself is at fault.
+    when no clip at all is left; RuntimeError when the tokenizer itself is at fault.
     """
     out = Path(config.out)
     clips = list_clips(config.audio)
