@@ -22,7 +22,8 @@ SCORERS = {
 
 INTERVAL = (
     "Intervals are 95 % bootstrap intervals over independent units (an item with all its voices): if the benchmark had "
-    "drawn other items of the same kind, the number would mostly fall within them."
+    "drawn other items of the same kind, the number would mostly fall within them. Where every item is right, or every "
+    "one wrong, resampling shows no spread: then look at n."
 )
 
 BITS_PER_S = (
@@ -37,10 +38,10 @@ GENERATED = (
 )
 
 UNITS = {
-    "duration_s": "Mean duration",
-    "level_dbfs": "Mean level",
-    "silence_share": "Share of near-silence (20 ms frames below -50 dBFS)",
-    "repeated_share": "Share of frames equal to the one before",
+    "duration_s": "mean duration",
+    "level_dbfs": "mean level",
+    "silence_share": "share of near-silence (20 ms frames below -50 dBFS)",
+    "repeated_share": "share of frames equal to the one before",
 }
 
 

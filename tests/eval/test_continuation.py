@@ -1,0 +1,56 @@
+"""The numbers about a continuation, by closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from eval.benchmarks.base import Generation, Setup
+from eval.benchmarks.continuation import Continuation, describe_clip, describe_codes, prompt_seed
+from slm.errors import UsageError
+from slm.types import AudioClip, Codes
+from tests.eval.material import write_level
+from tests.fakes import ArithmeticTokenizer, tone
+
+
+def test_the_level_of_a_tone_and_the_share_of_silence():
+    """A sine of amplitude 0.3 has an RMS of 0.3 / sqrt 2; half a clip of nothing halves its power."""
+    loud = tone(1.0)
+    assert describe_clip(loud)["level_dbfs"] == pytest.approx(20 * math.log10(0.3 / math.sqrt(2)), abs=0.01)
+    assert describe_clip(loud)["silence_share"] == 0.0
+    half = AudioClip("x", np.concatenate([loud.samples, 0 * loud.samples]), 8000)
+    found = describe_clip(half)
+    assert found["level_dbfs"] == pytest.approx(20 * math.log10(0.3 / 2), abs=0.01)
+    assert (found["duration_s"], found["silence_share"]) == (2.0, 0.5)
+    nothing = describe_clip(AudioClip("x", np.zeros(0, np.float32), 8000))
+    assert nothing == {"duration_s": 0.0, "level_dbfs": None, "silence_share": None}
+
+
+def test_codes_are_compared_with_the_frame_before():
+    """Prompt 1 2, then 2 2 3 2: the first two repeat."""
+    spec = ArithmeticTokenizer(1).spec
+    whole = Codes("x", np.array([[1], [2], [2], [2], [3], [2]], np.uint16), 960, spec)
+    prompt = Codes("x", whole.codes[:2], 320, spec)
+    assert describe_codes(prompt, whole) == {"frames": 4, "distinct_frames": 2, "repeated_share": 0.5}
+    assert describe_codes(whole, whole) == {"frames": 0, "distinct_frames": 0, "repeated_share": None}
+
+
+def test_a_prompts_seed_is_its_own():
+    assert prompt_seed(0, "a") == prompt_seed(0, "a")
+    assert len({prompt_seed(0, "a"), prompt_seed(0, "b"), prompt_seed(1, "a")}) == 3
+
+
+def test_prompts_are_the_first_ids_in_order(tmp_path):
+    for name in ("c", "a", "sub/b"):
+        write_level(tmp_path / f"{name}.wav", 0.1)
+    made = Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=Generation(max_prompts=2)))
+    assert [p.id for p in made.prompts] == ["a", "c"]
+    assert len(Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=Generation(max_prompts=0))).prompts) == 3
+
+
+@pytest.mark.parametrize("wrong", [{"prompt_s": 0}, {"continue_s": -1}, {"temperature": -0.1}, {"top_k": 0}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(UsageError, match="generation"):
+        Generation(**wrong)

@@ -1,0 +1,55 @@
+"""Drawings and tables by hand."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import soundfile
+
+from eval.report.drawing import draw_lines, draw_waveform, nice_ticks
+from eval.report.table import markdown_table
+from eval.report.wording import format_interval, format_value
+
+
+def test_ticks_are_round_and_span_the_values():
+    assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert nice_ticks(3.61, 4.79) == [3.5, 4.0, 4.5, 5.0]
+    assert nice_ticks(7, 7) == [7]
+
+
+def test_a_curve_stands_where_its_values_say():
+    chart = draw_lines([("a", "train", [(0, 4.0), (50, 2.0), (100, float("nan")), (100, 0.0)]), ("b", "eval", [])])
+    assert chart is not None
+    (line,) = chart.lines
+    assert line.path == "M0.0 0.00L500.0 50.00L1000.0 100.00"
+    assert (line.last, [t.label for t in chart.y_ticks]) == (0.0, ["0", "1", "2", "3", "4"])
+    assert [t.percent for t in chart.y_ticks] == [100, 75, 50, 25, 0]
+    assert draw_lines([("a", "train", [(1, 1.0)])]) is None
+
+
+def test_a_waveform_is_as_high_as_its_peak_and_marks_the_prompt(tmp_path):
+    """A quiet half and one twice as loud: the outline reaches 96 % of the height there, and 48 % before."""
+    signal = np.where(np.arange(8000) < 4000, 0.1, 0.2) * np.where(np.arange(8000) % 2, 1, -1)
+    soundfile.write(str(tmp_path / "x.wav"), signal, 8000)
+    wave = draw_waveform(tmp_path / "x.wav", prompt_s=0.25, bins=10)
+    heights = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", wave.path)]
+    assert np.allclose(heights[:5], 26, atol=0.2)
+    assert np.allclose(heights[5:10], 2, atol=0.2)
+    assert np.allclose(heights[10:15], 98, atol=0.2)
+    assert (wave.duration_s, wave.prompt_percent) == (1.0, 25.0)
+
+
+def test_a_markdown_table_is_aligned_and_escaped():
+    assert markdown_table(["a|b", "n"], [["x", "10"]]).splitlines() == [
+        "| a\\|b |   n |",
+        "|------|----:|",
+        "| x    |  10 |",
+    ]
+
+
+def test_values_carry_their_unit():
+    assert format_value({"value": 0.7512, "unit": "fraction"}) == "75.1 %"
+    assert format_value({"value": -12.34, "unit": "dBFS"}) == "-12.3 dBFS"
+    assert format_interval({"interval": [0.5, 0.75], "unit": "fraction"}) == "50.0–75.0"
+    assert format_interval({"interval": None, "unit": "fraction"}) == ""
