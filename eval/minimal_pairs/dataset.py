@@ -13,17 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from eval.minimal_pairs.corpus import ISOLATED_SHARE, plan_corpus
+from eval.minimal_pairs.lexical import phoneme_features, plan_lexical
 from eval.minimal_pairs.phonology import phones
-from eval.minimal_pairs.plan import (
-    ISOLATED_SHARE,
-    Measure,
-    Pair,
-    Utterance,
-    lexical_features,
-    plan_corpus,
-    plan_lexical,
-    plan_syntactic,
-)
+from eval.minimal_pairs.syntactic import plan_syntactic
+from eval.minimal_pairs.synthesis import Studio
+from eval.minimal_pairs.utterance import Pair, Utterance
 from eval.minimal_pairs.voice import FRAME_SAMPLES, RATE_HZ, Voice
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
@@ -46,26 +41,34 @@ class Plan:
         return [*self.corpus, *pairs]
 
 
-def load_or_make_plan(out: Path, settings: dict[str, Any], voice: Voice, measure: Measure | None) -> Plan:
-    """The plan of a folder begun before, which must have the same settings, or a new one, written to plan.json."""
+def load_plan(out: Path, settings: dict[str, Any]) -> Plan | None:
+    """The plan of a folder begun before; UsageError when that was with other settings."""
     path = out / "plan.json"
-    settings = {**settings, "generator_version": GENERATOR_VERSION}
-    if path.is_file():
-        stored = read_json(path)
-        if stored["settings"] != settings:
-            raise UsageError(
-                f"{out} was made with other settings ({stored['settings']}, now {settings}); choose another --out, "
-                "or the settings it was made with"
-            )
-        pairs = {task: [_pair(p) for p in stored[task]] for task in ("lexical", "syntactic")}
-        return Plan([Utterance(**u) for u in stored["corpus"]], **pairs)
-    if measure is None:
-        raise UsageError(f"{out} has generated.json but no plan.json; remove the folder and run the command again")
-    corpus = plan_corpus(voice, settings["seed"], settings["minutes"])
-    lexical = plan_lexical(voice, settings["seed"], settings["pairs"], corpus, measure)
-    syntactic = plan_syntactic(voice, settings["seed"], settings["pairs"], measure)
-    plan = Plan(corpus, _numbered(lexical, "lexical/dev"), _numbered(syntactic, "syntactic/dev"))
-    write_json(path, {"settings": settings, **asdict(plan)})
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    if stored["settings"] != settings:
+        raise UsageError(
+            f"{out} was made with other settings ({stored['settings']}, now {settings}); "
+            "choose another --out, or the settings it was made with"
+        )
+    pairs = {task: [_pair(p) for p in stored[task]] for task in ("lexical", "syntactic")}
+    return Plan([Utterance(**u) for u in stored["corpus"]], **pairs)
+
+
+def make_plan(out: Path, settings: dict[str, Any], voice: Voice, studio: Studio) -> Plan:
+    """A new plan, written to plan.json. UsageError when so many pairs cannot be matched."""
+    seed, pairs = settings["seed"], settings["pairs"]
+    corpus = plan_corpus(voice, seed, settings["minutes"])
+    lexical = _numbered(plan_lexical(voice, studio, seed, pairs, corpus), "lexical/dev")
+    syntactic = _numbered(plan_syntactic(voice, studio, seed, pairs), "syntactic/dev")
+    if min(len(lexical), len(syntactic)) < pairs:
+        raise UsageError(
+            f"only {len(lexical)} lexical and {len(syntactic)} syntactic pairs could be matched in duration: "
+            f"ask for --pairs {min(len(lexical), len(syntactic))} or fewer"
+        )
+    plan = Plan(corpus, lexical, syntactic)
+    write_json(out / "plan.json", {"settings": settings, **asdict(plan)})
     return plan
 
 
@@ -88,7 +91,7 @@ def _numbered(pairs: Sequence[Pair], folder: str) -> list[Pair]:
 
 def write_descriptions(out: Path, settings: dict, voice: Voice, plan: Plan, lengths: Sequence[int]) -> str:
     """manifest.jsonl, both gold.csv and generated.json; returns one line about them."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "path": Path(u.path).name,
             "text": u.text,
@@ -113,7 +116,6 @@ def write_descriptions(out: Path, settings: dict, voice: Voice, plan: Plan, leng
     }
     description = {
         "generator": "eval.minimal_pairs",
-        "generator_version": GENERATOR_VERSION,
         **settings,
         "voice": voice.name,
         "isolated_word_share": ISOLATED_SHARE,
@@ -132,8 +134,8 @@ def shortcut_statistics(plan: Plan) -> dict[str, dict[str, float]]:
 
 def _statistics(pairs: Sequence[Pair], counts: Counter) -> dict[str, float]:
     frames = np.array([(p.lengths[0] - p.lengths[1]) / FRAME_SAMPLES for p in pairs])
-    features = np.array([lexical_features(p, counts) for p in pairs])
-    log_frequency = features[:, len(counts)]
+    features = phoneme_features(counts)
+    log_frequency = np.array([features(p)[len(counts)] for p in pairs])
     phonemes = [len(phones(p.right.phonemes)) - len(phones(p.wrong.phonemes)) for p in pairs]
     return {
         "different_phoneme_counts": int(np.count_nonzero(phonemes)),

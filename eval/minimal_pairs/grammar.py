@@ -6,6 +6,8 @@ exactly one of the two right. Words that change within a pair have equally many 
 man/men, himself/herself).
 """
 
+# ruff: noqa: SIM905  (word lists read better as text)
+
 from __future__ import annotations
 
 import random

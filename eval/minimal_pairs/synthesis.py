@@ -1,4 +1,4 @@
-"""Utterances -> files, on several processes. Each file depends on its utterance alone, never on who makes it or when."""
+"""Utterances -> files, on several processes. A file depends on its utterance alone, never on who makes it or when."""
 
 from __future__ import annotations
 
@@ -9,20 +9,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.minimal_pairs.plan import Utterance
+import numpy as np
+
+from eval.minimal_pairs.utterance import Utterance
 from eval.minimal_pairs.voice import RATE_HZ, Voice, render
 from slm.files import atomic_file
+from slm.tokenizers import Tokenizer
 
-_voice: Voice  # one for each process
+# One of each for each process.
+_voice: Voice
+_tokenizer: Tokenizer
 
 
-def _start(make_voice: Callable[[], Voice]) -> None:
-    global _voice
+def _start(make_voice: Callable[[], Voice], tokenizer: str) -> None:
+    global _voice, _tokenizer
     _voice = make_voice()
+    if tokenizer:
+        import torch
+
+        from slm.tokenizers import load_tokenizer
+
+        torch.set_num_threads(1)  # several processes share the cores
+        _tokenizer = load_tokenizer(tokenizer)
 
 
 def _length(item: Utterance) -> int:
     return len(render(_voice, item.phonemes, item.speed, item.seed))
+
+
+def _count_units(item: Utterance) -> np.ndarray:
+    import soxr
+
+    from slm.types import AudioClip
+    from slm.units import deduplicate
+
+    spec = _tokenizer.spec
+    samples = render(_voice, item.phonemes, item.speed, item.seed).astype(np.float32) / 32768
+    clip = AudioClip(item.path, soxr.resample(samples, RATE_HZ, spec.sample_rate_hz), spec.sample_rate_hz)
+    units, _ = deduplicate(_tokenizer.encode([clip])[0].codes[:, :1])
+    return np.bincount(units[:, 0], minlength=spec.codebook_sizes[0])
 
 
 def _write(folder: Path, item: Utterance) -> int:
@@ -38,27 +63,36 @@ def _write(folder: Path, item: Utterance) -> int:
 
 
 class Studio:
-    """Measures and writes utterances, in order."""
+    """Measures and writes utterances, in order. `tokenizer` is the name of the one that counts units, or empty."""
 
-    def __init__(self, run: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]):
-        self._run = run
+    def __init__(self, run: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]], tokenizer: str):
+        self._run, self.tokenizer = run, tokenizer
 
     def measure(self, items: Sequence[Utterance]) -> list[int]:
         """Trimmed lengths in samples at 16 kHz."""
         return list(self._run(_length, items))
 
-    def write(self, folder: Path, items: Sequence[Utterance]) -> Iterator[int]:
-        """Write each item to `folder / item.path` unless it is there; yields lengths as they are done."""
-        return self._run(partial(_write, folder), items)
+    def count_units(self, items: Sequence[Utterance]) -> list[np.ndarray]:
+        """How often each unit of the tokenizer's first codebook occurs, runs counted once: `[V]` for each item."""
+        return list(self._run(_count_units, items))
+
+    def write(self, folder: Path, items: Sequence[Utterance]) -> list[int]:
+        """Write each item to `folder / item.path` unless it is there; returns their lengths, showing progress."""
+        from rich.progress import track
+
+        for left_by_a_killed_run in folder.glob("**/.*.wav.tmp-*"):
+            left_by_a_killed_run.unlink()
+        made = self._run(partial(_write, folder), items)
+        return list(track(made, description="synthesizing", total=len(items)))
 
 
 @contextmanager
-def open_studio(make_voice: Callable[[], Voice], workers: int) -> Iterator[Studio]:
+def open_studio(make_voice: Callable[[], Voice], workers: int, tokenizer: str = "") -> Iterator[Studio]:
     """A studio of `workers` processes, each with its own voice; of this process alone for 1."""
     if workers == 1:
-        _start(make_voice)
-        yield Studio(lambda function, items: map(function, items))
+        _start(make_voice, tokenizer)
+        yield Studio(map, tokenizer)
         return
     # "spawn": a forked copy of a running inference engine may hang.
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (make_voice,)) as pool:
-        yield Studio(lambda function, items: pool.imap(function, items, chunksize=16))
+    with multiprocessing.get_context("spawn").Pool(workers, _start, (make_voice, tokenizer)) as pool:
+        yield Studio(partial(pool.imap, chunksize=16), tokenizer)

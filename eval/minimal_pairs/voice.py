@@ -16,6 +16,7 @@ RATE_HZ = 16_000
 FRAME_SAMPLES = 320  # 20 ms: the step of most semantic tokenizers
 SILENCE_DB = -40.0  # below the loudest frame: what is trimmed at both ends
 MARGIN_S = 0.04  # what is left of it
+SPEEDS = (0.9, 1.1)  # utterances are read at speeds drawn from this range
 
 
 class Voice(Protocol):
@@ -48,9 +49,7 @@ class HibariVoice:
         try:
             from hibari import Hibari
         except ImportError as error:
-            raise UsageError(
-                "minimal pairs need the package hibari-tts: pip install 'slm-toolkit[offline]'"
-            ) from error
+            raise UsageError("minimal pairs need the package hibari-tts: pip install 'slm-toolkit[offline]'") from error
         self.engine = f"hibari-tts {version('hibari-tts')}"
         self._tts = Hibari(voice=self.name, threads=1)
 

@@ -1,0 +1,33 @@
+"""The records of a plan: what is said, and which two utterances make a pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slm.types import stable_hash
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One file: where it goes and what makes it. `seed` makes its noise its own."""
+
+    path: str
+    text: str
+    phonemes: str
+    speed: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A right and a wrong utterance, what gold.csv says of them (`labels`), and their lengths in samples at 16 kHz."""
+
+    right: Utterance
+    wrong: Utterance
+    labels: dict[str, Any]
+    lengths: tuple[int, int]
+
+
+def utterance(seed: int, path: str, text: str, phonemes: str, speed: float = 1.0) -> Utterance:
+    return Utterance(path, text, phonemes, speed, int(stable_hash([seed, path, phonemes, speed])[:8], 16))
