@@ -85,22 +85,22 @@ class SpokenLM:
     def score_codes(self, codes: Sequence[Codes], max_steps: int = 16_384) -> list[CodeLogProbs]:
         """Log-probabilities of codes, batched by length: at most `max_steps` steps, padding counted, at a time.
 
-        Padding follows the document and attention is causal, so it cannot reach a score. UsageError for codes of
-        another tokenizer.
+        Padding follows the document and attention is causal, so it cannot reach a score; equal documents are scored
+        once, so that they tie to the last bit. UsageError for codes of another tokenizer.
         """
         documents = [_document(self.record, c) for c in codes]
-        made: list[CodeLogProbs | None] = [None] * len(codes)
-        lengths = [self.pattern.num_steps(len(d)) for d in documents]
-        for group in _length_groups(lengths, max_steps):
-            for i, values in zip(group, self._log_probs([documents[i] for i in group]), strict=True):
-                frames = len(documents[i])
-                made[i] = CodeLogProbs(
-                    codes[i].id,
-                    self.pattern.gather(values, frames),
-                    self.pattern.gather_ends(values, frames),
-                    codes[i].duration_s,
-                )
-        return [m for m in made if m is not None]
+        different = {d.tobytes(): d for d in documents}
+        keys, unique = list(different), list(different.values())
+        values: dict[bytes, np.ndarray] = {}
+        for group in _length_groups([self.pattern.num_steps(len(d)) for d in unique], max_steps):
+            made = self._log_probs([unique[i] for i in group])
+            values.update({keys[i]: v for i, v in zip(group, made, strict=True)})
+        return [self._aligned(c, d, values[d.tobytes()]) for c, d in zip(codes, documents, strict=True)]
+
+    def _aligned(self, codes: Codes, document: np.ndarray, values: np.ndarray) -> CodeLogProbs:
+        frames = len(document)
+        log_probs = self.pattern.gather(values, frames)
+        return CodeLogProbs(codes.id, log_probs, self.pattern.gather_ends(values, frames), codes.duration_s)
 
     def _log_probs(self, documents: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Code arrays `[T_i, K]` -> float64 `[S_i, Q]`."""

@@ -14,6 +14,7 @@ from slm.model.backbone import build_causal_lm
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
 from slm.spoken_lm import SpokenLM, load_lm
+from slm.types import Codes
 from slm.units import deduplicate
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, random_codes
 
@@ -61,6 +62,16 @@ def test_scores_do_not_depend_on_the_batch():
     together, apart = lm.score_codes(codes), lm.score_codes(codes, max_steps=1)
     for a, b in zip(together, apart, strict=True):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=2e-5)
+
+
+def test_equal_documents_tie_to_the_last_bit():
+    """Also when only their units are equal, and whatever stands beside them in a batch."""
+    lm = make_lm("flat", 1, dedup=True)
+    clips = random_codes(ArithmeticTokenizer(1), [30, 9, 9, 25])
+    slower = Codes("slower", np.repeat(clips[1].codes, 3, axis=0), 27 * 160, clips[1].spec)
+    made = lm.score_codes([clips[1], clips[0], slower, clips[3]], max_steps=40)
+    assert np.array_equal(made[0].log_probs, made[2].log_probs)
+    assert made[0].eos_log_probs == made[2].eos_log_probs
 
 
 def test_codes_of_another_tokenizer_are_refused():

