@@ -16,7 +16,7 @@ from eval.minimal_pairs.utterance import Pair, Utterance, utterance
 from eval.minimal_pairs.voice import FRAME_SAMPLES, SPEEDS, Voice
 from slm.types import stable_hash
 
-READINGS = 6  # of each sentence, at random speeds
+READINGS = 5  # of each sentence, at speeds spread over the range
 
 
 def plan_syntactic(voice: Voice, studio: Studio, seed: int, pairs: int) -> list[Pair]:
@@ -26,31 +26,33 @@ def plan_syntactic(voice: Voice, studio: Studio, seed: int, pairs: int) -> list[
     """
     rng = random.Random(stable_hash(["syntactic", seed]))
     wanted = (pairs + 1) // 2
-    spare = 2 + wanted // 2  # for designs in which a pair cannot be matched: about one in five
-    designs = list(islice(_matched(voice, grammar.test_designs(rng)), wanted + spare))
-    texts = [text for d in designs for text in (*d.correct, *d.incorrect)]
-    readings = [
-        utterance(seed, "sentence", text, f"{voice.phonemize(text)}.", round(rng.uniform(*SPEEDS), 3))
-        for text in texts
-        for _ in range(READINGS)
-    ]
-    length = dict(zip(readings, studio.measure(readings), strict=True))
-    by_text: dict[str, list[Utterance]] = {}
-    for reading in readings:
-        by_text.setdefault(reading.text, []).append(reading)
-    matched = [_equally_long(design, by_text, length) for design in designs]
+    spare = 2 + wanted // 3  # for designs in which a pair cannot be matched
+    designs = list(islice(_same_phoneme_counts(voice, grammar.test_designs(rng)), wanted + spare))
+    readings = {
+        text: _readings(seed, text, voice.phonemize(text), rng) for d in designs for text in (*d.correct, *d.incorrect)
+    }
+    flat = [reading for group in readings.values() for reading in group]
+    length = dict(zip(flat, studio.measure(flat), strict=True))
+    matched = [_equally_long(design, readings, length) for design in designs]
     groups = [group for both in matched if all(both) for group in both][:pairs]
     options = [np.array([reading_features(pair) for pair in group]) for group in groups]
     picked = choose_balanced(options, np.random.default_rng(seed))
     return [group[i] for group, i in zip(groups, picked, strict=True)]
 
 
-def _matched(voice: Voice, designs: Iterator[grammar.Design]) -> Iterator[grammar.Design]:
+def _same_phoneme_counts(voice: Voice, designs: Iterator[grammar.Design]) -> Iterator[grammar.Design]:
     """Leaves out a design in which the voice gives right and wrong different numbers of phonemes."""
     for design in designs:
         counts = [[len(phones(voice.phonemize(text))) for text in side] for side in (design.correct, design.incorrect)]
         if counts[0] == counts[1]:
             yield design
+
+
+def _readings(seed: int, text: str, phonemes: str, rng: random.Random) -> list[Utterance]:
+    """One reading in each of `READINGS` equal parts of the range of speeds."""
+    slowest, fastest = SPEEDS
+    speeds = [slowest + (fastest - slowest) * (k + rng.random()) / READINGS for k in range(READINGS)]
+    return [utterance(seed, "sentence", text, f"{phonemes}.", round(speed, 3)) for speed in speeds]
 
 
 def _equally_long(
