@@ -7,6 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-runs/quickstart}
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} TOKENIZERS_PARALLELISM=false
+# `accelerate launch` gives a process one thread unless told otherwise.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(python -c "import os; print(os.cpu_count())")}
+export OMP_NUM_THREADS
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
@@ -30,7 +33,7 @@ run python tokenize_corpus.py --audio tests/data/speech/manifest.jsonl --tokeniz
 
 if have hibari; then
   say "3. Synthetic speech to learn from, and minimal pairs to be tested with: matched, so that nothing gives them away"
-  run python -m eval.minimal_pairs --out "$out/synthetic" --minutes 45
+  run python -m eval.minimal_pairs --out "$out/synthetic" --minutes 45 --tokenizer "$semantic"
   say "4. Synthetic speech -> semantic units"
   run python tokenize_corpus.py --audio "$out/synthetic/corpus/manifest.jsonl" --tokenizer "$semantic" --out "$out/tokens/synthetic"
   say "5. A unit language model of 3 M parameters"
