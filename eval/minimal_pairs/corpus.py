@@ -12,8 +12,8 @@ from slm.types import stable_hash
 
 ENDINGS = (".", "!", "")  # they change the melody
 ISOLATED_SHARE = 0.2  # of the utterances: one content word alone, as the lexical task asks for them
-SECONDS_PER_PHONEME = 0.059  # of the voice at speed 1, and what an utterance has besides:
-SECONDS_PER_UTTERANCE = 0.3  # they say how many make "about 45 minutes" before any is synthesized
+SECONDS_PER_PHONEME = 0.057  # of the voice at speed 1, and what an utterance has besides:
+SECONDS_PER_UTTERANCE = 0.29  # they say how many make "about 45 minutes" before any is synthesized
 
 
 def plan_corpus(voice: Voice, seed: int, minutes: float) -> list[Utterance]:

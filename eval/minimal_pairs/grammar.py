@@ -29,7 +29,7 @@ ADJECTIVES = "hungry happy angry lazy clever thirsty gentle silent friendly nerv
 COLOURS = "yellow purple golden wooden heavy dirty".split()
 WAITED = "waited landed rested started worked stopped".split()
 CARRIED = "carried wanted borrowed noticed painted collected".split()
-HELPED = "helped watched praised covered trusted".split()
+HELPED = "helped watched praised covered trusted blamed".split()
 WALKS = (
     ("walks", "walk"), ("travels", "travel"), ("wanders", "wander"), ("hurries", "hurry"), ("listens", "listen"),
     ("swims", "swim"),
@@ -39,6 +39,7 @@ PREPOSITIONS = "near behind beside".split()
 TIMES = "today tonight again".split()
 MEN = (("man", "men"), ("woman", "women"), ("mouse", "mice"), ("goose", "geese"))
 ROYALS = (("king", "queen"), ("father", "mother"), ("brother", "sister"), ("uncle", "lady"), ("prince", "princess"))
+REFLEXIVES = ((("he", "she"), ("himself", "herself")), (("we", "they"), ("ourselves", "themselves")))
 
 # Never in a training sentence: the "oov" words of the lexical task.
 HELD_OUT_WORDS = (
@@ -74,21 +75,16 @@ def _cross(type: str, subtype: str, content: tuple, heads: tuple[str, str], tail
     return Design(type, subtype, content, (f"{a} {x}", f"{b} {y}"), (f"{b} {x}", f"{a} {y}"))
 
 
-def _where() -> list[str]:
-    return [f"{preposition} the {place}" for preposition, place in product(PREPOSITIONS, PLACES)]
-
-
 def _determiners() -> Iterator[Design]:
     type = "determiner_noun_agreement"
     for dets in (("this", "these"), ("that", "those")):
         subtype = "_".join(dets)
-        for noun, verb, where in product(ANIMALS, WAITED, _where()):
-            tails = (f"{noun} {verb} {where}", f"{noun}s {verb} {where}")
-            yield _cross(type, f"{subtype}_subject", (*dets, noun, verb, where), dets, tails)
-        for pronoun, verb, noun, time in product(("he", "she", "we", "they"), CARRIED, OBJECTS, TIMES):
+        for noun, verb, time in product(ANIMALS, WAITED, TIMES):
+            tails = (f"{noun} {verb} {time}", f"{noun}s {verb} {time}")
+            yield _cross(type, f"{subtype}_subject", (*dets, noun, verb, time), dets, tails)
+        for pronoun, verb, noun in product(("he", "she", "we", "they"), CARRIED, OBJECTS):
             heads = (f"{pronoun} {verb} {dets[0]}", f"{pronoun} {verb} {dets[1]}")
-            tails = (f"{noun} {time}", f"{noun}s {time}")
-            yield _cross(type, f"{subtype}_object", (*dets, pronoun, verb, noun, time), heads, tails)
+            yield _cross(type, f"{subtype}_object", (*dets, pronoun, verb, noun), heads, (noun, f"{noun}s"))
 
 
 def _verbs() -> Iterator[Design]:
@@ -101,30 +97,30 @@ def _verbs() -> Iterator[Design]:
         incorrect = (f"{one} {are} {rest}", f"{many} {is_} {rest}")
         return Design(type, "_".join(pair), (*pair, noun, rest), correct, incorrect)
 
-    for noun, adjective, time in product(ANIMALS, ADJECTIVES, TIMES):
-        yield auxiliary(("is", "are"), noun, f"{adjective} {time}")
-    for noun, verb, where in product(ANIMALS, SINGING, _where()):
-        yield auxiliary(("was", "were"), noun, f"{verb} {where}")
+    for noun, adjective in product(ANIMALS, ADJECTIVES):
+        yield auxiliary(("is", "are"), noun, adjective)
+    for noun, verb, preposition, place in product(ANIMALS, SINGING, PREPOSITIONS, PLACES):
+        yield auxiliary(("was", "were"), noun, f"{verb} {preposition} the {place}")
     for noun, colour, thing in product(ANIMALS, COLOURS, OBJECTS):
         yield auxiliary(("has", "have"), noun, f"the {colour} {thing}")
-    for man, verbs, where in product(MEN, WALKS, _where()):
+    for man, verbs, place in product(MEN, WALKS, PLACES):
         heads = (f"the {man[0]}", f"the {man[1]}")
-        yield _cross(type, "irregular_noun", (*man, *verbs, where), heads, _with(verbs, where))
-    for pronouns, verbs, where in product((("he", "we"), ("she", "they")), WALKS, _where()):
-        yield _cross(type, "pronoun", (*pronouns, *verbs, where), pronouns, _with(verbs, where))
+        yield _cross(type, "irregular_noun", (*man, *verbs, place), heads, _with(verbs, f"to the {place}"))
+    for pronouns, verbs, place in product((("he", "we"), ("she", "they")), WALKS, PLACES):
+        yield _cross(type, "pronoun", (*pronouns, *verbs, place), pronouns, _with(verbs, f"to the {place}"))
 
 
 def _anaphors() -> Iterator[Design]:
     type = "anaphor_agreement"
-    for pair, verb, where in product(ROYALS, HELPED, _where()):
+    for pair, verb, time in product(ROYALS, HELPED, TIMES):
         heads = (f"the {pair[0]} {verb}", f"the {pair[1]} {verb}")
-        selves = _with(("himself", "herself"), where)
+        selves = _with(("himself", "herself"), time)
         correct = (f"{heads[0]} {selves[0]}", f"{heads[1]} {selves[1]}")
         incorrect = (f"{heads[0]} {selves[1]}", f"{heads[1]} {selves[0]}")
-        yield Design(type, "gender", (*pair, verb, where), correct, incorrect)
-    for verb, where in product(HELPED, _where()):
-        tails = _with(("ourselves", "themselves"), where)
-        yield _cross(type, "person", ("we they", verb, where), (f"we {verb}", f"they {verb}"), tails)
+        yield Design(type, "gender", (*pair, verb, time), correct, incorrect)
+    for (pronouns, selves), verb, time in product(REFLEXIVES, HELPED, TIMES):
+        heads = (f"{pronouns[0]} {verb}", f"{pronouns[1]} {verb}")
+        yield _cross(type, "person", (*pronouns, verb, time), heads, _with(selves, time))
 
 
 def _with(pair: tuple[str, str], rest: str) -> tuple[str, str]:
@@ -156,7 +152,8 @@ def test_designs(rng: random.Random) -> Iterator[Design]:
 
 
 def content_words() -> list[str]:
-    """The words of the training sentences that the lexical task asks about, in their dictionary form."""
+    """The words of the training sentences that are also said alone and that the lexical task asks about."""
     people = [noun for pair in ROYALS for noun in pair]
     verbs = [*WAITED, *CARRIED, *HELPED, *(base for _, base in WALKS), *SINGING]
-    return [*ANIMALS, *people, *OBJECTS, *PLACES, *ADJECTIVES, *COLOURS, *verbs, *PREPOSITIONS, *TIMES]
+    plurals = [f"{noun}s" for noun in (*ANIMALS, *OBJECTS)]
+    return [*ANIMALS, *OBJECTS, *plurals, *people, *PLACES, *ADJECTIVES, *COLOURS, *verbs, *PREPOSITIONS, *TIMES]

@@ -39,9 +39,11 @@ def plan_lexical(voice: Voice, studio: Studio, seed: int, pairs: int, corpus: Se
     frequency = Counter(word for u in corpus for word in u.text.split())
     phonotactics = Phonotactics(voice.pronunciations())
     held_out = round(pairs * HELD_OUT_SHARE)
+    heard = [word for word in grammar.content_words() if frequency[word]]
     chosen: list[Pair] = []
-    for words, number in ((grammar.content_words(), pairs - held_out), (list(grammar.HELD_OUT_WORDS), held_out)):
+    for words, number in ((heard, pairs - held_out), (grammar.HELD_OUT_WORDS, held_out)):
         said = {w: p for w in words if len(phones(p := voice.phonemize(w))) >= SHORTEST_WORD}
+        said = dict(rng.sample(sorted(said.items()), min(len(said), 2 * number + 2)))  # few pairs need few words
         candidates = _candidates(said, phonotactics, "".join(sorted(counts)), rng, seed)
         groups = _spread(_equally_long(candidates, frequency, studio), number, rng)
         features = [phoneme_features(counts), duration_features]

@@ -14,7 +14,7 @@ VOWELS = frozenset("AIOQWYaeiouæɐɑɒɔəɚɛɜɨɪʊʌᵊᵻ")
 SUFFIXES = ("z", "s", "d", "t", "ɪŋ", "ᵻz", "ᵻd", "əz", "əd")
 EDGE = "#"
 FEWEST_ATTESTATIONS = 10
-ATTEMPTS = 20_000
+ATTEMPTS = 4_000
 
 
 def phones(phonemes: str) -> str:

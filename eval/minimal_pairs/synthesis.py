@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from eval.minimal_pairs.utterance import Utterance
 from eval.minimal_pairs.voice import RATE_HZ, Voice, render
 from slm.files import atomic_file
 from slm.tokenizers import Tokenizer
+
+T = TypeVar("T")
 
 # One of each for each process.
 _voice: Voice
@@ -70,20 +72,22 @@ class Studio:
 
     def measure(self, items: Sequence[Utterance]) -> list[int]:
         """Trimmed lengths in samples at 16 kHz."""
-        return list(self._run(_length, items))
+        return self._each("measuring durations", _length, items)
 
     def count_units(self, items: Sequence[Utterance]) -> list[np.ndarray]:
         """How often each unit of the tokenizer's first codebook occurs, runs counted once: `[V]` for each item."""
-        return list(self._run(_count_units, items))
+        return self._each("tokenizing candidates", _count_units, items)
 
     def write(self, folder: Path, items: Sequence[Utterance]) -> list[int]:
-        """Write each item to `folder / item.path` unless it is there; returns their lengths, showing progress."""
-        from rich.progress import track
-
+        """Write each item to `folder / item.path` unless it is there; returns their lengths."""
         for left_by_a_killed_run in folder.glob("**/.*.wav.tmp-*"):
             left_by_a_killed_run.unlink()
-        made = self._run(partial(_write, folder), items)
-        return list(track(made, description="synthesizing", total=len(items)))
+        return self._each("writing speech", partial(_write, folder), items)
+
+    def _each(self, description: str, function: Callable[[Utterance], T], items: Sequence[Utterance]) -> list[T]:
+        from rich.progress import track
+
+        return list(track(self._run(function, items), description=description, total=len(items)))
 
 
 @contextmanager
