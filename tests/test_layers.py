@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # Lower rooms first; a module may import its own room and those before it.
 LAYERS = [
-    ["slm.types", "slm.errors", "slm.config", "slm.registry", "slm.files"],
+    ["slm.types", "slm.errors", "slm.config", "slm.registry", "slm.files", "slm.devices"],
     ["slm._ffmpeg", "slm.audio", "slm.units", "slm.patterns", "slm.tokenizers", "slm.model"],
     ["slm.data", "slm.corpus", "slm.training", "slm.generation"],
     ["slm.spoken_lm"],

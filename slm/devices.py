@@ -1,0 +1,23 @@
+"""Where models run."""
+
+from __future__ import annotations
+
+from slm.errors import UsageError
+
+
+def choose_device(name: str) -> str:
+    """The device `name` (cpu, cuda, cuda:1, mps, ...), or for `auto` cuda where there is one, else cpu.
+
+    Raises UsageError for a name that is no device, and for a device that this machine does not have.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=torch.device(name))
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        # No such type, a PyTorch without CUDA, no driver, fewer GPUs than that: all in PyTorch's own words.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+        raise UsageError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda") from None
+    return name

@@ -1,0 +1,25 @@
+"""Devices by name: what is there is taken, what is not is wrong use."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from slm.devices import choose_device
+from slm.errors import UsageError
+
+
+def test_a_device_that_is_there_is_taken_and_auto_finds_one() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["foo", "", "cpu:x", "meta:", f"cuda:{torch.cuda.device_count()}"])
+def test_a_device_that_is_not_there_is_wrong_use(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--device {name} cannot be used: .+; give auto, cpu or cuda"):
+        choose_device(name)
+
+
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == "cuda"
