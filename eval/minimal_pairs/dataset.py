@@ -47,11 +47,13 @@ def load_plan(out: Path, settings: dict[str, Any]) -> Plan | None:
     if not path.is_file():
         return None
     stored = read_json(path)
-    if stored["settings"] != settings:
-        raise UsageError(
-            f"{out} was made with other settings ({stored['settings']}, now {settings}); "
-            "choose another --out, or the settings it was made with"
-        )
+    changed = [
+        f"{key} was {stored['settings'].get(key)}, now {value}"
+        for key, value in settings.items()
+        if stored["settings"].get(key) != value
+    ]
+    if changed:
+        raise UsageError(f"{out} was made with other settings ({'; '.join(changed)}); use those, or another --out")
     pairs = {task: [_pair(p) for p in stored[task]] for task in ("lexical", "syntactic")}
     return Plan([Utterance(**u) for u in stored["corpus"]], **pairs)
 

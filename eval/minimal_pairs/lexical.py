@@ -18,9 +18,9 @@ from eval.minimal_pairs.voice import FRAME_SAMPLES, Voice
 from slm.types import stable_hash
 
 HELD_OUT_SHARE = 0.2  # of the pairs: words that the corpus never says
-CANDIDATES = 20  # pseudo-words tried for each word
+CANDIDATES = 16  # pseudo-words tried for each word
 SHORTEST_WORD = 5  # phonemes; shorter words have few neighbours that are not words themselves
-SAMPLE_UTTERANCES = 300  # of the corpus, to know how frequent units are
+SAMPLE_UTTERANCES = 200  # of the corpus, to know how frequent units are
 SIGN_WEIGHT = 3.0  # how often a property favours the right item counts for more than by how much
 
 Features = Callable[[Pair], list[float]]
