@@ -1,4 +1,4 @@
-"""Formats that libsndfile does not know, through PyAV (FFmpeg; the extra `formats`): M4A, AAC, G.722, WebM."""
+"""Decoding by FFmpeg (PyAV; the extra `formats`): what libsndfile does not know, such as M4A, AAC, WMA, AMR, WebM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from slm._segment import AudioInfo, Blocks, check_length, mix_down
 from slm.errors import AudioError
+
+# FFmpeg guesses the length of these headerless streams from their bitrate, or not at all.
+_WITHOUT_LENGTH = {"aac", "ac3", "amr", "flac", "g722"}
 
 
 @contextmanager
@@ -28,25 +32,51 @@ def _open(path: Path | str) -> Iterator[Any]:
         raise AudioError(f"corrupt or not audio: {error.strerror}") from None
 
 
-def probe_ffmpeg(path: Path | str) -> tuple[int, int, int]:
-    """(samples per channel, sample rate, channels); by decoding where the header does not tell the length."""
+def _length_s(container: Any) -> float | None:
+    """What the header says, if anything."""
+    stream = container.streams.audio[0]
+    if container.format.name in _WITHOUT_LENGTH or not (stream.duration or container.duration):
+        return None
+    return float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6
+
+
+def probe_ffmpeg(path: Path | str) -> AudioInfo:
+    """From the header, or by decoding where it does not tell the length. AudioError as `slm.audio.probe`."""
     with _open(path) as container:
-        stream = container.streams.audio[0]
-        rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-        # FFmpeg guesses the length of headerless streams (raw AAC, G.722) from their bitrate.
-        if container.format.name not in ("aac", "g722") and (stream.duration or container.duration):
-            seconds = float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6
-            return round(seconds * rate_hz), rate_hz, channels
-    blocks = list(decode_ffmpeg(path))
-    return sum(len(block) for _, block in blocks), blocks[0][0] if blocks else rate_hz, channels
+        codec, length_s = container.streams.audio[0].codec_context, _length_s(container)
+        rate_hz, channels = codec.sample_rate, codec.channels
+        if length_s is not None and rate_hz:
+            return AudioInfo(round(length_s * rate_hz), rate_hz, channels)
+    num_frames = 0
+    for rate_hz, block in ffmpeg_blocks(path):  # noqa: B007 (the rate that is decoded, not the header's)
+        num_frames += len(block)
+    return AudioInfo(num_frames, rate_hz, channels)
 
 
-def decode_ffmpeg(path: Path | str) -> Iterator[tuple[int, np.ndarray]]:
-    """(sample rate, float32 `[n, channels]`) of each decoded frame."""
+def ffmpeg_blocks(path: Path | str) -> Blocks:
+    """The whole file; raises AudioError where it is corrupt, shorter than its header says, or changes its rate."""
+    got = rate_hz = 0
     with _open(path) as container:
-        import av
-
-        to_float = av.AudioResampler(format="fltp")  # the sample format only: rate and channels stay
+        promised_s = _length_s(container)
         for frame in container.decode(audio=0):
-            for part in to_float.resample(frame):
-                yield part.sample_rate, part.to_ndarray().T
+            # HE-AAC decodes at twice the rate of its header: what frames say counts.
+            if rate_hz and frame.sample_rate != rate_hz:
+                raise AudioError(f"the sample rate changes inside the file: {rate_hz} to {frame.sample_rate} Hz")
+            rate_hz = frame.sample_rate
+            block = _to_float(frame)
+            got += len(block)
+            yield rate_hz, mix_down(block)
+    if rate_hz and promised_s is not None:
+        check_length(got, round(promised_s * rate_hz), rate_hz)
+
+
+def _to_float(frame: Any) -> np.ndarray:
+    """Float32 `[n, channels]`; the number of channels may change between frames, which AudioResampler refuses."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype == np.uint8:
+        values = values.astype(np.float32) - 128
+        return (values / 128).T
+    full_scale = -float(np.iinfo(values.dtype).min) if values.dtype.kind == "i" else 1.0
+    return (values / full_scale).astype(np.float32, copy=False).T

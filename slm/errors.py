@@ -17,6 +17,10 @@ class AudioError(Exception):
     """One audio file cannot be used. The message is the reason, fit for `rejects.jsonl`; other files go on."""
 
 
+class UnreadableError(AudioError):
+    """One audio file cannot be opened or read: missing, no permission, a fault of the disk. It may pass."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'mimi'?"`, or the whole list of what is known when nothing is close."""
     names = sorted(known)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
-from slm.audio import AudioInfo, find_audio, probe, read_audio, write_wav
-from slm.errors import AudioError, UsageError
+from slm import _sndfile, audio
+from slm._segment import cut as cut_stream
+from slm.audio import AudioInfo, find_audio, probe, read_audio, scan_folder, write_wav
+from slm.errors import AudioError, UnreadableError, UsageError
 from slm.types import AudioClip
 
 RATE = 48_000
@@ -47,6 +54,11 @@ FORMATS = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
     "mp3": {"format": "MP3"},
     "sph": {"format": "NIST", "subtype": "PCM_16"},
+    "caf": {"subtype": "PCM_16"},
+    "w64": {"subtype": "PCM_16"},
+    "rf64": {"subtype": "PCM_16"},
+    "aifc": {"format": "AIFF", "subtype": "PCM_16"},
+    "voc": {"subtype": "PCM_16"},
 }
 
 
@@ -87,7 +99,7 @@ def test_a_segment_is_the_slice_of_the_whole(tmp_path):
     assert reason(path, start_s=0.5, end_s=0.5)
 
 
-@pytest.mark.parametrize("suffix", [s for s in FORMATS if s != "sph"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "au", "ogg", "opus", "mp3"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_truncated_file_is_found_out(tmp_path, suffix, share):
     rng = np.random.default_rng(0)
@@ -154,11 +166,105 @@ def test_what_is_no_audio_has_its_own_reason(tmp_path):
             probe(tmp_path / f"{name}.wav")
 
 
-def test_no_permission(tmp_path, monkeypatch):
+@pytest.fixture
+def unprivileged():
+    """A folder that all can enter, and nobody's rights: root may read everything."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    try:
+        yield folder, lambda: os.seteuid(65534) if root else None
+    finally:
+        if root:
+            os.seteuid(0)
+        (folder / "closed").chmod(0o700)
+        shutil.rmtree(folder)
+
+
+def test_no_permission(unprivileged):
+    folder, drop_rights = unprivileged
+    (folder / "closed").mkdir()
+    for name in ("a.wav", "closed/b.wav", "c.wav"):
+        write(folder / name, sine(0.1))
+    (folder / "a.wav").chmod(0)
+    (folder / "closed").chmod(0)
+    assert len(read_audio(folder / "c.wav", 16_000)) == 1600
+    drop_rights()
+    for path in (folder / "a.wav", folder / "closed" / "b.wav"):
+        assert reason(path) == "no permission to read"
+        with pytest.raises(UnreadableError, match="no permission"):
+            probe(path)
+    with pytest.raises(UsageError, match="cannot list the folder"):
+        find_audio(folder / "closed")
+
+
+def test_names_that_the_system_refuses(tmp_path):
     path = write(tmp_path / "a.wav", sine(0.1))
-    path.chmod(0)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
-    assert reason(path) == "no permission to read"
+    assert reason(tmp_path / ("a" * 300 + ".wav")).startswith("unreadable: File name too long")
+    assert reason(path / "b.wav") == "missing file"
+    assert reason(tmp_path / "a\0.wav").startswith("no file name")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert reason(tmp_path / "pipe.wav") == "a device or pipe, not a file"
+
+
+def test_a_failing_disk_is_no_truncated_file(tmp_path, monkeypatch):
+    """Half of a FLAC can be read: decoders call it truncated, but the file has another half."""
+    short = cut(write(tmp_path / "a.flac", sine(1.0)), 0.5)
+    assert "truncated" in reason(short)
+
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(audio, "_read_through", failing)
+    with pytest.raises(UnreadableError, match="unreadable: Input/output error"):
+        read_audio(short, 16_000)
+
+
+def test_a_chained_ogg_is_refused(tmp_path):
+    """libsndfile reads the first link only, in silence."""
+    for suffix in ("ogg", "opus"):
+        one = write(tmp_path / f"one.{suffix}", sine(0.5), **FORMATS[suffix])
+        two = write(tmp_path / f"two.{suffix}", sine(0.5, hz=1000), **FORMATS[suffix])
+        one.write_bytes(one.read_bytes() + two.read_bytes())
+        assert reason(one).startswith("chained Ogg")
+        assert len(read_audio(two, 16_000)) == 8000
+
+
+def test_a_flac_from_a_pipe_has_no_length_and_is_read_to_its_end(tmp_path):
+    pytest.importorskip("av")
+    path = write(tmp_path / "a.flac", np.stack([sine(1.0), np.zeros(RATE)], 1), subtype="PCM_24")
+    expected = read_audio(path, 16_000)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # total samples: the low 4 bits here and the 4 bytes that follow
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert probe(path) == AudioInfo(RATE, RATE, 2)
+    assert np.abs(read_audio(path, 16_000) - expected).max() < 1e-6
+    assert np.abs(read_audio(path, RATE, 0.25, 0.5) - sine(1.0)[RATE // 4 : RATE // 2] / 2).max() < 1e-6
+
+
+def test_blocks_make_what_the_whole_makes(tmp_path, monkeypatch):
+    """Decoding, mixing, cutting and resampling block by block, against soxr on the whole file."""
+    stereo = 0.1 * np.random.default_rng(0).standard_normal((30_000, 2)).astype(np.float32)
+    path = write(tmp_path / "a.wav", stereo, 44_100, subtype="FLOAT")
+    monkeypatch.setattr(_sndfile, "_BLOCK_FRAMES", 777)
+    whole = soxr.resample(stereo.mean(axis=1), 44_100, 16_000, quality="HQ")
+    assert np.array_equal(read_audio(path, 16_000), whole)
+    mono = stereo.mean(axis=1)
+    blocks = ((44_100, mono[i : i + 777]) for i in range(0, 30_000, 777))
+    assert np.array_equal(np.concatenate([b for _, b in cut_stream(blocks, 0.1, 0.4)]), mono[4410:17_640])
+
+
+def test_an_mp3_is_decoded_no_further_than_its_segment(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp3", sine(20.0), format="MP3", bitrate_mode="VARIABLE")
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(data[:2], data.index(b"Xing")) :])
+    monkeypatch.setattr(_sndfile, "_BLOCK_FRAMES", 4800)
+    decoded = []
+    monkeypatch.setattr(_sndfile, "mix_down", lambda block: decoded.append(len(block)) or block[:, 0])
+    assert len(read_audio(path, 16_000, 1.0, 2.0)) == 16_000
+    assert sum(decoded) / RATE == pytest.approx(2.0, abs=0.2)
+    assert "segment outside" in reason(path, start_s=19.0, end_s=22.0)
 
 
 def test_a_misnamed_mp3_is_read_by_its_content(tmp_path):
@@ -178,6 +284,13 @@ def test_find_audio_skips_hidden_files_and_follows_links_once(tmp_path):
         find_audio(tmp_path / "nowhere")
 
 
+def test_a_scan_counts_what_it_leaves_out_by_suffix(tmp_path):
+    for name in ("a.WAV", "a.txt", "b.TXT", "README", "sub/x.json", ".hidden.txt", "a.wav.part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert scan_folder(tmp_path).skipped == {".txt": 2, "": 1, ".json": 1, ".part": 1}
+
+
 def test_write_wav_comes_back_to_half_a_step_and_clips(tmp_path):
     samples = np.concatenate([sine(0.1, 8000), [1.5, -1.5, 1.0, -1.0]]).astype(np.float32)
     write_wav(tmp_path / "new" / "a.wav", AudioClip("a", samples, 8000))
@@ -190,19 +303,36 @@ def test_write_wav_comes_back_to_half_a_step_and_clips(tmp_path):
     assert not (tmp_path / "nan.wav").exists()
 
 
-def encode_with_ffmpeg(path, codec, rate_hz, sample_format, container=None, **options):
+def encode_with_ffmpeg(path, codec, rate_hz, sample_format, container=None, layout="mono", **options):
     av = pytest.importorskip("av")
     with av.open(str(path), "w", format=container, options=options) as file:
-        stream = file.add_stream(codec, rate=rate_hz, layout="mono")
+        stream = file.add_stream(codec, rate=rate_hz, layout=layout)
+        stream.bit_rate = 64_000
+        stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray(sine(1.0)[None], format="fltp", layout="mono")
         frame.sample_rate = RATE
         size = stream.codec_context.frame_size or 0
-        to_codec = av.AudioResampler(format=sample_format, layout="mono", rate=rate_hz, frame_size=size)
+        to_codec = av.AudioResampler(format=sample_format, layout=layout, rate=rate_hz, frame_size=size)
         for part in [*to_codec.resample(frame), *to_codec.resample(None)]:
             part.pts = None
             file.mux(stream.encode(part))
         file.mux(stream.encode(None))
     return path
+
+
+def test_what_changes_inside_a_file(tmp_path):
+    """Streams of AAC put one behind the other: another number of channels is mixed down, another rate is refused."""
+    aac = ("aac", RATE, "fltp", "adts")
+    mono = encode_with_ffmpeg(tmp_path / "mono.aac", *aac)
+    stereo = encode_with_ffmpeg(tmp_path / "stereo.aac", *aac, layout="stereo")
+    slow = encode_with_ffmpeg(tmp_path / "slow.aac", "aac", 24_000, "fltp", "adts")
+    (tmp_path / "layouts.aac").write_bytes(mono.read_bytes() + stereo.read_bytes())
+    (tmp_path / "rates.aac").write_bytes(mono.read_bytes() + slow.read_bytes())
+    assert len(read_audio(tmp_path / "layouts.aac", 16_000)) / 16_000 == pytest.approx(2.0, abs=0.1)
+    assert probe(tmp_path / "layouts.aac").duration_s == pytest.approx(2.0, abs=0.1)
+    assert reason(tmp_path / "rates.aac") == "the sample rate changes inside the file: 48000 to 24000 Hz"
+    with pytest.raises(AudioError, match="sample rate changes"):
+        probe(tmp_path / "rates.aac")
 
 
 @pytest.mark.parametrize(
@@ -212,6 +342,10 @@ def encode_with_ffmpeg(path, codec, rate_hz, sample_format, container=None, **op
         ("a.aac", ("aac", RATE, "fltp", "adts")),
         ("a.webm", ("libopus", RATE, "flt", None)),
         ("a.g722", ("g722", 16_000, "s16", "g722")),
+        ("a.mp4", ("aac", RATE, "fltp", "mp4")),
+        ("a.wma", ("wmav2", RATE, "fltp", "asf")),
+        ("a.mka", ("pcm_s16le", RATE, "s16", "matroska")),
+        ("a.ac3", ("ac3", RATE, "fltp", "ac3")),
     ],
 )
 def test_formats_of_ffmpeg(tmp_path, name, settings):

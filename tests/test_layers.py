@@ -14,7 +14,16 @@ ROOT = Path(__file__).parents[1]
 # Lower rooms first; a module may import its own room and those before it.
 LAYERS = [
     ["slm.types", "slm.errors", "slm.config", "slm.registry", "slm.files", "slm.devices"],
-    ["slm._ffmpeg", "slm.audio", "slm.units", "slm.patterns", "slm.tokenizers", "slm.model"],
+    [
+        "slm._segment",
+        "slm._ffmpeg",
+        "slm._sndfile",
+        "slm.audio",
+        "slm.units",
+        "slm.patterns",
+        "slm.tokenizers",
+        "slm.model",
+    ],
     ["slm.data", "slm.corpus", "slm.training", "slm.generation"],
     ["slm.spoken_lm"],
     ["eval"],
@@ -54,6 +63,18 @@ def test_imports_point_downward(name):
         assert layer_of(imported) <= layer_of(name), f"{name} imports {imported}, which stands above it"
         for room, other in FORBIDDEN:
             assert not (name.startswith(room) and imported.startswith(other)), f"{name} imports {imported}"
+
+
+def test_the_lowest_know_nothing_above_them():
+    assert imports_of(ROOT / "slm" / "types.py") == set()
+    assert imports_of(ROOT / "slm" / "registry.py") <= {"slm.errors"}
+
+
+@pytest.mark.parametrize("room", ["slm/tokenizers", "slm/patterns", "eval/benchmarks", "eval/metrics"])
+def test_a_base_does_not_know_its_children(room):
+    package = room.replace("/", ".")
+    children = {f"{package}.{f.stem}" for f in (ROOT / room).glob("*.py")} - {f"{package}.base"}
+    assert not imports_of(ROOT / room / "base.py") & children
 
 
 def test_the_test_sees_walls_that_are_broken(tmp_path):

@@ -1,0 +1,68 @@
+"""Lengths of audio files and segments of them, whatever decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from slm.errors import AudioError
+
+# Lengths in headers and manifests are rounded, and lossy codecs pad: a difference below this is no fault.
+LENGTH_TOLERANCE_S = 0.1
+
+Blocks = Generator[tuple[int, np.ndarray], None, None]
+"""(sample rate, mono float32 `[n]`) block by block, so that a long file is never held with all its channels."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a file says; `num_frames` counts samples per channel."""
+
+    num_frames: int
+    sample_rate_hz: int
+    channels: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_frames / self.sample_rate_hz
+
+
+def mix_down(block: np.ndarray) -> np.ndarray:
+    """Float32 `[n, channels]` -> the mean of the channels `[n]`."""
+    return block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+
+
+def segment(start_s: float, end_s: float | None, info: AudioInfo) -> tuple[int, int]:
+    """First and last (excluded) frame of a segment within a file, or AudioError."""
+    end_s = info.duration_s if end_s is None else end_s
+    if not 0 <= start_s < end_s:
+        raise AudioError(f"empty segment: {start_s:g} to {end_s:g} s")
+    if end_s > info.duration_s + LENGTH_TOLERANCE_S or start_s >= info.duration_s:
+        raise AudioError(f"segment outside the file: {start_s:g} to {end_s:g} s of {info.duration_s:.3f} s")
+    return round(start_s * info.sample_rate_hz), min(round(end_s * info.sample_rate_hz), info.num_frames)
+
+
+def check_length(got: int, promised: int, rate_hz: int) -> None:
+    if got < promised - LENGTH_TOLERANCE_S * rate_hz:
+        raise AudioError(f"truncated or corrupt: {got / rate_hz:.3f} of {promised / rate_hz:.3f} s can be decoded")
+
+
+def cut(blocks: Blocks, start_s: float, end_s: float | None) -> Blocks:
+    """A segment of a stream whose length is known only at its end; nothing behind the segment is decoded."""
+    if not 0 <= start_s < (start_s + 1 if end_s is None else end_s):
+        raise AudioError(f"empty segment: {start_s:g} to {end_s or start_s:g} s")
+    position = rate_hz = 0
+    with closing(blocks):
+        for rate_hz, block in blocks:
+            end = None if end_s is None else round(end_s * rate_hz)
+            part = block[max(0, round(start_s * rate_hz) - position) : None if end is None else end - position]
+            position += len(block)
+            if len(part):
+                yield rate_hz, part
+            if end is not None and position >= end:
+                return
+    if position:
+        segment(start_s, end_s, AudioInfo(position, rate_hz, 1))

@@ -1,0 +1,151 @@
+"""Decoding by libsndfile (soundfile): most formats."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
+from slm._segment import AudioInfo, Blocks, check_length, cut, mix_down, segment
+from slm.errors import AudioError, UnreadableError
+
+if TYPE_CHECKING:
+    import soundfile
+
+_BLOCK_FRAMES = 1 << 20
+_UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
+_SYSTEM_ERROR = 2  # SF_ERR_SYSTEM
+
+
+def probe_sndfile(path: Path | str) -> AudioInfo:
+    """From the header; a FLAC that does not tell its length is decoded by FFmpeg. AudioError as `slm.audio.probe`."""
+    with _open(path) as file:
+        if file.frames == _UNKNOWN_LENGTH:
+            return probe_ffmpeg(path)
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> Blocks:
+    """The segment `start_s`..`end_s`; raises AudioError where it cannot be decoded whole."""
+    with _open(path) as file:
+        if file.frames == _UNKNOWN_LENGTH:  # libsndfile stumbles over its end
+            yield from cut(ffmpeg_blocks(path), start_s, end_s)
+        elif file.format == "MP3" and not _tells_length(path):
+            yield from cut(_mp3_blocks(path), start_s, end_s)
+        elif file.frames:
+            yield from _segment_blocks(file, path, start_s, end_s)
+
+
+@contextmanager
+def _open(path: Path | str) -> Iterator[soundfile.SoundFile]:
+    import soundfile
+
+    with open(path, "rb") as raw:
+        try:
+            file = soundfile.SoundFile(raw.fileno(), closefd=False)
+        except soundfile.LibsndfileError as error:
+            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+                raise AudioError("not audio: format not recognised") from None
+            raise _fault("corrupt or not audio: {}", error) from None
+        with file:
+            yield file
+
+
+def _fault(reason: str, error: soundfile.LibsndfileError) -> AudioError:
+    said = error.error_string.strip().removeprefix("Error : ").rstrip(".") or f"libsndfile error {error.code}"
+    return UnreadableError(f"unreadable: {said}") if error.code == _SYSTEM_ERROR else AudioError(reason.format(said))
+
+
+def _segment_blocks(file: soundfile.SoundFile, path: Path | str, start_s: float, end_s: float | None) -> Blocks:
+    import soundfile
+
+    info = AudioInfo(file.frames, file.samplerate, file.channels)
+    if end_s is None or end_s > info.duration_s:
+        _check_not_cut(file, path)
+    start, end = segment(start_s, end_s, info)
+    got = 0
+    try:
+        if start:
+            file.seek(start)
+        while got < end - start:
+            wanted = min(_BLOCK_FRAMES, end - start - got)
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            got += len(block)
+            yield info.sample_rate_hz, mix_down(block)
+            if len(block) < wanted:  # the end, or a hole (a lost Ogg page)
+                break
+    except soundfile.LibsndfileError as error:
+        raise _fault("truncated or corrupt: cannot be decoded to its end ({})", error) from None
+    check_length(got, end - start, info.sample_rate_hz)
+
+
+def _check_not_cut(file: soundfile.SoundFile, path: Path | str) -> None:
+    """libsndfile mends the length of a cut WAV, AIFF or AU in silence, but says so in its log."""
+    log = file.extra_info
+    for said, there in re.findall(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", log, re.M):
+        if int(there) < int(said) and not _is_placeholder(int(said)):
+            raise AudioError(f"truncated: {int(there):,} of {int(said):,} bytes of samples")
+    if file.format == "OGG":
+        _check_ogg_pages(path)
+
+
+def _is_placeholder(size: int) -> bool:
+    """What programs that write to a pipe put where the size belongs."""
+    return 0x7FFF0000 <= size <= 0x7FFFFFFF or size >= 0xFFFF0000
+
+
+def _check_ogg_pages(path: Path | str) -> None:
+    """The last page must be whole, and no stream begin behind another, where libsndfile would not read it."""
+    with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        last = pages.rfind(b"OggS")
+        # 27 bytes of header, of which the last is the number of segments, then their sizes, then the segments.
+        sizes = pages[last + 27 : last + 27 + pages[last + 26]] if last + 27 <= len(pages) else b""
+        if last + 27 + len(sizes) + sum(sizes) > len(pages) or len(sizes) < pages[last + 26]:
+            raise AudioError("truncated: the last Ogg page is incomplete")
+        begun = False
+        for page in re.finditer(rb"OggS\0(.)", pages, re.S):
+            first_of_stream = bool(page[1][0] & 2)
+            if first_of_stream and begun:  # RFC 3533: the first pages of streams that belong together come first
+                raise AudioError("chained Ogg: several recordings in one file; split them")
+            begun |= not first_of_stream
+
+
+def _tells_length(path: Path | str) -> bool:
+    """Whether an MP3 begins with a Xing, Info or VBRI frame: without, its length is a guess from its first bitrate,
+    far too short where the bitrate varies."""
+    with open(path, "rb") as raw:
+        head = raw.read(10)
+        # An ID3v2 tag comes first: its size has 7 bits a byte.
+        skip = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else 0
+        raw.seek(skip)
+        first_frame = raw.read(512)
+    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def _mp3_blocks(path: Path | str) -> Blocks:
+    """Decode from a pipe: there libsndfile cannot estimate and reads to the true end."""
+    import soundfile
+
+    source, sink = os.pipe()
+    feeder = threading.Thread(target=_feed, args=(path, sink), daemon=True)
+    feeder.start()
+    try:
+        with soundfile.SoundFile(source) as file:
+            while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                yield file.samplerate, mix_down(block)
+    except soundfile.LibsndfileError:  # mpg123 gets over faults inside a file, not over half a frame at its end
+        raise AudioError("truncated or corrupt: the last MP3 frame is incomplete") from None
+    finally:
+        feeder.join()
+
+
+def _feed(path: Path | str, sink: int) -> None:
+    with suppress(OSError), open(sink, "wb") as pipe, open(path, "rb") as raw:
+        shutil.copyfileobj(raw, pipe)
