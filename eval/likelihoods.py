@@ -52,6 +52,11 @@ CONVENTIONS = {
 }
 
 
+def whole_clip_convention(dedup: bool) -> str:
+    """The convention of numbers about whole clips. A model of deduplicated units does not say how long each lasts."""
+    return "sum+eos, durations not counted" if dedup else "sum+eos"
+
+
 def find_convention(name: str) -> Convention:
     if name not in CONVENTIONS:
         raise UsageError(f"unknown convention {name!r}{did_you_mean(name, CONVENTIONS)}")
@@ -71,11 +76,20 @@ class Likelihoods:
 
     @classmethod
     def measure(cls, scorer: Scorer, codes: Sequence[Codes]) -> Likelihoods:
-        """Score each distinct sequence of codes once: items with the same codes tie exactly, whatever the batching."""
-        first: dict[bytes, int] = {}
-        of = [first.setdefault(np.ascontiguousarray(c.codes).tobytes(), i) for i, c in enumerate(codes)]
-        made = dict(zip(first.values(), scorer.score_codes([codes[i] for i in first.values()]), strict=True))
-        return cls.collect([made[i] for i in of], [c.id for c in codes], [c.duration_s for c in codes])
+        """Score each distinct sequence of codes once: items with the same codes tie exactly, whatever the batching.
+
+        UsageError for a model that gives NaN; ValueError for a scorer that answers about other clips than asked.
+        """
+        first: dict[bytes, Codes] = {}
+        of = [first.setdefault(np.ascontiguousarray(c.codes).tobytes(), c).id for c in codes]
+        scored = scorer.score_codes(list(first.values()))
+        if sorted(s.id for s in scored) != sorted(c.id for c in first.values()):
+            raise ValueError(f"{type(scorer).__name__} scored other clips than it was asked for")
+        made = {s.id: s for s in scored}
+        table = cls.collect([made[id] for id in of], [c.id for c in codes], [c.duration_s for c in codes])
+        if np.isnan(table.sums).any() or np.isnan(table.eos_sums).any():
+            raise UsageError("the model gives NaN: was its training stable? See its metrics.jsonl")
+        return table
 
     @classmethod
     def collect(cls, scored: Sequence[CodeLogProbs], items: Sequence[str], duration_s: Sequence[float]) -> Likelihoods:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections import defaultdict
 from dataclasses import asdict
@@ -14,12 +15,12 @@ from eval.benchmarks.base import Result
 from slm import __version__
 from slm.errors import UsageError
 from slm.files import read_json, write_json
-from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
+    from slm.data.store import CodeStore
     from slm.spoken_lm import SpokenLM
 
-FORMAT = 1
+FORMAT = 2
 LIBRARIES = ("torch", "transformers", "datasets", "numpy", "pyarrow", "soundfile", "soxr")
 
 
@@ -34,7 +35,6 @@ def open_results(out: Path, lm: SpokenLM, model: str) -> dict[str, Any]:
         )
     return {
         "format": FORMAT,
-        "versions": versions(),
         "model": {"path": model, "fingerprint": lm.fingerprint, "convention": lm.convention},
         "tokenizer": {**asdict(lm.spec), "frame_rate_hz": lm.spec.frame_rate_hz, "bitrate_bps": lm.spec.bitrate_bps},
         "corpus": old.get("corpus"),
@@ -42,28 +42,30 @@ def open_results(out: Path, lm: SpokenLM, model: str) -> dict[str, Any]:
     }
 
 
-def add_result(record: dict[str, Any], result: Result, config: Any, baselines: dict[str, str],
+def add_result(record: dict[str, Any], result: Result, config: Any, fingerprints: dict[str, str],
                generated: dict[str, Any] | None) -> None:  # fmt: skip
     """Put a result in, in the place of an earlier one of the same benchmark and split.
 
-    `baselines` are the fingerprints of the other scorers; `generated` says how a synthetic benchmark was made.
+    `fingerprints` are those of the scorers; `generated` says how a synthetic benchmark was made.
     """
     same = (result.benchmark, result.split)
     kept = [r for r in record["results"] if (r["benchmark"], r["split"]) != same]
     made = {
         **result.to_dict(),
-        "baselines": baselines,
+        "fingerprints": fingerprints,
         "generated": generated,
         "config": asdict(config),
+        "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     record["results"] = [*kept, made]
 
 
-def describe_corpus(path: Path, spec: TokenizerSpec) -> dict[str, Any]:
-    """Hours, codes and the use of each codebook of a tokenized corpus, from what its shards say of themselves.
+def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
+    """Hours, codes and the use of each codebook of a tokenized corpus, from what its shards say of themselves, and
+    whether `lm` was trained on it.
 
-    UsageError for a folder that is no finished corpus, and for one of another tokenizer than `spec`.
+    UsageError for a folder that is no finished corpus, and for one of another tokenizer than the model's.
     """
     from slm.corpus.plan import Plan
     from slm.corpus.shards import read_record, shard_path
@@ -71,12 +73,14 @@ def describe_corpus(path: Path, spec: TokenizerSpec) -> dict[str, Any]:
     from slm.data.store import CodeStore
     from slm.tokenizers import check_same_spec
 
-    check_same_spec(spec, CodeStore(path).spec)
+    store, spec = CodeStore(path), lm.spec
+    check_same_spec(spec, store.spec)
     plan = Plan.from_dict(read_json(path / "plan.json"))
     records = [read_record(shard_path(path, plan, shard)) for shard in plan.shards]
     summary = summarize(path, spec, plan, records, defaultdict(int))
     return {
         "path": str(path),
+        "trained_on": was_trained_on(lm, store),
         "clips": summary.num_clips,
         "hours": summary.duration_s / 3600,
         "codes": summary.num_codes,
@@ -85,6 +89,21 @@ def describe_corpus(path: Path, spec: TokenizerSpec) -> dict[str, Any]:
         "clips_left_out": len(summary.rejects),
         "codebooks": [{**asdict(c), "perplexity": c.perplexity} for c in summary.codebooks],
     }
+
+
+def was_trained_on(lm: SpokenLM, store: CodeStore) -> bool:
+    """Whether the code counts of the corpus, less the clips held out, are those that the checkpoint recorded."""
+    import numpy as np
+
+    from slm.data.documents import hold_out
+
+    kept, _ = hold_out(store.ids, lm.record.training.get("eval_fraction", 0.0))
+    size = lm.spec.codebook_sizes[0]
+    for clips in (range(len(store)), kept.tolist()):  # nothing is held out where there are clips to evaluate on
+        counts = sum((np.bincount(store.codes(i)[:, 0], minlength=size) for i in clips), np.zeros(size, np.int64))
+        if np.array_equal(counts, lm.statistics.frames):
+            return True
+    return False
 
 
 def write_results(out: Path, record: dict[str, Any]) -> None:
@@ -96,10 +115,28 @@ def read_results(out: Path) -> dict[str, Any]:
     path = out / "results.json"
     if not path.is_file():
         raise UsageError(f"no results.json in {out}; make one with eval/run.py --out {out}")
-    record = read_json(path)
+    record = read_object(path)
     if record.get("format") != FORMAT:
         raise UsageError(f"{path} has format {record.get('format')!r}, not {FORMAT}; run eval/run.py again")
     return record
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from disk; UsageError for what is none."""
+    try:
+        value = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not JSON ({error}): it was cut or edited; remove it and make it again") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} is not a JSON object; remove it and make it again")
+    return value
+
+
+def check_folder(out: Path) -> None:
+    """UsageError where a file stands in the way of the folder to write."""
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--out {out}: {path} is a file; give a folder")
 
 
 def versions() -> dict[str, str]:

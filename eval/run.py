@@ -22,8 +22,8 @@ from eval.benchmarks.pairs import PairBenchmark
 from eval.likelihoods import find_convention
 from slm.config import run_command
 from slm.errors import UsageError
-from slm.files import read_json, write_text
-from slm.types import Scorer
+from slm.files import write_text
+from slm.types import Scorer, stable_hash
 
 if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
@@ -54,13 +54,13 @@ class EvalConfig:
     seed: int = 0
     """Of resampling, of the untrained baseline's weights, and (with each prompt's id) of continuations."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps."""
     prompts: str | None = None
     """Folder or manifest of recordings to continue; ROOT/prompts when not given."""
     generation: Generation = field(default_factory=Generation)
     """How prompts are continued."""
     corpus: str | None = None
-    """The tokenized corpus that the model was trained on, to describe it on the page."""
+    """A tokenized corpus to describe on the page, such as the one that the model was trained on."""
 
     def __post_init__(self) -> None:
         if self.bootstrap < 1:
@@ -71,22 +71,23 @@ def main(config: EvalConfig) -> None:
     """Every benchmark checks its material before the model is loaded; results are kept after each benchmark."""
     from eval.report.page import build_page
     from eval.report.table import result_table, results_markdown
-    from eval.results import add_result, describe_corpus, open_results, write_results
+    from eval.results import add_result, check_folder, describe_corpus, open_results, read_object, write_results
+    from slm.devices import choose_device
     from slm.spoken_lm import load_lm
 
     convention = find_convention(config.convention)
     benchmarks = make_benchmarks(config)
-    out = Path(config.out)
-    lm = load_lm(config.model, device=pick_device(config.device))
+    out, description = Path(config.out), Path(config.data, "generated.json")
+    check_folder(out)
+    generated = read_object(description) if description.is_file() else None
+    lm = load_lm(config.model, device=choose_device(config.device))
     record = open_results(out, lm, config.model)
     if config.corpus:
-        record["corpus"] = describe_corpus(Path(config.corpus), lm.spec)
-    description = Path(config.data, "generated.json")
-    generated = read_json(description) if description.is_file() else None
+        record["corpus"] = describe_corpus(Path(config.corpus), lm)
     pairs = any(isinstance(b, PairBenchmark) for b in benchmarks)
     scorers = {MODEL: lm, **(make_baselines(config, lm, generated is not None) if pairs else {})}
-    fingerprints = {name: getattr(s, "fingerprint", lm.fingerprint) for name, s in scorers.items() if name != MODEL}
-    run = Run(lm, scorers, out, convention, config.bootstrap, config.seed)
+    fingerprints = {name: fingerprint_of(scorer, lm) for name, scorer in scorers.items()}
+    run = Run(lm, scorers, fingerprints, out, convention, config.bootstrap, config.seed)
     keep_training_curve(config, out)
     for benchmark in benchmarks:
         add_result(record, benchmark.run(run), config, fingerprints, generated)
@@ -113,12 +114,12 @@ def make_baselines(config: EvalConfig, lm: SpokenLM, generated: bool) -> dict[st
     return {"untrained": lm.untrained(config.seed), "unigram": lm.unigram()}
 
 
-def pick_device(device: str) -> str:
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def fingerprint_of(scorer: Scorer, lm: SpokenLM) -> str:
+    """A model's own; for the unigram, the hash of all it knows: counts, and how codes become documents."""
+    if own := getattr(scorer, "fingerprint", None):
+        return own
+    counts = [c.tolist() for c in lm.statistics.counts]
+    return stable_hash([lm.spec.fingerprint, lm.convention, counts, lm.statistics.num_documents])
 
 
 def keep_training_curve(config: EvalConfig, out: Path) -> None:

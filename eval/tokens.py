@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from eval.benchmarks.base import LeftOut
 from slm.data.store import CodeStore
+from slm.errors import UsageError
 from slm.files import write_text
 from slm.types import Codes, stable_hash
 
@@ -34,18 +36,23 @@ def item_list_hash(items: Iterable[str]) -> str:
 def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: str) -> Tokens:
     """Tokenize `files` (item -> path) into FOLDER/NAME-HASH, a corpus like any other, unless it is there already.
 
-    HASH covers the tokenizer, the items and the sizes of their files.
+    HASH covers the tokenizer, the items and the content of their files. UsageError where none can be used.
     """
     present = {item: path for item, path in files.items() if path.is_file()}
     missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
-    sizes = sorted((item, path.stat().st_size) for item, path in present.items())
-    corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, sizes])[:12]}"
+    contents = sorted((item, _digest(path)) for item, path in present.items())
+    corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
     if not (corpus / "state.json").is_file():
         _tokenize(present, lm, corpus)
     codes = {c.id: c for c in CodeStore(corpus)}
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}
     return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tokenize(present: Mapping[str, Path], lm: SpokenLM, corpus: Path) -> None:
@@ -55,7 +62,14 @@ def _tokenize(present: Mapping[str, Path], lm: SpokenLM, corpus: Path) -> None:
     manifest = corpus.with_name(f"{corpus.name}.jsonl")
     lines = (json.dumps({"id": item, "path": str(path.resolve())}) + "\n" for item, path in present.items())
     write_text(manifest, "".join(lines))
-    tokenize_corpus(CorpusConfig(audio=str(manifest), tokenizer=lm.spec.name, out=str(corpus)), lm.tokenizer)
+    config = CorpusConfig(audio=str(manifest), tokenizer=lm.spec.name, out=str(corpus))
+    try:
+        tokenize_corpus(config, lm.tokenizer)
+    except UsageError as error:
+        reason, advice, _ = str(error).partition("; check --audio")  # an option of another command
+        if not advice:
+            raise
+        raise UsageError(f"{corpus.name}: {reason}; fetch the recordings of the benchmark again") from None
 
 
 def _rejects(corpus: Path) -> list[LeftOut]:

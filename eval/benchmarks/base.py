@@ -59,10 +59,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run:
-    """What a benchmark is run with. `scorers` holds the model (under `MODEL`) and the baselines."""
+    """What a benchmark is run with. `scorers` holds the model (under `MODEL`) and the baselines, `fingerprints` says
+    who each of them is."""
 
     lm: SpokenLM
     scorers: Mapping[str, Scorer]
+    fingerprints: Mapping[str, str]
     out: Path
     convention: Convention
     resamples: int
@@ -93,6 +95,10 @@ class Result:
     meanings: Mapping[str, str] = field(default_factory=dict)
     """What each `item` of the scores is, in a sentence."""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.headline and self.headline not in {score.item for score in self.scores[MODEL]}:
+            raise ValueError(f"{self.benchmark}: no score of the model is about its headline {self.headline!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

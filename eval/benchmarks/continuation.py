@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, LeftOut, Result, Run, Setup
+from eval.likelihoods import Likelihoods
 from eval.tokens import item_list_hash
 from slm.audio import probe, read_audio, write_wav
 from slm.corpus.sources import SourceClip, list_clips
@@ -44,7 +45,7 @@ class Continuation(Benchmark):
         self.prompts = found[: self.generation.max_prompts or None]
 
     def run(self, run: Run) -> Result:
-        """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole."""
+        """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made."""
         speaks = run.lm.spec.has_decoder
         made: list[dict[str, Any]] = []
         left_out: list[LeftOut] = []
@@ -58,9 +59,10 @@ class Continuation(Benchmark):
                 place = folder / f"{number:03d}"
                 record = continue_prompt(prompt, run.lm, self.generation, prompt_seed(run.seed, entry.id), place)
                 made.append({**record, "folder": f"{self.name}/{place.name}"})
+            if not made:
+                first = left_out[0]
+                raise UsageError(f"continuation: no prompt can be used; the first: {first.item} {first.reason}")
             write_json(folder / "prompts.json", made)
-        if not made:
-            raise UsageError(f"continuation: no prompt can be used; the first: {left_out[0].item} {left_out[0].reason}")
         note = "" if speaks else f"tokenizer {run.lm.spec.name} has no decoder: codes only, nothing to listen to"
         return Result(
             benchmark=self.name,
@@ -97,6 +99,7 @@ def continue_prompt(prompt: AudioClip, lm: SpokenLM, g: Generation, seed: int, f
     """Write prompt.wav (the recording), codes.npy (prompt and continuation, `[T, K]`) and, where the tokenizer can
     decode, whole.wav (both, as the tokenizer renders them) and continuation.wav (what the model added)."""
     codes = lm.tokenizer.encode([prompt])[0]
+    Likelihoods.measure(lm, [codes])  # refuses a model that gives NaN, from which nothing can be drawn
     whole = lm.continue_codes(codes, g.continue_s, seed, g.temperature, g.top_k, g.may_stop)
     folder.mkdir()
     np.save(folder / "codes.npy", whole.codes, allow_pickle=False)

@@ -1,6 +1,7 @@
 """Minimal pairs: is the right item likelier than the wrong one? What every such benchmark shares.
 
-A benchmark of this kind sets `files`, `all_pairs` and `unpaired` when built, and says what its subsets are.
+A benchmark of this kind sets `files`, `all_pairs` and `unpaired` when built, and says what its subsets are. Every
+registered metric of pairs is computed on each subset, and every metric of clips over the right items.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from eval.benchmarks.base import Benchmark, LeftOut, Result, Run
-from eval.likelihoods import CONVENTIONS, Likelihoods
-from eval.metrics.base import Metric
-from eval.metrics.bits_per_s import BitsPerSecond, ClipLikelihood
-from eval.metrics.bootstrap import estimate
-from eval.metrics.pair_accuracy import PairAccuracy, ScoredPair
+from eval.likelihoods import Likelihoods, whole_clip_convention
+from eval.metrics.base import ClipLikelihood, Metric, ScoredPair, metrics_of
+from eval.metrics.bootstrap import Estimate, estimate
 from eval.tokens import item_list_hash, tokenize_items
 from slm.errors import UsageError
 from slm.types import MinimalPair, Score
@@ -40,6 +39,7 @@ def stratify(pairs: Sequence[MinimalPair], key: Callable[[MinimalPair], str]) ->
 class PairBenchmark(Benchmark):
     """`files`: item -> audio; `all_pairs`: those of the gold file; `unpaired`: rows of it that no rule pairs."""
 
+    headline_metric: ClassVar[str] = "pair_accuracy"
     split: str
     files: Mapping[str, Path]
     all_pairs: Sequence[MinimalPair]
@@ -50,17 +50,18 @@ class PairBenchmark(Benchmark):
         """What is reported about `pairs`; the first is the headline. Empty ones are left out by the caller."""
 
     def judge(self, scores: Mapping[str, float], convention: str, resamples: int = 1000, seed: int = 0) -> list[Score]:
-        """Item scores (larger is likelier) -> accuracy of each subset, over the pairs whose items both have one."""
+        """Item scores (larger is likelier) -> each metric of each subset, over the pairs whose items both have one."""
         pairs = [p for p in self.all_pairs if p.positive in scores and p.negative in scores]
-        metric, made = PairAccuracy(), []
-        for subset in self.subsets(pairs):
-            strata = [
-                metric.observe([ScoredPair(p.group, scores[p.positive], scores[p.negative]) for p in stratum])
-                for stratum in subset.strata
-                if stratum
-            ]
-            if strata:
-                made.append(self._score(subset.name, metric, estimate(strata, resamples, seed), convention))
+        metrics, made = metrics_of(ScoredPair), []
+        for metric in sorted(metrics, key=lambda m: m.name != self.headline_metric):
+            for subset in self.subsets(pairs):
+                strata = [
+                    metric.observe([ScoredPair(p.group, scores[p.positive], scores[p.negative]) for p in stratum])
+                    for stratum in subset.strata
+                    if stratum
+                ]
+                if strata:
+                    made.append(self._score(subset.name, metric, estimate(strata, resamples, seed), convention))
         return made
 
     def run(self, run: Run) -> Result:
@@ -99,18 +100,19 @@ class PairBenchmark(Benchmark):
         )
 
     def _all_scores(self, likelihoods: Likelihoods, usable: Sequence[MinimalPair], run: Run) -> list[Score]:
-        """The primary convention first, then the others, then bits per second of the positive items."""
+        """The primary convention first, then the others, then what is said of the right items by themselves."""
         others = [c for c in likelihoods.conventions if c != run.convention]
         made: list[Score] = []
         for convention in (run.convention, *others):
             made += self.judge(likelihoods.scores(convention), convention.name, run.resamples, run.seed)
         nats = likelihoods.log_prob_nats()
         lasting = dict(zip(likelihoods.items, likelihoods.duration_s.tolist(), strict=True))
-        positives = sorted({p.positive for p in usable})
-        metric = BitsPerSecond()
-        observed = metric.observe([ClipLikelihood(nats[item], lasting[item]) for item in positives])
-        found = estimate([observed], run.resamples, run.seed)
-        return [*made, self._score("right items", metric, found, CONVENTIONS["sum+eos"].name)]
+        right = sorted({(p.group, p.positive) for p in usable})
+        clips = [ClipLikelihood(group, nats[item], lasting[item]) for group, item in right]
+        for metric in metrics_of(ClipLikelihood):
+            found = estimate([metric.observe(clips)], run.resamples, run.seed)
+            made.append(self._score("right items", metric, found, whole_clip_convention(run.lm.convention["dedup"])))
+        return made
 
     def _meanings(self, usable: Sequence[MinimalPair]) -> dict[str, str]:
         named = {self._item(s.name): s.meaning for s in self.subsets(usable)}
@@ -119,7 +121,7 @@ class PairBenchmark(Benchmark):
     def _item(self, subset: str) -> str:
         return f"{self.name}/{self.split}/{subset}"
 
-    def _score(self, subset: str, metric: Metric, found: Any, convention: str) -> Score:
+    def _score(self, subset: str, metric: Metric, found: Estimate, convention: str) -> Score:
         item = self._item(subset)
         return Score(item, metric.name, found.value, metric.unit, convention, found.count, found.interval)
 
@@ -128,7 +130,7 @@ class PairBenchmark(Benchmark):
             "benchmark": f"{self.name}/{self.split}",
             "item_list_sha256": item_list_hash(self.files),
             "scorer": scorer,
-            "model_fingerprint": run.lm.fingerprint,
+            "scorer_fingerprint": run.fingerprints[scorer],
             "tokenizer_fingerprint": run.lm.spec.fingerprint,
             "log_base": "e",
         }

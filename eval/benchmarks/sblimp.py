@@ -1,6 +1,7 @@
 """sBLIMP: grammatical against ungrammatical sentences, by the rules of the ZeroSpeech 2021 evaluation.
 
-The k-th correct row of gold.csv is paired with the k-th incorrect one; voices are averaged within (type, subtype, id).
+The k-th correct row of gold.csv is paired with the k-th incorrect one, which must be of the same sentence and voice;
+voices are averaged within (type, subtype, id).
 The official score is the plain mean over those; the mean over types (phenomena) is what some papers report.
 """
 
@@ -40,7 +41,7 @@ class SBlimp(PairBenchmark):
 
 
 def pair_by_row_order(path: Path, rows: Sequence[GoldRow]) -> list[MinimalPair]:
-    """The k-th correct row with the k-th incorrect one. UsageError where their ids disagree."""
+    """The k-th correct row with the k-th incorrect one. UsageError where they disagree on the sentence or the voice."""
     right, wrong = [r for r in rows if r.correct], [r for r in rows if not r.correct]
     if len(right) != len(wrong):
         raise UsageError(f"{path} has {len(right)} correct rows and {len(wrong)} incorrect ones; fetch it again")
@@ -54,12 +55,12 @@ def pair_by_row_order(path: Path, rows: Sequence[GoldRow]) -> list[MinimalPair]:
         MinimalPair(
             a.filename,
             b.filename,
-            group="/".join(_identity(a)),
+            group="/".join((a.fields["type"], a.fields["subtype"], a.id)),
             labels={"voice": a.voice, "type": a.fields["type"], "subtype": a.fields["subtype"]},
         )
         for a, b in zip(right, wrong, strict=True)
     ]
 
 
-def _identity(row: GoldRow) -> tuple[str, str, str]:
-    return row.fields["type"], row.fields["subtype"], row.id
+def _identity(row: GoldRow) -> tuple[str, ...]:
+    return row.fields["type"], row.fields["subtype"], row.id, f"voice {row.voice}"

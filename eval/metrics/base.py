@@ -1,7 +1,8 @@
 """The contract of a metric: an item half that observes, a corpus half that condenses.
 
-A metric is one file beside this one. Its observations are independent of each other (a pair with its voices averaged,
-a clip, ...), so that `eval.metrics.bootstrap` can tell how sure any metric is without knowing which one it is.
+A metric is one file beside this one; `observes` says of what it is, and every benchmark that has such items computes
+it. Its observations are independent of each other (all voices of an item are one), so that `eval.metrics.bootstrap`
+can tell how sure any metric is without knowing which one it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,25 @@ import numpy as np
 from slm.registry import Registry
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """The scores of both items of a minimal pair. Pairs of one `group` (the voices of a word) are one observation."""
+
+    group: str
+    positive: float
+    negative: float
+
+
+@dataclass(frozen=True)
+class ClipLikelihood:
+    """The log-probability of a whole clip (every code of every codebook, and the end), and how long it lasts. Clips
+    of one `group` (the voices of a word) are one observation."""
+
+    group: str
+    log_prob_nats: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,8 @@ class Metric(ABC, Generic[Item]):
     """`observe` is the item half; the corpus half is the ratio of sums of what it returns."""
 
     name: ClassVar[str]
+    observes: ClassVar[type]
+    """`ScoredPair` or `ClipLikelihood`: what its items are."""
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
     about: ClassVar[str]
@@ -52,4 +74,16 @@ class Metric(ABC, Generic[Item]):
         return self.observe(items).value
 
 
+def sum_groups(groups: Sequence[str], *values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each of `values [N]` summed within equal groups: `[G]`, groups sorted."""
+    _, index = np.unique(np.array(groups, dtype=str), return_inverse=True)
+    return tuple(np.bincount(index, weights=v) for v in values)
+
+
 METRICS: Registry[Metric] = Registry("metric", package="eval.metrics", group="slm.metrics")
+
+
+def metrics_of(items: type) -> list[Metric]:
+    """Every registered metric, a plug-in's too, that observes such items."""
+    classes = [METRICS.get(name) for name in METRICS.names()]
+    return [cls() for cls in classes if cls.observes is items]

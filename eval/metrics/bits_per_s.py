@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from eval.metrics.base import METRICS, Metric, Observations
-
-
-@dataclass(frozen=True)
-class ClipLikelihood:
-    """The log-probability of a whole clip (every code of every codebook, and the end), and how long it lasts."""
-
-    log_prob_nats: float
-    duration_s: float
+from eval.metrics.base import METRICS, ClipLikelihood, Metric, Observations, sum_groups
 
 
 @METRICS.register("bits_per_s")
@@ -24,6 +15,7 @@ class BitsPerSecond(Metric[ClipLikelihood]):
     """Minus the summed log-probability, in bits, over the summed duration."""
 
     name = "bits_per_s"
+    observes = ClipLikelihood
     unit = "bits per second of audio"
     higher_is_better = False
     about = "Bits the model needs to write down one second of audio as codes. Fewer are better."
@@ -32,4 +24,4 @@ class BitsPerSecond(Metric[ClipLikelihood]):
         bits = np.array([-c.log_prob_nats for c in items], np.float64) / math.log(2)
         if np.isnan(bits).any():
             raise ValueError("a clip's log-probability is NaN")
-        return Observations(bits, np.array([c.duration_s for c in items], np.float64))
+        return Observations(*sum_groups([c.group for c in items], bits, np.array([c.duration_s for c in items])))

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from eval.metrics.base import METRICS, Metric, Observations
-
-
-@dataclass(frozen=True)
-class ScoredPair:
-    """The scores of both items of a pair; pairs of one `group` (the voices of a word) are averaged first."""
-
-    group: str
-    positive: float
-    negative: float
+from eval.metrics.base import METRICS, Metric, Observations, ScoredPair, sum_groups
 
 
 @METRICS.register("pair_accuracy")
@@ -25,6 +15,7 @@ class PairAccuracy(Metric[ScoredPair]):
     then plain mean over groups."""
 
     name = "pair_accuracy"
+    observes = ScoredPair
     unit = "fraction"
     higher_is_better = True
     about = "How often the model finds the right item of a pair likelier than the wrong one. Guessing gives 50 %."
@@ -36,7 +27,5 @@ class PairAccuracy(Metric[ScoredPair]):
             raise ValueError(f"the score of pair {wrong.group!r} is NaN")
         positive, negative = scores.T
         decisions = ((positive > negative).astype(np.float64) + (positive >= negative)) / 2
-        _, group = np.unique([p.group for p in items], return_inverse=True)
-        sizes = np.bincount(group) if len(items) else np.zeros(0)
-        means = np.bincount(group, weights=decisions) / sizes if len(items) else np.zeros(0)
-        return Observations(means, np.ones(len(means)))
+        totals, sizes = sum_groups([p.group for p in items], decisions, np.ones(len(items)))
+        return Observations(totals / sizes, np.ones(len(totals)))

@@ -11,29 +11,37 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from eval.benchmarks.base import MODEL
 from eval.report import wording
 from eval.report.drawing import Chart, draw_lines, draw_waveform
-from eval.report.table import by_item, primary_convention
-from eval.results import read_results
+from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
+from eval.results import check_folder, read_results
+from slm import __version__
 from slm.files import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-EMBED_BYTES = 100_000  # a smaller recording goes into the page itself
+EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
 
 
 def build_page(results: Sequence[Path], out: Path) -> Path:
-    """Write OUT/index.html about one or more folders of results; recordings that lie elsewhere are copied to OUT.
+    """Write OUT/index.html about one or more folders of results. Recordings go into the page up to `EMBED_BYTES`;
+    those beyond are linked, copied to OUT/audio where they lie elsewhere.
 
     Raises UsageError for a folder without results.
     """
-    records = [read_results(folder) for folder in results]
+    check_folder(out)
+    records, recordings = [read_results(folder) for folder in results], Recordings(out)
     runs = [
-        _run(f"run-{i}", folder, record, out)
+        _run(f"run-{i}", folder, record, recordings)
         for i, (folder, record) in enumerate(zip(results, records, strict=True), start=1)
     ]
-    page = _environment().get_template("page.html").render(runs=runs, compared=_compare(runs), wording=wording)
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(runs=runs, compared=_compare(runs), wording=wording, version=__version__, recordings=recordings)
+    )
     write_text(out / "index.html", page)
     return out / "index.html"
 
@@ -50,53 +58,65 @@ def _environment() -> Any:
     return made
 
 
-def _run(anchor: str, folder: Path, record: dict[str, Any], out: Path) -> dict[str, Any]:
-    pairs = [_pair_result(r) for r in record["results"] if r["headline"]]
+def _run(anchor: str, folder: Path, record: dict[str, Any], recordings: Recordings) -> dict[str, Any]:
+    scored = [_scored_result(r) for r in record["results"] if r["headline"]]
     return {
         "anchor": anchor,
-        "name": record["model"]["path"],
+        "name": wording.run_name(record["model"]["path"]),
         "model": record["model"],
         "tokenizer": record["tokenizer"],
-        "versions": record["versions"],
+        "versions": _versions(record["results"]),
         "created": max((r["created"] for r in record["results"]), default=""),
-        "pairs": pairs,
-        "conventions": list(dict.fromkeys(name for r in pairs for name in r["conventions"])),
-        "scorers": list(dict.fromkeys(name for r in pairs for name in r["scorers"])),
-        "generated": any(r["generated"] for r in pairs),
-        "spoken": [_continuation(r, folder, out, anchor) for r in record["results"] if not r["headline"]],
+        "scored": scored,
+        "conventions": list(dict.fromkeys(name for r in scored for name in r["conventions"])),
+        "scorers": list(dict.fromkeys(name for r in scored for name in r["scorers"])),
+        "generated": any(r["generated"] for r in scored),
+        "in_bits": any(r["in_bits"] for r in scored),
+        "spoken": [_continuation(r, folder, recordings, anchor) for r in record["results"] if not r["headline"]],
         "curve": _curve(folder / "training.jsonl"),
         "corpus": record["corpus"],
         "raw": json.dumps(_without_prompts(record), indent=2, ensure_ascii=False),
     }
 
 
-def _pair_result(result: dict[str, Any]) -> dict[str, Any]:
+def _versions(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Which benchmarks were run -> with which libraries: one entry unless they changed in between."""
+    made: dict[str, list[str]] = {}
+    for result in results:
+        made.setdefault(wording.format_versions(result["versions"]), []).append(result["benchmark"])
+    return {", ".join(dict.fromkeys(names)): versions for versions, names in made.items()}
+
+
+def _scored_result(result: dict[str, Any]) -> dict[str, Any]:
     """Rows (one for each subset) with the model's score, the baselines' and every convention."""
-    primary = primary_convention(result)
-    accuracies = {n: by_item(s, "pair_accuracy", primary) for n, s in result["scores"].items()}
-    bits = {n: by_item(s, "bits_per_s") for n, s in result["scores"].items()}
-    accuracy = [s for s in result["scores"][MODEL] if s["metric"] == "pair_accuracy"]
-    conventions = list(dict.fromkeys(s["convention"] for s in accuracy))
-    rows = []
-    for item, score in accuracies[MODEL].items():
-        rows.append({
-            "name": item.split("/", 2)[2],
-            "meaning": result["meanings"].get(item, ""),
-            "score": score,
-            "baselines": {n: a[item] for n, a in accuracies.items() if n != MODEL},
-            "by_convention": {
-                c: {n: by_item(s, "pair_accuracy", c)[item] for n, s in result["scores"].items()} for c in conventions
-            },
-        })  # fmt: skip
-    headline = next(row for row in rows if row["score"]["item"] == result["headline"])
+    headline, rows = headline_score(result), main_rows(result)
+    names = conventions(result)
+    selected = {c: {n: select(s, headline["metric"], c) for n, s in result["scores"].items()} for c in names}
+    outside = chance_outside(result)
     return {
         **result,
-        "primary": primary,
-        "conventions": conventions,
+        "measure": wording.measure(headline["metric"]).capitalize(),
+        "primary": headline["convention"],
+        "conventions": names,
         "scorers": list(result["scores"]),
-        "rows": rows,
-        "first": headline,
-        "bits": {n: next(iter(b.values())) for n, b in bits.items()},
+        "baselines": [name for name in result["scores"] if name != MODEL],
+        "rows": [
+            {
+                "row": row,
+                "meaning": result["meanings"].get(row.score["item"], ""),
+                "by_convention": {
+                    c: {n: found.get(row.score["item"]) for n, found in selected[c].items()} for c in names
+                },
+            }
+            for row in rows
+        ],
+        "first": next(row for row in rows if row.score["item"] == result["headline"]),
+        "others": other_rows(result),
+        "track": headline["unit"] == "fraction",
+        "chance": CHANCE.get(headline["metric"]),
+        "chance_note": wording.chance_note(outside) if outside else None,
+        "shortcut": any((outside or {}).values()),
+        "in_bits": any(s["metric"] == "bits_per_s" for s in result["scores"][MODEL]),
     }
 
 
@@ -104,12 +124,12 @@ def _compare(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """One row for each model, one column for each benchmark; nothing to compare with one model."""
     if len(runs) < 2:
         return None
-    columns = list(dict.fromkeys((r["benchmark"], r["split"], r["primary"]) for run in runs for r in run["pairs"]))
+    columns = list(dict.fromkeys((r["benchmark"], r["split"], r["primary"]) for run in runs for r in run["scored"]))
     rows = [
         {
             "run": run,
             "cells": [
-                next((r for r in run["pairs"] if (r["benchmark"], r["split"], r["primary"]) == column), None)
+                next((r for r in run["scored"] if (r["benchmark"], r["split"], r["primary"]) == column), None)
                 for column in columns
             ],
         }
@@ -118,33 +138,54 @@ def _compare(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"columns": columns, "rows": rows}
 
 
-def _continuation(result: dict[str, Any], folder: Path, out: Path, anchor: str) -> dict[str, Any]:
+def _continuation(result: dict[str, Any], folder: Path, recordings: Recordings, anchor: str) -> dict[str, Any]:
     """Each prompt with its recordings and their waveforms."""
-    prompts = [_players(prompt, folder, out, anchor) for prompt in result["details"].get("prompts", ())]
-    return {**result, "prompts": prompts, "statistics": result["scores"][MODEL]}
+    prompts = [_players(prompt, folder, recordings, anchor) for prompt in result["details"].get("prompts", ())]
+    return {**result, "prompts": prompts, "statistics": result["scores"].get(MODEL, [])}
 
 
-def _players(prompt: dict[str, Any], folder: Path, out: Path, anchor: str) -> dict[str, Any]:
+def _players(prompt: dict[str, Any], folder: Path, recordings: Recordings, anchor: str) -> dict[str, Any]:
     made = []
     name = f"{anchor}-{prompt['folder'].replace('/', '-')}"
     for part, title in (("prompt", "Recording"), ("whole", "Prompt and continuation, as the tokenizer renders them")):
         wav = folder / prompt["folder"] / prompt["files"].get(part, "")
         if wav.is_file():
             wave = draw_waveform(wav, prompt["prompt"]["duration_s"])
-            made.append({"title": title, "source": _source(wav, out, name), "wave": wave})
+            made.append({"title": title, "source": recordings.source(wav, name), "wave": wave})
     return {**prompt, "players": made}
 
 
-def _source(wav: Path, out: Path, name: str) -> str:
-    """A data URI for a short recording; else a relative path, of the file itself or of its copy."""
-    if wav.stat().st_size <= EMBED_BYTES:
-        return "data:audio/wav;base64," + base64.b64encode(wav.read_bytes()).decode()
-    if not wav.resolve().is_relative_to(out.resolve()):
-        copy = out / "audio" / f"{name}-{wav.name}"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(wav, copy)
-        wav = copy
-    return wav.resolve().relative_to(out.resolve()).as_posix()
+class Recordings:
+    """Puts recordings into the page while there is room, links the others, and counts both."""
+
+    def __init__(self, out: Path):
+        self.out, self.room, self.embedded, self.linked = out, EMBED_BYTES, 0, 0
+
+    def source(self, wav: Path, name: str) -> str:
+        """A data URI, or the relative URL of the file itself or of its copy in OUT/audio."""
+        size = wav.stat().st_size
+        if size <= self.room:
+            self.room, self.embedded = self.room - size, self.embedded + 1
+            return "data:audio/wav;base64," + base64.b64encode(wav.read_bytes()).decode()
+        self.linked += 1
+        if not wav.resolve().is_relative_to(self.out.resolve()):
+            copy = self.out / "audio" / f"{name}-{wav.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(wav, copy)
+            wav = copy
+        return quote(wav.resolve().relative_to(self.out.resolve()).as_posix())
+
+    @property
+    def note(self) -> str:
+        """Where the recordings are, for whoever wants to send the page to somebody."""
+        if self.linked:
+            return (
+                f"It works without a network; {self.linked} of its {self.linked + self.embedded} recordings are files "
+                "in folders beside it: move them together."
+            )
+        return (
+            "It holds all it needs" + (", recordings too," if self.embedded else "") + " and works without a network."
+        )
 
 
 def _curve(path: Path) -> Chart | None:

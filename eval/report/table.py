@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.report.wording import UNITS, convention_meaning, format_interval, format_value
+from eval.report.rows import chance_outside, conventions, headline_score, main_rows, other_rows, select, short_name
+from eval.report.wording import (
+    UNITS,
+    chance_note,
+    convention_meaning,
+    format_interval,
+    format_value,
+    format_versions,
+    measure,
+    run_name,
+)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -23,20 +33,13 @@ def _pad(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column == 0 else cell.rjust(width)
 
 
-def by_item(scores: Sequence[Mapping[str, Any]], metric: str, convention: str | None = None) -> dict[str, Any]:
-    """Item -> its score of one metric (and convention), in their order."""
-    return {s["item"]: s for s in scores if s["metric"] == metric and convention in (None, s["convention"])}
-
-
-def primary_convention(result: Mapping[str, Any]) -> str:
-    """The convention under which the headline score comes first."""
-    return next(s["convention"] for s in result["scores"][MODEL] if s["item"] == result["headline"])
-
-
 def result_table(result: Mapping[str, Any]) -> str:
     """One benchmark: a title line, the table, what was left out."""
-    rows = _accuracy_rows(result) if result["headline"] else _statistic_rows(result)
+    rows = _score_rows(result) if result["headline"] else _statistic_rows(result)
     lines = [f"## {result['benchmark']}, {result['split']}", "", result["about"], "", rows]
+    outside = chance_outside(result) if result["headline"] else None
+    if outside is not None:
+        lines += ["", ("WARNING: " if any(outside.values()) else "") + chance_note(outside)]
     if result["left_out"]:
         first = result["left_out"][0]
         lines += ["", f"Left out: {len(result['left_out'])} items, such as {first['item']} ({first['reason']})."]
@@ -45,56 +48,62 @@ def result_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy_rows(result: Mapping[str, Any]) -> str:
-    convention = primary_convention(result)
-    scorers = {name: by_item(s, "pair_accuracy", convention) for name, s in result["scores"].items()}
-    others = [name for name in scorers if name != MODEL]
+def _score_rows(result: Mapping[str, Any]) -> str:
+    """The headline metric by subset, then the other metrics; baselines with their intervals in brackets."""
+    headline = headline_score(result)
+    others = [name for name in result["scores"] if name != MODEL]
+    named = [(f"{measure(headline['metric'])}, {row.name}", row) for row in main_rows(result)]
+    named += [(row.name, row) for row in other_rows(result)]
     rows = [
-        [f"accuracy, {_short(item)}", format_value(score), format_interval(score),
-         *(format_value(scorers[name][item]) for name in others), str(score["count"])]
-        for item, score in scorers[MODEL].items()
+        [name, format_value(row.score), format_interval(row.score),
+         *(_with_interval(row.baselines.get(other)) for other in others), str(row.score["count"])]
+        for name, row in named
     ]  # fmt: skip
-    bits = {name: by_item(s, "bits_per_s") for name, s in result["scores"].items()}
-    rows += [
-        [f"bits per s of audio, {_short(item)}", format_value(score), format_interval(score),
-         *(format_value(bits[name][item]) for name in others), str(score["count"])]
-        for item, score in bits[MODEL].items()
-    ]  # fmt: skip
-    return markdown_table([f"convention: {convention}", MODEL, "95 % interval", *others, "n"], rows)
+    return markdown_table([f"convention: {headline['convention']}", MODEL, "95 % interval", *others, "n"], rows)
+
+
+def _with_interval(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    interval = format_interval(score)
+    return format_value(score) + (f" ({interval})" if interval else "")
 
 
 def _statistic_rows(result: Mapping[str, Any]) -> str:
+    scores = result["scores"].get(MODEL, [])
+    if not scores:
+        return "No numbers."
     rows = [
-        [f"{UNITS.get(s['metric'], s['metric'])} ({_short(s['item'])})", format_value(s), str(s["count"])]
-        for s in result["scores"][MODEL]
-    ]
-    return markdown_table([result["scores"][MODEL][0]["convention"], MODEL, "n"], rows)
+        [f"{UNITS.get(s['metric'], measure(s['metric']))} ({short_name(result, s['item'])})", format_value(s),
+         str(s["count"])]
+        for s in scores
+    ]  # fmt: skip
+    return markdown_table([scores[0]["convention"], MODEL, "n"], rows)
 
 
 def conventions_table(result: Mapping[str, Any]) -> str:
-    """The model's accuracy under every convention."""
-    accuracies = [s for s in result["scores"][MODEL] if s["metric"] == "pair_accuracy"]
-    names = list(dict.fromkeys(s["convention"] for s in accuracies))
-    columns = [by_item(accuracies, "pair_accuracy", name) for name in names]
-    rows = [[_short(item), *(format_value(column[item]) for column in columns)] for item in columns[0]]
+    """The model's headline metric under every convention."""
+    metric, names = headline_score(result)["metric"], conventions(result)
+    columns = [select(result["scores"][MODEL], metric, name) for name in names]
+    rows = [
+        [short_name(result, item), *(format_value(c[item]) if item in c else "–" for c in columns)]
+        for item in columns[0]
+    ]
     meanings = [f"- {name}: {convention_meaning(name)}" for name in names]
-    return "\n".join([markdown_table(["accuracy", *names], rows), "", *meanings])
+    return "\n".join([markdown_table([measure(metric), *names], rows), "", *meanings])
 
 
 def results_markdown(record: Mapping[str, Any]) -> str:
     """The whole file: OUT/results.md."""
     tokenizer, model = record["tokenizer"], record["model"]
     parts = [
-        f"# {model['path']}",
-        f"Model {model['fingerprint'][:12]} over tokenizer {tokenizer['name']} {tokenizer['fingerprint'][:12]}, "
-        f"{tokenizer['frame_rate_hz']:g} Hz; slm {record['versions']['slm']}.",
+        f"# {run_name(model['path'])}",
+        f"{model['path']}: model {model['fingerprint'][:12]} over tokenizer {tokenizer['name']} "
+        f"{tokenizer['fingerprint'][:12]}, {tokenizer['frame_rate_hz']:g} Hz.",
     ]
     for result in record["results"]:
         parts.append(result_table(result))
+        parts.append(f"Made {result['created']} with {format_versions(result['versions'])}.")
         if result["headline"]:
             parts.append("### Every convention\n\n" + conventions_table(result))
     return "\n\n".join(parts) + "\n"
-
-
-def _short(item: str) -> str:
-    return item.split("/", 2)[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from eval.benchmarks.base import MODEL
@@ -32,10 +33,17 @@ BITS_PER_S = (
     "because a coarser tokenizer has less to tell."
 )
 
+DEDUP = (
+    "This model reads runs of equal codes as one, so how long each lasts is not counted: the bits are fewer than all "
+    "codes would take, and only comparable with those of other deduplicated models over the same tokenizer."
+)
+
 GENERATED = (
     "This benchmark is synthetic: made by text-to-speech, in one voice, from a small vocabulary. Its numbers are not "
     "comparable with published ones."
 )
+
+MEASURES = {"pair_accuracy": "accuracy", "bits_per_s": "bits per s of audio"}
 
 UNITS = {
     "duration_s": "mean duration",
@@ -45,13 +53,41 @@ UNITS = {
 }
 
 
+def run_name(path: str) -> str:
+    """What people call a checkpoint: `runs/x/final` is `x`."""
+    parts = [p for p in PurePath(path).parts if p not in ("/", ".", "..", "final")]
+    return parts[-1] if parts else path
+
+
+def measure(metric: str) -> str:
+    return MEASURES.get(metric, metric.replace("_", " "))
+
+
 def convention_meaning(name: str) -> str:
     return CONVENTIONS[name].meaning if name in CONVENTIONS else name
+
+
+def chance_note(outside: Mapping[str, list[str]]) -> str:
+    """Baseline -> the rows where guessing lies outside its interval, as a sentence."""
+    names = " and ".join(outside)
+    if not any(outside.values()):
+        return (
+            f"Chance (50 %) lies inside every 95 % interval of {names}, rows of few items apart: no shortcut was found."
+        )
+    found = "; ".join(f"{name} on {', '.join(rows)}" for name, rows in outside.items() if rows)
+    return (
+        f"Chance (50 %) lies outside the 95 % interval of {found}. One row in twenty does so by luck; otherwise that "
+        "much can be had without knowing any order of codes."
+    )
 
 
 def format_value(score: Mapping[str, Any]) -> str:
     """A score's value with its unit."""
     return _format(score["value"], score["unit"])
+
+
+def format_versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def format_interval(score: Mapping[str, Any]) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import soundfile
 
+from eval.run import EvalConfig
+from slm.model.statistics import CodeStatistics
 from slm.types import CodeLogProbs, Codes
 from tests.fakes import ArithmeticTokenizer
 
@@ -80,6 +84,8 @@ class LevelLM:
         self.right, self.wrong = right, wrong
         self.convention = {"pattern": {"name": "flat"}, "dedup": False}
         samples = np.full(160, RIGHT, np.float32)
+        self.record = SimpleNamespace(training={"eval_fraction": 0.02})
+        self.statistics = CodeStatistics((np.arange(16),) * num_codebooks, np.arange(16), 3)
         self._right_code = int(self.tokenizer._encode([samples])[0][0, 0])
 
     def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
@@ -103,4 +109,25 @@ class LevelLM:
         return LevelLM(-1.5, -1.5, self.spec.num_codebooks, name="untrained")
 
     def unigram(self) -> LevelLM:
-        return LevelLM(-2.0, -1.0, self.spec.num_codebooks, name="unigram")
+        made = LevelLM(-2.0, -1.0, self.spec.num_codebooks)
+        del made.fingerprint  # like the real one
+        return made
+
+
+def config(root: Path, **changes) -> EvalConfig:
+    """Of a run with a training curve, over the data in `root`; results go to `root`/../out."""
+    run = root.parent / "run"
+    run.mkdir(exist_ok=True)
+    lines = [{"step": s, "train_nats_per_code": 4.0 - s / 100, "lr": 0.1} for s in range(0, 100, 10)]
+    lines += [{"step": 50, "eval_nats_per_code": 3.7}, {"step": 90, "eval_nats_per_code": 3.321}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"model": str(run / "final"), "benchmarks": "swuggy,sblimp,continuation", "data": str(root),
+                "out": str(root.parent / "out"), "bootstrap": 50, "device": "cpu"}  # fmt: skip
+    return EvalConfig(**{**settings, **changes})
+
+
+def scores(out: Path, benchmark: str, scorer: str = "model", metric: str = "pair_accuracy") -> dict:
+    """(subset, convention) -> score, out of results.json."""
+    record = json.loads((out / "results.json").read_text())
+    result = next(r for r in record["results"] if r["benchmark"] == benchmark)
+    return {(s["item"].split("/", 2)[2], s["convention"]): s for s in result["scores"][scorer] if s["metric"] == metric}

@@ -83,6 +83,26 @@ def test_items_with_equal_codes_tie_exactly():
     assert table.duration_s[2] == twin.duration_s
 
 
+class Backwards(NoisyScorer):
+    def score_codes(self, codes):
+        return [CodeLogProbs(c.id, -float(len(c.codes)) * np.ones(c.codes.shape), np.array([0.0]), 0.0)
+                for c in reversed(codes)]  # fmt: skip
+
+
+def test_scores_are_joined_by_id_and_not_by_order():
+    codes = random_codes(ArithmeticTokenizer(1), [5, 6, 9])
+    table = Likelihoods.measure(Backwards(), codes)
+    assert table.scores(CONVENTIONS["mean"]) == {c.id: -len(c.codes) for c in codes}
+
+
+@pytest.mark.parametrize("answer", [lambda made: made[1:], lambda made: [*made, made[0]]])
+def test_a_scorer_that_leaves_out_or_repeats_a_clip_is_at_fault(answer, monkeypatch):
+    whole = NoisyScorer.score_codes
+    monkeypatch.setattr(NoisyScorer, "score_codes", lambda self, codes: answer(whole(self, codes)))
+    with pytest.raises(ValueError, match="NoisyScorer scored other clips"):
+        Likelihoods.measure(NoisyScorer(), random_codes(ArithmeticTokenizer(1), [5, 6]))
+
+
 def test_an_unknown_convention_gets_suggestions():
     with pytest.raises(UsageError, match=r"did you mean 'mean\+eos'"):
         find_convention("mean+oes")

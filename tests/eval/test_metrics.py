@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from eval.metrics.base import METRICS, Observations
-from eval.metrics.bits_per_s import BitsPerSecond, ClipLikelihood
+from eval.metrics.base import METRICS, ClipLikelihood, Observations, ScoredPair, metrics_of
+from eval.metrics.bits_per_s import BitsPerSecond
 from eval.metrics.bootstrap import estimate, resample
-from eval.metrics.pair_accuracy import PairAccuracy, ScoredPair
+from eval.metrics.pair_accuracy import PairAccuracy
 from tests.contracts import metric_law
 
 
@@ -23,20 +23,31 @@ def test_pair_accuracy():
 
 def test_bits_per_s():
     """ln 2 nats are a bit: 4 bits in 1 s and 2 bits in 2 s are 2 bits per second."""
-    items = [ClipLikelihood(-4 * math.log(2), 1.0), ClipLikelihood(-2 * math.log(2), 2.0)]
-    better = [ClipLikelihood(-1 * math.log(2), 1.0), ClipLikelihood(-2 * math.log(2), 2.0)]
+    items = [ClipLikelihood("a", -4 * math.log(2), 1.0), ClipLikelihood("b", -2 * math.log(2), 2.0)]
+    better = [ClipLikelihood("a", -1 * math.log(2), 1.0), ClipLikelihood("b", -2 * math.log(2), 2.0)]
     metric_law(BitsPerSecond(), items, expected=2.0, better=better)
+
+
+def test_the_voices_of_a_word_are_one_observation_of_its_bits():
+    """Group a: 4 + 8 bits in 1 + 2 s; group b: 1 bit in 1 s."""
+    bit = math.log(2)
+    clips = [ClipLikelihood("a", -4 * bit, 1.0), ClipLikelihood("b", -bit, 1.0), ClipLikelihood("a", -8 * bit, 2.0)]
+    observed = BitsPerSecond().observe(clips)
+    assert observed.numerators == pytest.approx([12, 1])
+    assert observed.denominators == pytest.approx([3, 1])
 
 
 def test_all_metrics_are_listed():
     assert METRICS.names() == ["bits_per_s", "pair_accuracy"]
+    assert [m.name for m in metrics_of(ScoredPair)] == ["pair_accuracy"]
+    assert [m.name for m in metrics_of(ClipLikelihood)] == ["bits_per_s"]
 
 
 def test_a_nan_is_not_a_miss():
     with pytest.raises(ValueError, match="'b' is NaN"):
         PairAccuracy().observe([ScoredPair("a", 1.0, 0.0), ScoredPair("b", float("nan"), 0.0)])
     with pytest.raises(ValueError, match="NaN"):
-        BitsPerSecond().observe([ClipLikelihood(float("nan"), 1.0)])
+        BitsPerSecond().observe([ClipLikelihood("a", float("nan"), 1.0)])
 
 
 def test_infinitely_unlikely_items_compare_too():

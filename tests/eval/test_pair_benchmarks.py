@@ -148,10 +148,21 @@ def test_sblimp_refuses_rows_whose_ids_disagree(tmp_path):
             ("b2", 2, "a", "t", "s", "x", 0), ("b1", 1, "a", "t", "s", "x", 0)]  # fmt: skip
     gold = write_gold(tmp_path / "syntactic/dev", SYNTACTIC, rows)
     write_level(tmp_path / "syntactic/dev/g1.wav", 0.1)
-    with pytest.raises(UsageError, match=r"line 2 \(t, s, 1\) would be paired with line 4 \(t, s, 2\)"):
+    with pytest.raises(
+        UsageError, match=r"line 2 \(t, s, 1, voice a\) would be paired with line 4 \(t, s, 2, voice a\)"
+    ):
         SBlimp(Setup(tmp_path))
     gold.write_text("\n".join(gold.read_text().splitlines()[:4]))
     with pytest.raises(UsageError, match="2 correct rows and 1 incorrect"):
+        SBlimp(Setup(tmp_path))
+
+
+def test_sblimp_refuses_to_pair_two_voices(tmp_path):
+    rows = [("g1", 1, "a", "t", "s", "x", 1), ("g2", 1, "b", "t", "s", "x", 1),
+            ("b2", 1, "b", "t", "s", "x", 0), ("b1", 1, "a", "t", "s", "x", 0)]  # fmt: skip
+    write_gold(tmp_path / "syntactic/dev", SYNTACTIC, rows)
+    write_level(tmp_path / "syntactic/dev/g1.wav", 0.1)
+    with pytest.raises(UsageError, match=r"line 2 \(t, s, 1, voice a\) .* line 4 \(t, s, 1, voice b\)"):
         SBlimp(Setup(tmp_path))
 
 

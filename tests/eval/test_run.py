@@ -5,59 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
 from eval.run import EvalConfig, main
 from slm.config import run_command
 from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
+from slm.data.documents import hold_out
 from slm.data.store import CodeStore
 from slm.errors import UsageError
-from tests.eval.material import LevelLM, random_lexical, random_syntactic, write_level, write_lexical, write_syntactic
+from slm.model.statistics import CodeStatistics
+from tests.eval.material import config, scores, write_level
 from tests.fakes import ArithmeticTokenizer, markov_codes
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    data = tmp_path / "data"
-    write_lexical(data, random_lexical(6, 2, seed=0))
-    write_syntactic(data, random_syntactic(6, 2, seed=0))
-    for i in range(3):
-        write_level(data / f"prompts/p{i}.wav", 0.1 * (i + 1), duration_s=0.5)
-    (data / "generated.json").write_text(json.dumps({"seed": 3}))
-    return data
-
-
-@pytest.fixture
-def lm(monkeypatch) -> LevelLM:
-    made = LevelLM()
-    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device: made)
-    return made
-
-
-def config(root: Path, **changes) -> EvalConfig:
-    run = root.parent / "run"
-    run.mkdir(exist_ok=True)
-    lines = [{"step": s, "train_nats_per_code": 4.0 - s / 100, "lr": 0.1} for s in range(0, 100, 10)]
-    lines += [{"step": 50, "eval_nats_per_code": 3.7}, {"step": 90, "eval_nats_per_code": 3.321}]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = {"model": str(run / "final"), "benchmarks": "swuggy,sblimp,continuation", "data": str(root),
-                "out": str(root.parent / "out"), "bootstrap": 50, "device": "cpu"}  # fmt: skip
-    return EvalConfig(**{**settings, **changes})
-
-
-def scores(out: Path, benchmark: str, scorer: str = "model", metric: str = "pair_accuracy") -> dict:
-    record = json.loads((out / "results.json").read_text())
-    result = next(r for r in record["results"] if r["benchmark"] == benchmark)
-    return {(s["item"].split("/", 2)[2], s["convention"]): s for s in result["scores"][scorer] if s["metric"] == metric}
 
 
 def test_everything_lands_on_disk(root, lm, capsys):
@@ -66,11 +34,11 @@ def test_everything_lands_on_disk(root, lm, capsys):
     record = json.loads((out / "results.json").read_text())
     assert record["model"]["fingerprint"] == lm.fingerprint
     assert record["tokenizer"]["fingerprint"] == lm.spec.fingerprint
-    assert {"slm", "torch", "transformers"} <= set(record["versions"])
     assert [(r["benchmark"], r["split"]) for r in record["results"]] == [
         ("swuggy", "dev"), ("sblimp", "dev"), ("continuation", "prompts"),
     ]  # fmt: skip
     swuggy = record["results"][0]
+    assert {"slm", "torch", "transformers"} <= set(swuggy["versions"])
     assert swuggy["generated"] == {"seed": 3}
     assert swuggy["counts"] == {
         "items": 24, "items_scored": 24, "pairs": 12, "pairs_scored": 12, "groups_scored": 6,
@@ -102,6 +70,7 @@ def test_the_table_says_what_the_results_say(root, lm):
     found = scores(out, "swuggy", metric="bits_per_s")["right items", "sum+eos"]
     assert found["value"] == pytest.approx(bits)
     assert found["interval"][0] <= bits <= found["interval"][1]
+    assert found["count"] == 6  # words, though each is there in two voices
 
 
 def test_continuations_are_written_and_repeatable(root, lm):
@@ -145,6 +114,72 @@ def test_a_second_run_tokenizes_nothing(root, lm, monkeypatch):
     assert record["results"][0]["scores"]["model"][0]["convention"] == "sum"
 
 
+def test_other_audio_of_the_same_names_and_sizes_is_tokenized_anew(root, lm):
+    main(config(root, benchmarks="swuggy"))
+    for wav in (root / "lexical/dev").glob("*.wav"):
+        samples, rate_hz = soundfile.read(wav, dtype="float32")
+        size = wav.stat().st_size
+        soundfile.write(str(wav), -samples, rate_hz)
+        assert wav.stat().st_size == size
+    main(config(root, benchmarks="swuggy"))
+    assert scores(root.parent / "out", "swuggy")["all", "mean"]["value"] == 0.0
+
+
+def test_every_table_says_whose_it_is(root, lm):
+    main(config(root, benchmarks="swuggy"))
+    first = {n: table_metadata(root, n) for n in ("model", "untrained", "unigram")}
+    assert first["model"]["scorer_fingerprint"] == lm.fingerprint
+    assert first["untrained"]["scorer_fingerprint"] == lm.untrained(0).fingerprint
+    record = json.loads((root.parent / "out/results.json").read_text())
+    assert record["results"][0]["fingerprints"] == {n: m["scorer_fingerprint"] for n, m in first.items()}
+    lm.statistics = CodeStatistics((np.arange(16) + 1,), np.arange(16), 3)
+    main(config(root, benchmarks="swuggy"))
+    again = table_metadata(root, "unigram")
+    assert len({again["scorer_fingerprint"], *(m["scorer_fingerprint"] for m in first.values())}) == 4
+
+
+def table_metadata(root: Path, scorer: str) -> dict[str, str]:
+    made = pq.read_schema(root.parent / f"out/likelihoods/swuggy-dev-{scorer}.parquet").metadata
+    return {k.decode(): v.decode() for k, v in made.items()}
+
+
+def test_each_result_keeps_the_versions_it_was_made_with(root, lm, monkeypatch):
+    main(config(root, benchmarks="swuggy"))
+    monkeypatch.setattr("eval.results.versions", lambda: {"slm": "9.9"})
+    main(config(root, benchmarks="sblimp"))
+    old, new = json.loads((root.parent / "out/results.json").read_text())["results"]
+    assert old["versions"]["slm"] != "9.9" == new["versions"]["slm"]
+    page = (root.parent / "out/index.html").read_text()
+    assert "Versions for swuggy" in page
+    assert "Versions for sblimp</dt><dd>slm 9.9</dd>" in page
+
+
+def test_a_deduplicated_model_says_that_durations_are_not_counted(root, lm):
+    lm.convention = {**lm.convention, "dedup": True}
+    main(config(root, benchmarks="swuggy"))
+    assert list(scores(root.parent / "out", "swuggy", metric="bits_per_s")) == [
+        ("right items", "sum+eos, durations not counted")
+    ]
+    assert "right items (sum+eos, durations not counted)" in (root.parent / "out/results.md").read_text()
+    assert "how long each lasts is not counted" in (root.parent / "out/index.html").read_text()
+
+
+def test_a_registered_metric_is_computed_without_further_ado(root, lm, monkeypatch):
+    class Margin(Metric[ScoredPair]):
+        name, observes, unit, higher_is_better = "margin", ScoredPair, "nats", True
+        about = "By how much."
+
+        def observe(self, items):
+            return Observations(np.array([p.positive - p.negative for p in items]), np.ones(len(items)))
+
+    METRICS.names()
+    monkeypatch.setitem(METRICS._classes, "margin", Margin)
+    main(config(root, benchmarks="swuggy"))
+    assert scores(root.parent / "out", "swuggy", metric="margin")["all", "mean"]["value"] == 1.0
+    assert "| margin, in-vocabulary" in (root.parent / "out/results.md").read_text()
+    assert "Margin, in-vocabulary: <b>" in (root.parent / "out/index.html").read_text()
+
+
 def test_benchmarks_may_be_added_later_but_not_of_another_model(root, lm):
     main(config(root, benchmarks="swuggy"))
     main(config(root, benchmarks="sblimp"))
@@ -173,6 +208,44 @@ def test_what_cannot_be_scored_is_counted_and_named(root, lm):
     assert "3 items left out" in (root.parent / "out/index.html").read_text()
 
 
+def test_a_model_that_gives_nan_is_refused(root, lm):
+    lm.right = lm.wrong = float("nan")
+    for benchmark in ("swuggy", "continuation"):
+        with pytest.raises(UsageError, match="gives NaN: was its training stable"):
+            main(config(root, benchmarks=benchmark))
+
+
+def test_a_benchmark_of_broken_recordings_is_not_blamed_on_an_option_of_another_command(root, lm):
+    for wav in (root / "lexical/dev").glob("*.wav"):
+        wav.write_bytes(b"RIFF no audio")
+    with pytest.raises(UsageError, match=r"none of the 24 clips .* fetch the recordings") as refused:
+        main(config(root, benchmarks="swuggy"))
+    assert "--audio" not in str(refused.value)
+
+
+def test_unusable_prompts_do_not_cost_the_old_continuations(root, lm):
+    main(config(root, benchmarks="continuation"))
+    for wav in (root / "prompts").glob("*.wav"):
+        wav.write_bytes(b"RIFF no audio")
+    with pytest.raises(UsageError, match="no prompt can be used"):
+        main(config(root, benchmarks="continuation"))
+    assert (root.parent / "out/continuation/000/whole.wav").is_file()
+
+
+def test_broken_files_are_wrong_use(root, lm):
+    out = root.parent / "out"
+    main(config(root, benchmarks="swuggy"))
+    (out / "results.json").write_text("{")
+    with pytest.raises(UsageError, match=r"results\.json is not JSON"):
+        main(config(root, benchmarks="swuggy"))
+    (root / "generated.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"generated\.json is not a JSON object"):
+        main(config(root, benchmarks="swuggy"))
+    (root.parent / "file").write_text("")
+    with pytest.raises(UsageError, match="file is a file; give a folder"):
+        main(config(root, benchmarks="swuggy", out=str(root.parent / "file/out")))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -181,6 +254,7 @@ def test_what_cannot_be_scored_is_counted_and_named(root, lm):
         ({"split": "test"}, "no such benchmark data"),
         ({"convention": "average"}, "unknown convention"),
         ({"prompts": "nowhere"}, "no prompts: nowhere does not exist"),
+        ({"device": "foo"}, "--device foo cannot be used"),
     ],
 )
 def test_wrong_use_is_refused_before_the_model_is_loaded(root, monkeypatch, capsys, changes, message):
@@ -204,77 +278,7 @@ def test_the_script_runs_from_anywhere(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-class Outline(HTMLParser):
-    """Checks that every element is closed in its order; collects text, ids, links and sources."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text, self.ids, self.targets, self.sources, self.tags = [], [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.tags.append(tag)
-        if tag not in ("meta", "link"):
-            self.open.append(tag)
-        if "id" in values:
-            self.ids.append(values["id"])
-        self.targets += [values["href"][1:]] if values.get("href", "").startswith("#") else []
-        self.targets += [values["aria-labelledby"]] if "aria-labelledby" in values else []
-        self.sources += [values[k] for k in ("src", "href") if k in values and not values[k].startswith("#")]
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def parse(page: Path) -> Outline:
-    outline = Outline()
-    outline.feed(page.read_text())
-    assert outline.open == []
-    assert len(outline.ids) == len(set(outline.ids))
-    assert set(outline.targets) <= set(outline.ids)
-    return outline
-
-
-def test_the_page_is_whole_and_needs_no_network(root, lm):
-    (root / "prompts/prompts.jsonl").write_text(json.dumps({"path": "p0.wav", "text": "<b>bold & brave</b>"}))
-    main(config(root, prompts=str(root / "prompts/prompts.jsonl")))
-    page = parse(root.parent / "out/index.html")
-    text = " ".join(" ".join(page.text).split())
-    assert page.tags.count("audio") == 2
-    assert all(s.startswith("data:audio/wav;base64,") for s in page.sources)
-    assert "<b>bold & brave</b>" in text
-    assert "3.321 at the end" in text
-    assert "This benchmark is synthetic" in text
-    bits = scores(root.parent / "out", "swuggy", metric="bits_per_s")["right items", "sum+eos"]["value"]
-    assert f"{bits:.1f} bits per second" in text
-    assert text.count("100.0 %") >= 4
-
-
-def test_one_page_about_two_models_copies_long_recordings(root, lm, monkeypatch, tmp_path):
-    from eval.report.__main__ import main as report
-
-    monkeypatch.setattr("eval.report.page.EMBED_BYTES", 20_000)
-    main(config(root))
-    lm.fingerprint = "second"
-    lm.right, lm.wrong = -2.0, -1.0
-    main(config(root, benchmarks="swuggy,continuation", out=str(tmp_path / "second")))
-    assert report([str(tmp_path / "out"), str(tmp_path / "second"), "--out", str(tmp_path / "site")]) == 0
-    page = parse(tmp_path / "site/index.html")
-    files = [s for s in page.sources if not s.startswith("data:")]
-    assert len(files) == len(set(files)) == 6
-    assert all((tmp_path / "site" / s).is_file() for s in files)
-    assert "2 models compared" in page.text
-
-
-def test_the_training_corpus_is_described(root, lm, tmp_path):
+def test_a_corpus_is_described(root, lm, tmp_path):
     codes = markov_codes(lm.tokenizer, 4)
     folder = tmp_path / "wavs"
     folder.mkdir()
@@ -290,14 +294,14 @@ def test_the_training_corpus_is_described(root, lm, tmp_path):
     assert (described["clips"], described["codes"]) == (4, len(every))
     assert described["codebooks"][0]["used"] == len(shares)
     assert described["codebooks"][0]["entropy_bits"] == pytest.approx(-(shares * np.log2(shares)).sum())
+    assert "Training corpus" not in (tmp_path / "out/index.html").read_text()
+    lm.record.training["eval_fraction"] = 0.6
+    kept, held = hold_out(store.ids, 0.6)
+    assert len(kept) > 0 < len(held)
+    seen = np.bincount(np.concatenate([store.codes(int(i)) for i in kept])[:, 0], minlength=16)
+    lm.statistics = CodeStatistics((seen,), seen, len(kept))
+    main(config(root, benchmarks="swuggy", corpus=str(tmp_path / "corpus")))
     assert "Training corpus" in (tmp_path / "out/index.html").read_text()
     lm.spec = ArithmeticTokenizer(1, bias=3).spec
     with pytest.raises(UsageError, match="two different tokenizers"):
         main(config(root, benchmarks="swuggy", out=str(tmp_path / "other"), corpus=str(tmp_path / "corpus")))
-
-
-def test_a_folder_without_results_is_refused(tmp_path, capsys):
-    from eval.report.__main__ import main as report
-
-    assert report([str(tmp_path), "--out", str(tmp_path / "site")]) == 2
-    assert "no results.json" in capsys.readouterr().err

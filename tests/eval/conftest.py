@@ -1,0 +1,28 @@
+"""A small data set, and a model whose answers are known in the place of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.eval.material import LevelLM, random_lexical, random_syntactic, write_level, write_lexical, write_syntactic
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    data = tmp_path / "data"
+    write_lexical(data, random_lexical(6, 2, seed=0))
+    write_syntactic(data, random_syntactic(6, 2, seed=0))
+    for i in range(3):
+        write_level(data / f"prompts/p{i}.wav", 0.1 * (i + 1), duration_s=0.5)
+    (data / "generated.json").write_text(json.dumps({"seed": 3}))
+    return data
+
+
+@pytest.fixture
+def lm(monkeypatch) -> LevelLM:
+    made = LevelLM()
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device: made)
+    return made
