@@ -9,11 +9,13 @@ on from its last whole checkpoint when the same command is given again, with the
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.config import run_command
+from slm.errors import UsageError
 from slm.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
 
 def main(config: TrainConfig) -> None:
     import torch
+    from accelerate.utils import set_seed
 
     from slm.data.loader import TrainLoader
-    from slm.training.checkpoint import data_identity, load_latest, save_checkpoint, save_final, start_run
+    from slm.training.checkpoint import load_latest, remove_left_overs, save_checkpoint, save_final, start_run
     from slm.training.evaluation import evaluate, to_device
     from slm.training.metrics import MetricsLog, Throughput, nats_per_code
     from slm.training.optimizer import learning_rate, make_optimizer
-    from slm.training.setup import load_data, make_model, make_pattern, make_record
+    from slm.training.setup import load_data, make_model, make_pattern, make_record, run_identity
 
     accelerator = make_accelerator(config)
     say = accelerator.print
@@ -40,8 +43,11 @@ def main(config: TrainConfig) -> None:
     record = make_record(config, store, pattern)
     loader = TrainLoader(data.train, pattern, config.row_length, config.rows_per_batch, config.accumulation,
                          accelerator.process_index, accelerator.num_processes, config.seed)  # fmt: skip
+    set_seed(config.seed, device_specific=True)
+    if accelerator.is_main_process:
+        remove_left_overs(out)
     with accelerator.main_process_first():
-        start_run(out, config.identity(), data_identity(store.spec, len(store), int(store.num_frames.sum())))
+        start_run(out, run_identity(config, data, loader.rows_per_step, accelerator.mixed_precision))
     say(f"{store.spec.describe()}, {pattern.name}{', deduplicated' if config.dedup else ''}; "
         f"{data.train.duration_s / 3600:.3f} h in {len(data.train)} clips; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")  # fmt: skip
@@ -55,7 +61,7 @@ def main(config: TrainConfig) -> None:
         say(f"resuming {out} after step {done}")
     metrics = MetricsLog(out, done, accelerator.is_main_process)
     throughput = Throughput()
-    window = torch.zeros(2, pattern.num_codebooks + 1, dtype=torch.float64, device=accelerator.device)
+    window = torch.zeros(2, pattern.num_codebooks + 1, device=accelerator.device)
     scale = accelerator.num_processes * config.accumulation  # undoes DDP's mean and accelerate's division
 
     model.train()
@@ -66,6 +72,7 @@ def main(config: TrainConfig) -> None:
         batches = [to_device(batch, accelerator.device) for batch in loader.batches(step)]
         # One denominator for the whole step, over all micro-batches of all processes.
         weight = accelerator.reduce(sum(inner.target_weight(ids, mask) for ids, mask, _ in batches), "sum")
+        weight = weight.clamp(min=1e-9)  # a step in which nothing weighs anything costs 0, not NaN
         for batch in batches:
             with accelerator.accumulate(model):
                 sums = model(*batch)
@@ -74,7 +81,7 @@ def main(config: TrainConfig) -> None:
                     accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            window += torch.stack([sums.nlls.double(), sums.counts.double()])
+            window += torch.stack([sums.nlls, sums.counts.float()])
 
         at = step + 1
         last = at == config.steps
@@ -109,14 +116,19 @@ def main(config: TrainConfig) -> None:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate.utils import DistributedType
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     precision = {"fp32": "no", "bf16": "bf16", "auto": "bf16" if bf16 else "no"}[config.precision]
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=config.accumulation)
-    set_seed(config.seed, device_specific=True)
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise UsageError("several processes were started, but each believes itself alone: "
+                         "on CPU set ACCELERATE_USE_CPU=true; on GPUs check that they are visible")  # fmt: skip
+    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in plain:
+        raise UsageError(f"train_lm.py runs on one process or with DDP, not with {accelerator.distributed_type.value}")
     return accelerator
 
 

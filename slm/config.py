@@ -49,8 +49,14 @@ def _check_config_files(args: Sequence[str]) -> None:
         path = arg.split("=", 1)[1] if arg.startswith("--config=") else None
         if arg == "--config" and i + 1 < len(args):
             path = args[i + 1]
-        if path is not None and not Path(path).is_file():
+        if path is None:
+            continue
+        if not Path(path).is_file():
             raise UsageError(f"--config: no such file: {path}")
+        try:
+            Path(path).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"--config: {path} cannot be read as UTF-8 text ({error})") from error
 
 
 def _check_groups(cls: type[Any], given: Any, prefix: str = "") -> None:
@@ -79,6 +85,17 @@ def _one_line(message: str, parser: Any) -> str:
     return text
 
 
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Also as told by libraries whose own errors are no OSError (safetensors, torch.save)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def run_command(
     main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
@@ -91,10 +108,10 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
         print(
             f"error: no space left on the disk{where}; free some and run the same command again to go on",
             file=sys.stderr,

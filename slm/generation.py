@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
 from slm.patterns import EMPTY, Pattern
 
@@ -28,6 +29,12 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     may_stop: bool = True
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UsageError(f"temperature must not be below 0, but is {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top_k must be at least 1, not {self.top_k}")
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
         """Logits `[V]` (already masked with -inf) -> an index. Drawn on the CPU, so that a seed means the same on

@@ -89,6 +89,8 @@ class SpokenLM:
         once, so that they tie to the last bit. UsageError for codes of another tokenizer.
         """
         documents = [_document(self.record, c) for c in codes]
+        for c, d in zip(codes, documents, strict=True):
+            self._check_length(c.id, len(d))
         different = {d.tobytes(): d for d in documents}
         keys, unique = list(different), list(different.values())
         values: dict[bytes, np.ndarray] = {}
@@ -96,6 +98,14 @@ class SpokenLM:
             made = self._log_probs([unique[i] for i in group])
             values.update({keys[i]: v for i, v in zip(group, made, strict=True)})
         return [self._aligned(c, d, values[d.tobytes()]) for c, d in zip(codes, documents, strict=True)]
+
+    def _check_length(self, id: str, frames: int) -> None:
+        """A document beyond the model's positions would fail, or be scored where nothing was ever trained."""
+        longest = getattr(self.model.causal_lm.config, "max_position_embeddings", None)
+        if longest is not None and (steps := self.pattern.num_steps(frames)) > longest:
+            raise UsageError(
+                f"{id} takes {steps} steps, but the model has {longest} positions: cut it, or train longer"
+            )
 
     def _aligned(self, codes: Codes, document: np.ndarray, values: np.ndarray) -> CodeLogProbs:
         frames = len(document)
@@ -112,7 +122,7 @@ class SpokenLM:
         for row, s in zip(ids, steps, strict=True):
             row[: len(s)] = s
         with torch.no_grad():
-            values = self.model.log_probs(torch.from_numpy(ids).to(self.device)).double().cpu().numpy()
+            values = self.model.log_probs(torch.from_numpy(ids).to(self.device)).cpu().double().numpy()
         return [v[: len(s)] for v, s in zip(values, steps, strict=True)]
 
     def continue_codes(self, prompt: Codes, seconds: float, seed: int, temperature: float = 1.0,
@@ -126,6 +136,7 @@ class SpokenLM:
         sampling = Sampling(temperature, top_k, may_stop)
         check_same_spec(self.spec, prompt.spec)
         extra = max(1, round(seconds * self.spec.frame_rate_hz))
+        self._check_length(prompt.id, len(_document(self.record, prompt)) + extra)
         make = self._continue_units if self.record.dedup else self._continue_frames
         codes = make(np.asarray(prompt.codes), extra, sampling, seed).astype(self.spec.code_dtype)
         added = (len(codes) - len(prompt.codes)) * self.spec.hop_samples
@@ -178,8 +189,14 @@ class UnigramLM:
 
 
 def _document(record: ModelRecord, codes: Codes) -> np.ndarray:
-    check_same_spec(record.tokenizer, codes.spec)
-    return deduplicate(codes.codes)[0] if record.dedup else codes.codes
+    spec = record.tokenizer
+    check_same_spec(spec, codes.spec)
+    if codes.codes.ndim != 2 or codes.codes.shape[1] != spec.num_codebooks:
+        raise ValueError(f"{codes.id}: codes of shape {codes.codes.shape}, not [T, {spec.num_codebooks}]")
+    if len(codes.codes) and ((codes.codes < 0).any() or (codes.codes.max(axis=0) >= spec.codebook_sizes).any()):
+        raise ValueError(f"{codes.id}: a code lies outside its codebook")
+    made = codes.codes.astype(spec.code_dtype)
+    return deduplicate(made)[0] if record.dedup else made
 
 
 def _length_groups(lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:

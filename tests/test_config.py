@@ -206,3 +206,22 @@ def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
     assert done.stderr.strip() == "False"
     for words in ("Train something.", "--config", "--steps", "Optimizer steps.", "--heads.dropout", "0.001"):
         assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/data/x"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_tells_of_it(error, capsys):
+    def main(config):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, Settings, ["--out", "x"])
+    assert stop.value.code == 1
+    printed = capsys.readouterr().err
+    assert "no space left on the disk" in printed
+    assert printed.strip().count("\n") == 0

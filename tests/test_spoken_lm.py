@@ -191,6 +191,20 @@ def test_top_k_draws_only_from_the_likeliest():
     np.testing.assert_allclose(frequencies, logits.softmax(0).numpy(), atol=0.03)
 
 
+def test_documents_beyond_the_positions_and_codes_beyond_the_codebook_are_refused():
+    lm = make_lm("flat", 1)
+    with pytest.raises(UsageError, match="602 steps, but the model has 512 positions"):
+        lm.score_codes(random_codes(ArithmeticTokenizer(1), [600]))
+    with pytest.raises(UsageError, match="512 positions"):
+        lm.continue_codes(random_codes(ArithmeticTokenizer(1), [500])[0], seconds=1, seed=0)
+    clip = random_codes(ArithmeticTokenizer(1), [5])[0]
+    with pytest.raises(ValueError, match="outside its codebook"):
+        lm.score_codes([Codes("bad", clip.codes + 16, clip.num_samples, clip.spec)])
+    for wrong in ({"temperature": -1.0}, {"top_k": 0}):
+        with pytest.raises(UsageError, match="must"):
+            lm.continue_codes(clip, seconds=0.1, seed=0, **wrong)
+
+
 def test_continue_clip_needs_a_decoder(monkeypatch):
     lm = make_lm("flat", 1)
     monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda spec, device: ArithmeticTokenizer(1))

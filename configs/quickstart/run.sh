@@ -7,9 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-runs/quickstart}
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} TOKENIZERS_PARALLELISM=false
-# `accelerate launch` gives a process one thread unless told otherwise.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(python -c "import os; print(os.cpu_count())")}
-export OMP_NUM_THREADS
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
@@ -37,8 +34,7 @@ if have hibari; then
   say "4. Synthetic speech -> semantic units"
   run python tokenize_corpus.py --audio "$out/synthetic/corpus/manifest.jsonl" --tokenizer "$semantic" --out "$out/tokens/synthetic"
   say "5. A unit language model of 3 M parameters"
-  run accelerate launch --config_file configs/accelerate/one-process.yaml train_lm.py \
-    --config configs/quickstart/semantic.yaml --data "$out/tokens/synthetic" --out "$out/lm-semantic"
+  run python train_lm.py --config configs/quickstart/semantic.yaml --data "$out/tokens/synthetic" --out "$out/lm-semantic"
   say "6. Can it tell words from pseudo-words, and grammatical from ungrammatical sentences?"
   run python eval/run.py --model "$out/lm-semantic/final" --benchmarks swuggy,sblimp --data "$out/synthetic" --corpus "$out/tokens/synthetic" --out "$out/results/semantic"
   results+=("$out/results/semantic")
@@ -47,8 +43,7 @@ else
 fi
 
 say "7. A small language model over the four codebooks of real speech (5.7 minutes: far too little, and it will sound so)"
-run accelerate launch --config_file configs/accelerate/one-process.yaml train_lm.py \
-  --config configs/quickstart/acoustic.yaml --data "$acoustic" --out "$out/lm-acoustic"
+run python train_lm.py --config configs/quickstart/acoustic.yaml --data "$acoustic" --out "$out/lm-acoustic"
 say "8. It continues prompts of real speech"
 run python eval/run.py --model "$out/lm-acoustic/final" --benchmarks continuation --data tests/data/speech --prompts tests/data/speech/en --corpus "$acoustic" --out "$out/results/acoustic"
 results+=("$out/results/acoustic")

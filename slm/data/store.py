@@ -45,7 +45,10 @@ class CodeStore:
             raise UsageError(
                 f"{self.path} is not a tokenized corpus: it has no tokenizer.json (see tokenize_corpus.py)"
             )
-        return TokenizerSpec.from_dict(read_json(spec))
+        try:
+            return TokenizerSpec.from_dict(read_json(spec))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{spec} is damaged ({error}); tokenize the corpus again") from error
 
     def _shard_files(self) -> list[str]:
         state = self.path / "state.json"
@@ -83,8 +86,11 @@ class CodeStore:
 def _map_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise UsageError(f"a shard is missing: {path}; run the tokenize_corpus.py command that made it again")
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_stream(source).read_all()
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{path} is damaged ({error}); delete it and run the command that made it again") from error
 
 
 def _flat_codes(column: pa.ListArray, num_codebooks: int) -> tuple[np.ndarray, np.ndarray]:

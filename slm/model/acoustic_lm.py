@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slm.errors import UsageError
 from slm.patterns import Pattern
 
 
@@ -69,12 +71,12 @@ class AcousticLM(nn.Module):
     def _document_mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Causal attention within each document, `[B, 1, S, S]`, in the form the attention backend takes.
 
-        Given outright, because some families (OPT) do not derive it from positions. Flash attention does, and takes
-        no mask.
+        Given outright, because some families (OPT) do not derive it from positions, and none does for several rows
+        under flash attention. `check_attention` finds the families for which it is not the whole truth.
         """
         backend = self.causal_lm.config._attn_implementation
         if backend not in ("sdpa", "eager"):
-            return None
+            raise ValueError(f"attention backend {backend!r} takes no mask that keeps packed documents apart")
         document = (positions == 0).cumsum(dim=1)
         length = positions.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()
@@ -108,16 +110,17 @@ def _nll(logits: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
     """Negative log-likelihood in nats, float32 `[B, S, Q]`, one softmax for each stream's slice of the logits."""
     streams = logits.split(list(sizes), dim=-1)
     made = [
-        F.cross_entropy(s.float().transpose(1, 2), targets[..., q], reduction="none") for q, s in enumerate(streams)
+        F.cross_entropy(stream.float().flatten(0, 1), targets[..., q].flatten(), reduction="none")
+        for q, stream in enumerate(streams)
     ]
-    return torch.stack(made, dim=-1)
+    return torch.stack(made, dim=-1).view(targets.shape)
 
 
 def _target_tables(pattern: Pattern, codebook_weights: Sequence[float]) -> tuple[Tensor, Tensor]:
     """For each id of the joint vocabulary: its codebook (K for an end) and its weight in the loss."""
-    k_of_stream: list[list[int]] = [[] for _ in pattern.streams]
-    for k in range(pattern.num_codebooks):
-        k_of_stream[k if len(pattern.streams) > 1 else 0].append(k)
+    layout = pattern.layout(1)
+    stream_of = [int(np.nonzero(layout == k)[1][0]) for k in range(pattern.num_codebooks)]
+    k_of_stream = [[k for k, q in enumerate(stream_of) if q == s] for s in range(len(pattern.streams))]
     codebook: list[int] = []
     weight: list[float] = []
     for books in k_of_stream:
@@ -127,3 +130,35 @@ def _target_tables(pattern: Pattern, codebook_weights: Sequence[float]) -> tuple
         codebook += [pattern.num_codebooks] * 3
         weight += [codebook_weights[books[0]]] * 3
     return torch.tensor(codebook), torch.tensor(weight, dtype=torch.float32)
+
+
+@torch.no_grad()
+def check_attention(model: AcousticLM, pattern: Pattern, row_length: int) -> None:
+    """Refuse a family that the loss would train otherwise than scoring reads it: UsageError.
+
+    Two random documents that fill a row must be predicted as each alone (state-space models and sliding windows
+    shorter than the row are not), and no code may see what follows it (bidirectional models let it).
+    """
+    kind = model.causal_lm.config.model_type
+    generator = torch.Generator().manual_seed(0)
+    sizes = [v.num_codes for v in pattern.streams]
+    ids = torch.stack([torch.randint(size, (1, row_length), generator=generator) for size in sizes], dim=-1)
+    short = min(4, row_length // 2)
+    positions = torch.cat([torch.arange(short), torch.arange(row_length - short)])[None]
+    changed = ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % torch.tensor(sizes)
+    training = model.training
+    model.eval()
+    try:
+        packed, alone = model.log_probs(ids, positions)[:, short:], model.log_probs(ids[:, short:])
+        future = model.log_probs(changed[:, short:])
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"model_type {kind!r} cannot be trained on packed documents ({reason})") from error
+    finally:
+        model.train(training)
+    if not torch.allclose(packed[:, 1:], alone[:, 1:], atol=1e-3):
+        remedy = "take a family with full causal attention (llama, qwen2, opt, ..), or row_length within its window"
+        raise UsageError(f"model_type {kind!r} does not keep packed documents apart; {remedy}")
+    if not torch.allclose(alone[:, 1:-1], future[:, 1:-1], atol=1e-4):
+        raise UsageError(f"model_type {kind!r} sees the future: it is no causal language model")

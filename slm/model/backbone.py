@@ -27,7 +27,10 @@ def build_causal_lm(backbone: Mapping[str, Any], pattern: Pattern, seed: int) ->
             raise UsageError(
                 f"model.backbone: {model_type} has no field {field!r}{did_you_mean(field, known.to_dict())}"
             )
-    return from_config(AutoConfig.for_model(model_type, **{**fields, **_vocabulary_fields(pattern)}), seed)
+    try:
+        return from_config(AutoConfig.for_model(model_type, **{**fields, **_vocabulary_fields(pattern)}), seed)
+    except Exception as error:  # transformers raises whatever its validation and its layers raise
+        raise UsageError(f"model.backbone: no {model_type} can be made of this ({_first_line(error)})") from error
 
 
 def from_config(config: Any, seed: int) -> Any:
@@ -76,10 +79,12 @@ def _load_pretrained(source: str, gguf_file: str | None) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
     except (OSError, ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"model.init_from: cannot load {source!r} ({reason}); give a local folder or a hub id"
-        ) from error
+        remedy = "give a local folder or a hub id"
+        raise UsageError(f"model.init_from: cannot load {source!r} ({_first_line(error)}); {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _vocabulary_fields(pattern: Pattern) -> dict[str, Any]:
@@ -89,5 +94,5 @@ def _vocabulary_fields(pattern: Pattern) -> dict[str, Any]:
         "vocab_size": sum(v.size for v in pattern.streams),
         "bos_token_id": first.bos_id,
         "eos_token_id": first.eos_id,
-        "pad_token_id": first.empty_id,
+        "pad_token_id": None,  # or the family would freeze that id's embedding at zero
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,37 +12,43 @@ from typing import Any
 from accelerate import Accelerator
 
 from slm.errors import UsageError
-from slm.files import atomic_directory, read_json, write_json
+from slm.files import atomic_directory, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
-from slm.types import TokenizerSpec
 
 _NAME = re.compile(r"step-(\d+)")
 
 
-def start_run(out: Path, identity: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Create the run's folder, or check that it holds this very run. UsageError names every option that differs.
-
-    `identity` are the options that may not change, `data` identifies the corpora.
-    """
+def start_run(out: Path, identity: Mapping[str, Any]) -> None:
+    """Create the run's folder, or check that it holds this very run. UsageError names everything that differs."""
     file = out / "run.json"
-    wanted = {"options": dict(identity), "data": dict(data)}
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file; give a folder")
     if file.is_file():
         found = read_json(file)
         differing = [
-            f"{key}: {found[part].get(key)!r} there, {wanted[part].get(key)!r} now"
-            for part in wanted
-            for key in sorted({*found[part], *wanted[part]})
-            if found[part].get(key) != wanted[part].get(key)
+            f"{key}: {found.get(key)!r} there, {identity.get(key)!r} now"
+            for key in sorted({*found, *identity})
+            if found.get(key) != identity.get(key)
         ]
         if differing:
-            raise UsageError(
-                f"{out} holds another run ({'; '.join(differing)}); resume it as it was, or use another --out"
-            )
+            remedy = "resume it as it was, or use another --out"
+            raise UsageError(f"{out} holds another run ({'; '.join(differing)}); {remedy}")
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no run; use another --out")
     else:
-        write_json(file, wanted)
+        try:
+            write_json(file, dict(identity))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
+
+
+def remove_left_overs(out: Path) -> None:
+    """Delete what a killed process left half-written; for the main process, before any other writes."""
+    for left_over in (*out.glob(".*.tmp*"), *(out / "checkpoints").glob(".*")):
+        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
 
 
 def save_checkpoint(accelerator: Accelerator, out: Path, step: int, model: Any, record: ModelRecord,
@@ -59,9 +66,12 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, model: Any, 
         _save_model(accelerator, temporary, model, record, statistics, weights)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        sync_tree(temporary)
         temporary.replace(final)
         for _, old in list_checkpoints(out)[:-keep]:
-            shutil.rmtree(old)
+            hidden = old.with_name(f".{old.name}.old")  # a name that is no checkpoint, should this be interrupted
+            old.replace(hidden)
+            shutil.rmtree(hidden)
     accelerator.wait_for_everyone()
 
 
@@ -96,8 +106,3 @@ def load_latest(accelerator: Accelerator, out: Path) -> int:
     step, folder = found[-1]
     accelerator.load_state(str(folder / "state"))
     return step
-
-
-def data_identity(spec: TokenizerSpec, num_clips: int, num_frames: int) -> dict[str, Any]:
-    """What tells one tokenized corpus from another at the price of reading nothing more."""
-    return {"tokenizer": spec.fingerprint, "clips": num_clips, "frames": num_frames}

@@ -12,8 +12,8 @@ from slm.errors import UsageError
 class PatternConfig:
     name: str = "flat"
     """How codebooks become streams: flat (one stream), delay (one stream a codebook), or a plug-in's."""
-    delays: list[int] | None = None
-    """Delay of each codebook in steps, for pattern delay (default 0, 1, 2, ..)."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The pattern's own settings: --pattern.settings.delays [0,1,1] for delay (default 0, 1, 2, ..)."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,10 @@ class ModelConfig:
 class OptimizerConfig:
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the rate falls after the warm-up."""
     final_lr_ratio: float = 0.1
-    """The cosine ends at lr times this."""
+    """The schedule ends at lr times this."""
     warmup_steps: int = 100
     """Linear warm-up from 0."""
     weight_decay: float = 0.1
@@ -42,6 +44,15 @@ class OptimizerConfig:
     """AdamW's second beta."""
     clip_norm: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
+
+    def complaints(self) -> list[str]:
+        at_least_0 = ("lr", "final_lr_ratio", "warmup_steps", "weight_decay", "clip_norm")
+        made = [
+            f"optimizer.{n} must not be below 0, but is {getattr(self, n)}" for n in at_least_0 if getattr(self, n) < 0
+        ]
+        betas = [f"optimizer.{n} must be in [0, 1), not {getattr(self, n)}" for n in ("beta1", "beta2")
+                 if not 0 <= getattr(self, n) < 1]  # fmt: skip
+        return made + betas
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class TrainConfig:
     eval_every: int = 200
     """Steps between evaluations (there is always one at the end)."""
     save_every: int = 500
-    """Steps between checkpoints (there is always one at the end)."""
+    """Steps between checkpoints, a multiple of log_every (there is always one at the end)."""
     keep_checkpoints: int = 2
     """How many of the newest to keep."""
 
@@ -97,12 +108,18 @@ class TrainConfig:
             wrong.append(f"eval_fraction must be in [0, 1), not {self.eval_fraction}")
         if bool(self.model.backbone) == bool(self.model.init_from):
             wrong.append("give either model.backbone (from scratch) or model.init_from (TWIST)")
-        if self.pattern.delays is not None and self.pattern.name != "delay":
-            wrong.append(f"pattern.delays belongs to pattern delay, not {self.pattern.name}")
+        if self.save_every % self.log_every:
+            wrong.append(f"save_every ({self.save_every}) must be a multiple of log_every ({self.log_every})")
+        weights = self.codebook_weights
+        if weights is not None and (min(weights, default=0) < 0 or sum(weights) <= 0):
+            wrong.append(f"codebook_weights must not be below 0, nor all 0: {weights}")
+        wrong += self.optimizer.complaints()
         if wrong:
             raise UsageError("; ".join(wrong))
 
     def identity(self) -> dict[str, Any]:
-        """What must not change when a run is resumed: all but where it is and how often it reports."""
-        free = {"out", "log_every", "eval_every", "save_every", "keep_checkpoints"}
+        """The options that must not change when a run is resumed: all but where things are, how often it reports, and
+        how a step's rows are divided (their number is in `run.json` by itself)."""
+        free = {"data", "eval_data", "out", "log_every", "eval_every", "save_every", "keep_checkpoints",
+                "rows_per_batch", "accumulation", "precision"}  # fmt: skip
         return {key: value for key, value in asdict(self).items() if key not in free}

@@ -28,14 +28,14 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, documents: Docume
              config: TrainConfig) -> dict[str, float]:  # fmt: skip
     """Nats per code and bits per second of audio over `documents`. Leaves the model in training mode."""
     model.eval()
-    sums = torch.zeros(2, pattern.num_codebooks + 1, dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(2, pattern.num_codebooks + 1, dtype=torch.float64)
     batches = eval_batches(documents, pattern, config.row_length, config.rows_per_batch,
                            accelerator.process_index, accelerator.num_processes)  # fmt: skip
     inner = accelerator.unwrap_model(model)
     for batch in batches:
         with accelerator.autocast():
             made = inner(*to_device(batch, accelerator.device))
-        sums += torch.stack([made.nlls.double(), made.counts.double()])
-    nll, count = accelerator.reduce(sums, "sum").tolist()
+        sums += torch.stack([made.nlls.float(), made.counts.float()]).cpu().double()
+    nll, count = accelerator.reduce(sums.float().to(accelerator.device), "sum").tolist()
     model.train()
     return {**nats_per_code("eval", nll, count), "eval_bits_per_s": bits_per_s(nll, documents.duration_s)}

@@ -71,7 +71,8 @@ def nats_per_code(prefix: str, nll: Sequence[float], count: Sequence[float]) -> 
 
 
 def bits_per_s(nll: Sequence[float], duration_s: float) -> float:
-    """All codes and ends of `duration_s` seconds of audio, in bits per second: comparable between tokenizers."""
+    """All codes and ends of `duration_s` seconds of audio, in bits per second: comparable between tokenizers, but not
+    with deduplicated units, whose durations are not coded."""
     return sum(nll) / math.log(2) / duration_s
 
 

@@ -20,12 +20,13 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """At 0-based `step`: linear warm-up, then a cosine from the peak to `final_lr_ratio` of it at the last step.
+    """At 0-based `step`: linear warm-up, then a cosine or a line from the peak to `final_lr_ratio` of it at the last.
 
     Being a function of the step, it needs no state and cannot drift over a resumption.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     span = max(1, total_steps - 1 - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - config.warmup_steps) / span)))
-    return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
+    done = min(1.0, (step - config.warmup_steps) / span)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * left)

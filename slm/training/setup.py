@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from slm.data.documents import Documents, hold_out
 from slm.data.store import CodeStore
 from slm.errors import UsageError
-from slm.model.acoustic_lm import AcousticLM
+from slm.model.acoustic_lm import AcousticLM, check_attention
 from slm.model.backbone import build_causal_lm, twist_causal_lm
 from slm.model.checkpoint import ModelRecord
 from slm.model.statistics import CodeStatistics
@@ -43,6 +44,8 @@ def load_data(config: TrainConfig) -> TrainingData:
     else:
         kept, held = hold_out(store.ids, config.eval_fraction)
         train = Documents(store, config.dedup, kept)
+        if config.eval_fraction > 0 and not len(held):
+            raise UsageError(f"eval_fraction {config.eval_fraction} of {len(store)} clips is none: raise it, or give 0")
         evaluation = Documents(store, config.dedup, held) if len(held) else None
     if not len(train):
         raise UsageError(f"{config.data} leaves no clip to train on")
@@ -51,8 +54,7 @@ def load_data(config: TrainConfig) -> TrainingData:
 
 
 def make_pattern(config: TrainConfig, store: CodeStore) -> Pattern:
-    settings = {} if config.pattern.delays is None else {"delays": config.pattern.delays}
-    return PATTERNS.create(config.pattern.name, codebook_sizes=store.spec.codebook_sizes, **settings)
+    return PATTERNS.create(config.pattern.name, codebook_sizes=store.spec.codebook_sizes, **config.pattern.settings)
 
 
 def make_model(config: TrainConfig, pattern: Pattern) -> AcousticLM:
@@ -66,7 +68,9 @@ def make_model(config: TrainConfig, pattern: Pattern) -> AcousticLM:
     longest = getattr(body.config, "max_position_embeddings", None)
     if longest is not None and longest < config.row_length:
         raise UsageError(f"row_length {config.row_length} is beyond the model's max_position_embeddings, {longest}")
-    return AcousticLM(body, pattern, weights)
+    model = AcousticLM(body, pattern, weights)
+    check_attention(model, pattern, config.row_length)
+    return model
 
 
 def make_record(config: TrainConfig, store: CodeStore, pattern: Pattern) -> ModelRecord:
@@ -80,3 +84,15 @@ def make_record(config: TrainConfig, store: CodeStore, pattern: Pattern) -> Mode
         codebook_weights=None if config.codebook_weights is None else tuple(config.codebook_weights),
         training=training,
     )
+
+
+def run_identity(config: TrainConfig, data: TrainingData, rows_per_step: int, precision: str) -> dict[str, Any]:
+    """What makes a run this run: options, the clips it sees, the rows of a step however divided, the precision."""
+    sides = {"train": data.train, "evaluation": data.evaluation}
+    return {
+        **config.identity(),
+        "rows_per_step": rows_per_step,
+        "precision": precision,
+        "tokenizer": data.train.store.spec.fingerprint,
+        **{f"{name} clips": None if documents is None else documents.digest() for name, documents in sides.items()},
+    }

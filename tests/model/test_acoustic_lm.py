@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slm.errors import UsageError
-from slm.model.acoustic_lm import AcousticLM
+from slm.model.acoustic_lm import AcousticLM, check_attention
 from slm.model.backbone import build_causal_lm, twist_causal_lm
 from slm.patterns import PATTERNS
 from tests.fakes import TINY_BACKBONE
@@ -72,6 +72,28 @@ def test_packed_documents_are_as_if_alone(backbone, name):
             alone = model.log_probs(torch.from_numpy(document)[None])[0]
             torch.testing.assert_close(packed[at + 1 : at + len(document)], alone[1:], atol=2e-6, rtol=1e-5)
             at += len(document)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({**TINY_BACKBONE, "model_type": "mistral", "sliding_window": 4}, "does not keep packed documents apart"),
+        ({"model_type": "mamba2", "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8, "num_heads": 4,
+          "head_dim": 16, "n_groups": 1}, "does not keep packed documents apart|cannot be trained on packed"),
+        ({"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "intermediate_size": 64}, "sees the future|does not keep"),
+    ],
+    ids=lambda v: v.get("model_type") if isinstance(v, dict) else "",
+)  # fmt: skip
+def test_families_that_would_leak_are_refused(backbone, message):
+    model, pattern = make("flat", (8,), backbone)
+    with pytest.raises(UsageError, match=message):
+        check_attention(model, pattern, 32)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
+def test_families_that_do_not_leak_pass(backbone):
+    check_attention(*make("delay", (8, 8), backbone), 64)
 
 
 def test_gradients_do_not_cross_documents():

@@ -18,6 +18,12 @@ def test_learning_rate_has_its_peak_its_middle_and_its_end():
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_a_linear_schedule_is_a_line():
+    config = OptimizerConfig(lr=1.0, schedule="linear", final_lr_ratio=0.0, warmup_steps=10)
+    rates = [learning_rate(step, 111, config) for step in range(10, 111)]
+    assert rates == pytest.approx([1 - i / 100 for i in range(101)])
+
+
 def test_only_matrices_decay():
     model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
     groups = make_optimizer(model, OptimizerConfig(weight_decay=0.3)).param_groups

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -25,14 +27,18 @@ ROOT = Path(train_lm.__file__).parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
+def reset_accelerate() -> None:
     """Accelerate keeps its state in singletons; each run in this process starts without."""
     from accelerate.state import AcceleratorState, GradientState
 
-    yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    reset_accelerate()
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,6 @@ def config(data: str, out: Path, **changes) -> TrainConfig:
 
 
 def as_arguments(c: TrainConfig, file: Path) -> list[str]:
-    from dataclasses import asdict
-
     file.write_text(json.dumps(asdict(c)))  # JSON is YAML
     return ["--config", str(file)]
 
@@ -167,13 +171,77 @@ def test_two_processes_agree_with_one(corpora, tmp_path):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
 
 
+def test_another_division_of_the_same_step_resumes_the_run_and_another_step_does_not(corpora, tmp_path):
+    """rows_per_batch x accumulation may be divided otherwise; their product may not change."""
+    train_lm.main(config(corpora["two"], tmp_path / "whole", steps=20))
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-0000020")
+    shutil.rmtree(tmp_path / "parts" / "final")
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], tmp_path / "parts", steps=20, rows_per_batch=4, accumulation=2))
+    for (step, key, a), (_, _, b) in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
+        assert a == pytest.approx(b, rel=2e-4), (step, key)
+    reset_accelerate()
+    with pytest.raises(UsageError, match="rows_per_step: 8 there, 16 now"):
+        train_lm.main(config(corpora["two"], tmp_path / "parts", steps=20, accumulation=2))
+
+
+def test_other_clips_under_the_same_name_are_another_run(corpora, tmp_path):
+    tokenizer = ArithmeticTokenizer(2)
+    corpus = write_corpus(tmp_path / "corpus", markov_codes(tokenizer, 60))
+    train_lm.main(config(str(corpus), tmp_path / "run", steps=2))
+    shutil.rmtree(corpus)
+    renamed = [replace(c, id=f"other-{c.id}") for c in markov_codes(tokenizer, 60)]
+    write_corpus(corpus, renamed)
+    with pytest.raises(UsageError, match="train clips"):
+        train_lm.main(config(str(corpus), tmp_path / "run", steps=2))
+
+
+def test_what_a_kill_left_behind_is_removed_and_no_checkpoint(corpora, tmp_path):
+    """Half-written files at each place where a kill can leave them: none is taken for a checkpoint, all are gone."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".run.json.tmp-999").write_text("{")
+    train_lm.main(config(corpora["two"], out, steps=4))
+    for name in ("checkpoints/.step-0000010.tmp", "checkpoints/.step-0000005.old", ".final.tmp-999"):
+        (out / name).mkdir()
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], out, steps=4))
+    assert list(out.rglob(".*")) == []
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+def test_evaluation_data_of_its_own(corpora, tmp_path):
+    held = write_corpus(tmp_path / "held", markov_codes(ArithmeticTokenizer(2), 10, seed=5))
+    train_lm.main(config(corpora["two"], tmp_path / "run", steps=4, eval_data=str(held)))
+    scores = load_lm(tmp_path / "run" / "final").score_codes(markov_codes(ArithmeticTokenizer(2), 10, seed=5))
+    nats = -sum(s.log_probs.sum() + s.eos_log_probs.sum() for s in scores)
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["eval_bits_per_s"]
+    assert logged == pytest.approx(nats / math.log(2) / sum(s.duration_s for s in scores), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corpora, tmp_path):
+    wild = OptimizerConfig(lr=1e30, warmup_steps=0, clip_norm=0)
+    with pytest.raises(SystemExit, match="not finite"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
+    assert not (tmp_path / "run" / "final").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_every_shipped_configuration_is_valid():
+    from slm.config import parse_config
+
+    files = [*ROOT.glob("configs/train/*.yaml"), *ROOT.glob("configs/quickstart/*.yaml")]
+    assert len(files) >= 4
+    for file in files:
+        parse_config(TrainConfig, ["--config", str(file), "--data", "x", "--out", "y"])
+
+
 def test_a_finished_run_is_left_alone(corpora, tmp_path, capsys):
     c = config(corpora["two"], tmp_path / "run", steps=4)
     train_lm.main(c)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "final").iterdir()}
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+    reset_accelerate()
     train_lm.main(c)
     assert "finished: nothing to do" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "final").iterdir()}
@@ -196,7 +264,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_pa
         ({"dedup": True}, "dedup takes one codebook"),
         ({"codebook_weights": [1.0]}, "codebook_weights: 1 given for 2"),
         ({"pattern": PatternConfig("delya")}, "did you mean 'delay'"),
-        ({"pattern": PatternConfig("delay", delays=[0, 1, 2])}, "2 codebooks need as many"),
+        ({"pattern": PatternConfig("delay", {"delays": [0, 1, 2]})}, "2 codebooks need as many"),
         ({"row_length": 1024}, "beyond the model's max_position_embeddings"),
         ({"row_length": 2}, "cannot hold one frame"),
         ({"data": str(tmp_path / "nowhere")}, "no such corpus"),
@@ -206,14 +274,27 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_pa
         assert not out.exists(), message
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": OptimizerConfig(lr=-1)}, "lr must not be below 0"),
+        ({"optimizer": OptimizerConfig(beta2=1.0)}, "beta2 must be in"),
+        ({"codebook_weights": [0.0, 0.0]}, "nor all 0"),
+        ({"codebook_weights": [-1.0, 1.0]}, "must not be below 0"),
+        ({"log_every": 7}, "multiple of log_every"),
+    ],
+)
+def test_wrong_values_are_refused_at_once(changes, message):
+    with pytest.raises(UsageError, match=message):
+        config("x", Path("y"), **changes)
+
+
 def test_all_complaints_come_at_once():
     with pytest.raises(UsageError, match=r"steps must be at least 1.*either model\.backbone"):
         TrainConfig(data="x", out="y", steps=0)
 
 
 def test_an_unfinished_corpus_is_refused(corpora, tmp_path):
-    import shutil
-
     half = tmp_path / "half"
     shutil.copytree(corpora["two"], half)
     (half / "state.json").unlink()
