@@ -47,15 +47,14 @@ def sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> Blo
 def _open(path: Path | str) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
-    with open(path, "rb") as raw:
-        try:
-            file = soundfile.SoundFile(raw.fileno(), closefd=False)
-        except soundfile.LibsndfileError as error:
-            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
-                raise AudioError("not audio: format not recognised") from None
-            raise _fault("corrupt or not audio: {}", error) from None
-        with file:
-            yield file
+    try:
+        file = soundfile.SoundFile(os.fsencode(path))
+    except soundfile.LibsndfileError as error:
+        if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+            raise AudioError("not audio: format not recognised") from None
+        raise _fault("corrupt or not audio: {}", error) from None
+    with file:
+        yield file
 
 
 def _fault(reason: str, error: soundfile.LibsndfileError) -> AudioError:

@@ -21,18 +21,24 @@ def column_types(clips: Iterable[SourceClip]) -> dict[str, str]:
     for clip in clips:
         for name, value in clip.metadata.items():
             if name not in RESERVED:
-                seen.setdefault(name, set()).add(str if _is_huge(value) else type(value))
+                seen.setdefault(name, set()).add(_kind(value))
     return {name: _one_type(types - {type(None)}) for name, types in seen.items()}
 
 
-def _is_huge(value: Any) -> bool:
-    return isinstance(value, int) and not -(2**63) <= value < 2**63
+class _LongInt(int):
+    """An integer that float64 would round."""
+
+
+def _kind(value: Any) -> type:
+    if not isinstance(value, int) or -(2**53) <= value <= 2**53:
+        return type(value)
+    return _LongInt if -(2**63) <= value < 2**63 else str
 
 
 def _one_type(types: set[type]) -> str:
     if types == {bool}:
         return "bool"
-    if types == {int}:
+    if types and types <= {int, _LongInt}:
         return "int64"
     return "float64" if types and types <= {int, float} else "string"
 

@@ -18,7 +18,7 @@ class CorpusConfig:
     audio: str
     """Folder of audio files (any depth), or a manifest (.jsonl, .csv, .tsv): one row a clip, with a column path (or
     audio, audio_path, file, filename, wav), relative to the manifest; optionally id, start_s and end_s (or start, end).
-    All other columns are kept in the dataset."""
+    All other columns are kept in the dataset, but for those named as its own: codes, num_samples, duration_s."""
     tokenizer: str
     """Name of a tokenizer (`python -m slm.tokenizers` lists them), or a YAML file such as those in
     configs/tokenizers."""
@@ -42,3 +42,6 @@ class CorpusConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name} must be above 0, not {value}")
+        for name, option in {"device": "device", "name": "tokenizer", "source": "tokenizer"}.items():
+            if name in self.tokenizer_settings:
+                raise UsageError(f"--tokenizer_settings.{name} is no setting of a tokenizer: give --{option}")

@@ -7,13 +7,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slm.corpus.card import dataset_card
+from slm.corpus.contents import describe_changes
 from slm.corpus.plan import Plan
 from slm.corpus.shards import plan_features, shard_path
 from slm.corpus.sources import SourceClip
@@ -25,14 +26,15 @@ from slm.types import TokenizerSpec, stable_hash
 
 def check_out(out: Path, spec: TokenizerSpec) -> None:
     """UsageError where `out` is taken by something else: other files, or a corpus of another tokenizer."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file: give a folder")
-    if not out.is_dir() or all(name.startswith(".") for name in os.listdir(out)):
-        return
-    try:
-        theirs = TokenizerSpec.from_dict(read_json(out / "tokenizer.json"))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a file of that name by another program
-        raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder") from None
+    with _usable(out):
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is a file: give a folder")
+        if not out.is_dir() or all(name.startswith(".") for name in os.listdir(out)):
+            return
+        try:
+            theirs = TokenizerSpec.from_dict(read_json(out / "tokenizer.json"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a file of that name by another program
+            raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder") from None
     if theirs.fingerprint != spec.fingerprint:
         raise UsageError(
             f"--out {out} holds codes of {theirs.describe()}, and this command asks for {spec.describe()}: "
@@ -40,12 +42,29 @@ def check_out(out: Path, spec: TokenizerSpec) -> None:
         )
 
 
-def load_plan(out: Path, shard_hours: float, source_hash: str, clips: Sequence[SourceClip]) -> Plan | None:
-    """The plan that `out` was begun with, if any; UsageError where the command would make another."""
+@contextmanager
+def _usable(out: Path) -> Iterator[None]:
+    """What the system has against `out` is wrong use, but for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"--out {out} cannot be used ({error.strerror}): give a folder that can be written") from None
+
+
+def load_plan(
+    out: Path, shard_hours: float, source_hash: str, files: Mapping[str, str], clips: Sequence[SourceClip]
+) -> Plan | None:
+    """The plan that `out` was begun with, if any; UsageError where the command would make another, or where the files
+    (relative path -> digest) hold something else now."""
     path = out / "plan.json"
     if not path.is_file():
         return None
-    plan = Plan.from_dict(read_json(path))
+    try:
+        plan = Plan.from_dict(read_json(path))
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} is not a plan that this version wrote: give another --out") from None
     if plan.shard_hours != shard_hours:
         raise UsageError(
             f"--out {out} was begun with --shard_hours {plan.shard_hours:g}, and this command says {shard_hours:g}: "
@@ -55,6 +74,11 @@ def load_plan(out: Path, shard_hours: float, source_hash: str, clips: Sequence[S
         raise UsageError(
             f"the clips have changed since {out} was begun ({_difference(plan, clips)}): bring the same clips back "
             "to go on, or give another --out"
+        )
+    if changes := describe_changes(plan.files, files):
+        raise UsageError(
+            f"the audio has changed since {out} was begun ({changes}): bring the same files back to go on, or give "
+            "another --out"
         )
     return plan
 
@@ -69,8 +93,18 @@ def _difference(plan: Plan, clips: Sequence[SourceClip]) -> str:
 
 
 def begin(out: Path, spec: TokenizerSpec, plan: Plan) -> None:
-    write_json(out / "tokenizer.json", spec.to_dict())
-    write_json(out / "plan.json", plan.to_dict())
+    with _usable(out):
+        write_json(out / "tokenizer.json", spec.to_dict())
+        write_json(out / "plan.json", plan.to_dict())
+
+
+def abandon(out: Path, plan: Plan) -> None:
+    """Take away a corpus that has come to nothing, so that `out` is free again; `tokenizer.json`, by which the folder
+    is known, last."""
+    for shard in plan.shards:
+        shard_path(out, plan, shard).unlink(missing_ok=True)
+    (out / "plan.json").unlink(missing_ok=True)
+    (out / "tokenizer.json").unlink(missing_ok=True)
 
 
 def is_finished(out: Path, plan: Plan) -> bool:
@@ -101,12 +135,12 @@ def finish(summary: CorpusSummary, plan: Plan, source: str) -> None:
 
 @contextmanager
 def exclusive(out: Path) -> Iterator[None]:
-    """Hold `out` (made if need be) against other runs on this machine; clear what a killed run left half-written."""
-    try:
+    """Hold `out` (made if need be, and removed again if it stays empty) against other runs on this machine; clear what
+    a killed run left half-written."""
+    with _usable(out):
+        is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
-    except PermissionError as error:
-        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,4 +152,7 @@ def exclusive(out: Path) -> Iterator[None]:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
         yield
     finally:
+        if is_new:
+            with suppress(OSError):  # not empty: the usual case
+                out.rmdir()
         os.close(handle)

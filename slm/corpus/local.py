@@ -11,7 +11,7 @@ from itertools import groupby
 from slm.audio import read_audio
 from slm.corpus.plan import PlannedShard, Reject, too_short
 from slm.corpus.sources import SourceClip, readable
-from slm.errors import AudioError, UsageError
+from slm.errors import AudioError, UnreadableError, UsageError
 from slm.tokenizers.base import Tokenizer
 from slm.types import AudioClip, Codes
 
@@ -49,9 +49,9 @@ def encode_shards(
 ) -> Iterator[EncodedShard]:
     """Encode shard after shard; `on_batch` hears of the seconds of audio dealt with and the clips left out.
 
-    A clip that cannot be read, is too short for a frame or makes the tokenizer fail becomes a reject. Raises
-    RuntimeError when the tokenizer fails on clip after clip, or on all that it gets unless it is `proven` by earlier
-    shards: that is a fault of its own.
+    A clip that cannot be decoded, is too short for a frame or makes the tokenizer fail becomes a reject. Raises
+    UsageError when a file is gone or cannot be opened since it was planned; RuntimeError when the tokenizer fails on
+    clip after clip, or on all that it gets unless it is `proven` by earlier shards: that is a fault of its own.
     """
     rate_hz = tokenizer.spec.sample_rate_hz
     batches = (batch for shard in shards for batch in make_batches(shard, clips, batch_seconds))
@@ -68,7 +68,6 @@ def encode_shards(
             codes.update((c.id, c) for c in made if isinstance(c, Codes))
             on_batch(batch.duration_s, len(found))
         encoder.check_any_success()
-        _check_still_there(shard, rejects.values())
         yield EncodedShard(
             shard,
             [codes[id] for id in shard.ids if id in codes],
@@ -121,10 +120,14 @@ def _collect(waiting: tuple[Batch, list[Future[Read]]]) -> tuple[Batch, list[Rea
 def _read(clip: SourceClip, sample_rate_hz: int) -> Read:
     try:
         samples = read_audio(clip.path, sample_rate_hz, clip.start_s, clip.end_s)
+    except UnreadableError as error:
+        # A disk that went away, or a fault that may pass, must not become a reject for ever.
+        raise UsageError(
+            f"{readable(clip.path)} could be read when the shards were planned, but not now ({error}): "
+            "mend that and run the same command again to go on"
+        ) from None
     except AudioError as error:
         return Reject(clip.id, readable(clip.path), str(error))
-    except OSError as error:
-        return Reject(clip.id, readable(clip.path), f"unreadable: {error.strerror or error}")
     return AudioClip(clip.id, samples, sample_rate_hz)
 
 
@@ -178,13 +181,3 @@ class _Encoder:
         raise RuntimeError(
             f"the tokenizer {self.tokenizer.spec.name} {what}; the last time: {self.last_error}"
         ) from self.last_error
-
-
-def _check_still_there(shard: PlannedShard, rejects: Iterable[Reject]) -> None:
-    """A disk that went away must not become a shard of rejects."""
-    missing = [reject for reject in rejects if reject.reason == "missing file"]
-    if len(missing) == len(shard.ids):
-        raise UsageError(
-            f"all {len(missing)} clips of a shard are gone since they were planned, such as {missing[0].path}: "
-            "bring them back and run the same command again to go on"
-        )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from slm.corpus.config import CorpusConfig
-from slm.corpus.folder import begin, check_out, exclusive, finish, is_finished, load_plan
+from slm.corpus.contents import digest_files
+from slm.corpus.folder import abandon, begin, check_out, exclusive, finish, is_finished, load_plan
 from slm.corpus.local import encode_shards
 from slm.corpus.plan import Plan, PlannedShard, hash_source, make_plan, none_usable
 from slm.corpus.progress import Progress
 from slm.corpus.shards import read_record, shard_path, write_shard
-from slm.corpus.sources import SourceClip, list_clips
-from slm.corpus.summary import CorpusSummary, summarize
+from slm.corpus.sources import SourceClip, list_source
+from slm.corpus.summary import CorpusSummary, describe_skipped, summarize
+from slm.devices import choose_device
 from slm.errors import UsageError
 from slm.tokenizers import Tokenizer, load_tokenizer
 
@@ -27,34 +29,37 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
     when no clip at all is left; RuntimeError when the tokenizer itself is at fault.
     """
     out = Path(config.out)
-    clips = list_clips(config.audio)
-    source_hash = hash_source(config.audio, clips)
+    source = list_source(config.audio)
+    if source.skipped:
+        _say(f"skipped: {describe_skipped(source.skipped)}")
     if tokenizer is None:
         tokenizer = load_tokenizer(config.tokenizer, choose_device(config.device), **config.tokenizer_settings)
     check_out(out, tokenizer.spec)
-    begun = load_plan(out, config.shard_hours, source_hash, clips)
-    plan = begun or _make_plan(config, clips, source_hash, tokenizer)
     with exclusive(out):
-        if is_finished(out, plan):
+        check_out(out, tokenizer.spec)  # again: another run may have ended in between
+        plan = _find_or_make_plan(config, out, source.clips, tokenizer)
+        finished = is_finished(out, plan)
+        if finished:
             _say(f"{out} is finished: nothing to do")
-            return _summarize(out, tokenizer, plan, clips)
-        if begun is None:
-            begin(out, tokenizer.spec, plan)
-        real_time_factor = _tokenize(config, out, plan, clips, tokenizer)
-        summary = replace(_summarize(out, tokenizer, plan, clips), real_time_factor=real_time_factor)
+        real_time_factor = None if finished else _tokenize(config, out, plan, source.clips, tokenizer)
+        summary = _summarize(out, tokenizer, plan, source.clips)
+        summary = replace(summary, real_time_factor=real_time_factor, skipped=source.skipped)
         if summary.num_clips == 0:
+            abandon(out, plan)
             raise UsageError(none_usable(summary.rejects))
-        finish(summary, plan, config.audio)
+        if not finished:
+            finish(summary, plan, config.audio)
     return summary
 
 
-def choose_device(name: str) -> str:
-    """`auto` -> cuda if there is one, else cpu."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _find_or_make_plan(config: CorpusConfig, out: Path, clips: Sequence[SourceClip], tokenizer: Tokenizer) -> Plan:
+    source_hash = hash_source(config.audio, clips)
+    files = digest_files(config.audio, clips, _num_workers(config))
+    plan = load_plan(out, config.shard_hours, source_hash, files, clips)
+    if plan is None:
+        plan = _make_plan(config, clips, source_hash, files, tokenizer)
+        begin(out, tokenizer.spec, plan)
+    return plan
 
 
 def _say(text: str) -> None:
@@ -65,12 +70,14 @@ def _num_workers(config: CorpusConfig) -> int:
     return config.num_workers or min(8, os.cpu_count() or 1)
 
 
-def _make_plan(config: CorpusConfig, clips: Sequence[SourceClip], source_hash: str, tokenizer: Tokenizer) -> Plan:
+def _make_plan(
+    config: CorpusConfig, clips: Sequence[SourceClip], source_hash: str, files: Mapping[str, str], tokenizer: Tokenizer
+) -> Plan:
     def on_probed(probed: int) -> None:
         if probed < len(clips):
             _say(f"planning: {probed:,} of {len(clips):,} clips looked at")
 
-    return make_plan(clips, source_hash, tokenizer.spec, config.shard_hours, _num_workers(config), on_probed)
+    return make_plan(clips, source_hash, files, tokenizer.spec, config.shard_hours, _num_workers(config), on_probed)
 
 
 def _tokenize(config: CorpusConfig, out: Path, plan: Plan, clips: Sequence[SourceClip], tokenizer: Tokenizer) -> float:

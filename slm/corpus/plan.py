@@ -3,7 +3,6 @@ workers; `plan.json` keeps it, and holds the source and the settings to it when 
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 
 from slm.audio import AudioInfo, probe
 from slm.corpus.columns import column_types
+from slm.corpus.contents import relative_paths
 from slm.corpus.sources import SourceClip, readable
 from slm.errors import AudioError, UsageError
 from slm.types import TokenizerSpec, stable_hash
@@ -44,9 +44,11 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Plan:
-    """`source_hash` covers ids, relative paths, segments and metadata of all clips; `columns` are metadata types."""
+    """`source_hash` covers ids, relative paths, segments and metadata of all clips, `files` (relative path ->
+    `file_digest`) what they hold; `columns` are metadata types."""
 
     source_hash: str
+    files: Mapping[str, str]
     shard_hours: float
     columns: Mapping[str, str]
     shards: tuple[PlannedShard, ...]
@@ -69,6 +71,7 @@ class Plan:
 def make_plan(
     clips: Sequence[SourceClip],
     source_hash: str,
+    files: Mapping[str, str],
     spec: TokenizerSpec,
     shard_hours: float,
     num_workers: int,
@@ -89,7 +92,7 @@ def make_plan(
     if not usable:
         raise UsageError(none_usable(rejects))
     shards = tuple(_deal(usable, shard_hours * 3600))
-    return Plan(source_hash, shard_hours, column_types(clips), shards, tuple(rejects))
+    return Plan(source_hash, files, shard_hours, column_types(clips), shards, tuple(rejects))
 
 
 def none_usable(rejects: Sequence[Reject]) -> str:
@@ -169,9 +172,8 @@ def _shard(index: int, part: Sequence[tuple[str, float]]) -> PlannedShard:
 
 def hash_source(source: Path | str, clips: Sequence[SourceClip]) -> str:
     """What a plan depends on; not where the source lies, so that a folder may move between two runs."""
-    base = source if Path(source).is_dir() else Path(source).parent
     rows = [
-        [clip.id, readable(os.path.relpath(clip.path, base)), clip.start_s, clip.end_s, dict(clip.metadata)]
-        for clip in clips
+        [clip.id, path, clip.start_s, clip.end_s, dict(clip.metadata)]
+        for clip, path in zip(clips, relative_paths(source, clips), strict=True)
     ]
     return stable_hash(rows)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm.audio import find_audio
+from slm.audio import scan_folder
 from slm.errors import UsageError
 
 PATH_COLUMNS = ("path", "audio", "audio_path", "file", "filename", "wav")
 MANIFEST_SUFFIXES = (".jsonl", ".csv", ".tsv")
+_LARGEST_CELL = 2**31 - 1  # of a CSV: Python's own limit is 128 KiB, less than a long transcript
 _ACCEPTED = "give a folder of audio files, or a manifest (.jsonl, .csv, .tsv) with a path column"
 
 
@@ -32,20 +33,37 @@ class SourceClip:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Source:
+    """The clips of a source, and how many files of a folder were skipped for their suffix (suffix -> count)."""
+
+    clips: list[SourceClip]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
 def list_clips(source: Path | str) -> list[SourceClip]:
+    """The clips of a source; as `list_source`."""
+    return list_source(source).clips
+
+
+def list_source(source: Path | str) -> Source:
     """The clips of a folder (sorted by path) or of a manifest (in its order), with unique ids. Opens no audio.
 
     Ids come from the manifest's `id` column, else from the path relative to the source, without its suffix where
     that is unique. Raises UsageError for a source that is not there, of another kind, empty, or has equal ids.
     """
     source = Path(source)
-    if source.is_dir():
+    try:
+        is_folder, is_file = source.is_dir(), source.is_file()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}; {_ACCEPTED}") from None
+    if is_folder:
         return _list_folder(source)
-    if not source.is_file():
+    if not is_file:
         raise UsageError(f"no such folder or manifest: {source}; {_ACCEPTED}{_hub_hint(str(source))}")
     if source.suffix.lower() not in MANIFEST_SUFFIXES:
         raise UsageError(f"{source} is neither a folder nor a manifest; {_ACCEPTED}")
-    return _list_manifest(source)
+    return Source(_list_manifest(source))
 
 
 def readable(path: Path | str) -> str:
@@ -58,21 +76,25 @@ def _hub_hint(source: str) -> str:
     return " (datasets of the Hugging Face hub are not read: save their audio as files first)" if looks_like_id else ""
 
 
-def _list_folder(folder: Path) -> list[SourceClip]:
-    paths = find_audio(folder)
+def _list_folder(folder: Path) -> Source:
+    scan = scan_folder(folder)
+    paths = scan.audio
     if not paths and any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         raise UsageError(f"{folder} is a saved Hugging Face dataset, which is not read as audio; {_ACCEPTED}")
     if not paths:
         raise UsageError(f"no audio files in {folder}; {_ACCEPTED}")
-    return [SourceClip(id, path) for id, path in zip(_ids_from_paths(paths, folder), paths, strict=True)]
+    clips = [SourceClip(id, path) for id, path in zip(_ids_from_paths(paths, folder), paths, strict=True)]
+    _check_unique(folder, clips, "rename the files")
+    return Source(clips, scan.skipped)
 
 
 def _ids_from_paths(paths: list[Path], base: Path) -> list[str]:
-    """Relative paths, without suffix where no other path shares the rest."""
-    names = [Path(os.path.relpath(path, base)) for path in paths]
-    stems = [readable(name.with_suffix("").as_posix()) for name in names]
-    count = Counter(stems)
-    return [stem if count[stem] == 1 else readable(name.as_posix()) for stem, name in zip(stems, names, strict=True)]
+    """Relative paths, without suffix where no other path shares the rest or is it."""
+    relative = [Path(os.path.relpath(path, base)) for path in paths]
+    names = [readable(path.as_posix()) for path in relative]
+    stems = [readable(path.with_suffix("").as_posix()) for path in relative]
+    count = Counter(stems) + Counter(set(names))
+    return [stem if count[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 
 def _list_manifest(manifest: Path) -> list[SourceClip]:
@@ -91,7 +113,7 @@ def _list_manifest(manifest: Path) -> list[SourceClip]:
         _clip(manifest, line, row, path_column, path, id)
         for (line, row), path, id in zip(rows, paths, from_paths, strict=True)
     ]
-    _check_unique(manifest, clips)
+    _check_unique(manifest, clips, "give each row its own `id`")
     return clips
 
 
@@ -120,12 +142,11 @@ def _seconds(manifest: Path, line: int, row: dict[str, Any], names: tuple[str, .
         raise UsageError(f"{manifest}, line {line}: `{names[0]}` is {value!r}, not a time in seconds") from None
 
 
-def _check_unique(manifest: Path, clips: list[SourceClip]) -> None:
+def _check_unique(source: Path, clips: list[SourceClip], remedy: str) -> None:
     twice = [id for id, count in Counter(clip.id for clip in clips).items() if count > 1]
     if twice:
         raise UsageError(
-            f"{manifest} has {len(twice)} ids more than once, such as {', '.join(repr(id) for id in twice[:3])}; "
-            "give each row its own `id`"
+            f"{source} has {len(twice)} ids more than once, such as {', '.join(repr(id) for id in twice[:3])}; {remedy}"
         )
 
 
@@ -135,20 +156,35 @@ def _read_rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = manifest.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{manifest} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {manifest}: {error.strerror}") from None
     if manifest.suffix.lower() == ".jsonl":
         yield from _json_rows(manifest, text.split("\n"))
         return
+    yield from _csv_rows(manifest, text)
+
+
+def _csv_rows(manifest: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     # Common Voice and most TSV do not quote; CSV does.
     tabs = manifest.suffix.lower() == ".tsv"
+    csv.field_size_limit(_LARGEST_CELL)
     reader = csv.DictReader(
         io.StringIO(text, newline=""),
         delimiter="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        strict=True,  # else a quote that is never closed swallows the rest of the file
     )
-    for row in reader:
-        if None in row or None in row.values():
-            raise UsageError(f"{manifest}, line {reader.line_num}: not as many cells as the header has columns")
-        yield reader.line_num, row
+    done = 0  # lines
+    try:
+        if reader.fieldnames:
+            done = reader.line_num
+        for row in reader:
+            if None in row or None in row.values():
+                raise UsageError(f"{manifest}, line {reader.line_num}: not as many cells as the header has columns")
+            done = reader.line_num
+            yield done, row
+    except csv.Error as error:
+        raise UsageError(f"{manifest}, line {done + 1} and after: not CSV ({error}); check its quotes") from None
 
 
 def _json_rows(manifest: Path, lines: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -157,8 +193,14 @@ def _json_rows(manifest: Path, lines: list[str]) -> Iterator[tuple[int, dict[str
             continue
         try:
             row = json.loads(line)
+            if "\\ud" in line.lower():
+                json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise UsageError(f"{manifest}, line {number}: not JSON ({error.msg})") from None
+        except UnicodeEncodeError:
+            raise UsageError(f"{manifest}, line {number}: half a surrogate pair, which is no text") from None
+        except ValueError as error:
+            raise UsageError(f"{manifest}, line {number}: {error}") from None
         if not isinstance(row, dict):
             raise UsageError(f"{manifest}, line {number}: not a JSON object")
         yield number, row

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ class CodebookUse:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """A finished corpus. `real_time_factor` is that of the run that finished it, None where nothing was left to do."""
+    """A finished corpus. `real_time_factor` is that of the run that finished it, None where nothing was left to do;
+    `skipped` counts, by suffix, the files of the source's folder that were not taken for audio."""
 
     out: Path
     spec: TokenizerSpec
@@ -39,6 +40,7 @@ class CorpusSummary:
     rejects: tuple[Reject, ...]
     num_shards: int
     real_time_factor: float | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_codes(self) -> int:
@@ -65,6 +67,8 @@ class CorpusSummary:
         if self.rejects:
             where = self.out / "rejects.jsonl"
             lines.append(f"left out   {len(self.rejects):,} clips: {count_reasons(self.rejects)} (see {where})")
+        if self.skipped:
+            lines.append(f"skipped    {describe_skipped(self.skipped)}")
         return "\n".join([*lines, f"dataset    {self.out}"])
 
 
@@ -89,6 +93,13 @@ def summarize(
         rejects=tuple(sorted(rejects, key=lambda reject: order[reject.id])),
         num_shards=len(plan.shards),
     )
+
+
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """`"12 files that are no audio by their name: 11 .txt, 1 without suffix"`, the most frequent first."""
+    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    text = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds)
+    return f"{sum(skipped.values()):,} files that are no audio by their name: {text}"
 
 
 def _use(counts: np.ndarray) -> CodebookUse:

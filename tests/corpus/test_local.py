@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 
@@ -98,13 +100,26 @@ def test_errors_that_are_not_the_clips_fault_end_the_run(tmp_path, error):
         run(good_folder(tmp_path), Moody({"clip-2"}, error), proven=True)
 
 
-def test_a_shard_whose_files_all_went_away_is_not_made_of_rejects(tmp_path):
+def test_a_file_that_went_away_since_the_plan_ends_the_run(tmp_path):
     clips = {clip.id: clip for clip in list_clips(good_folder(tmp_path))}
-    for clip in clips.values():
-        clip.path.unlink()
+    clips["clip-3"].path.unlink()
     shard = PlannedShard(0, tuple(clips), (1.0,) * len(clips))
-    with pytest.raises(UsageError, match="all 7 clips of a shard are gone since they were planned"):
+    with pytest.raises(UsageError, match=r"clip-3\.wav could be read .* but not now \(missing file\): .* to go on"):
         list(encode_shards([shard], clips, ArithmeticTokenizer(), 3.0, 2))
+
+
+def test_a_fault_of_the_disk_while_encoding_ends_the_run(tmp_path, monkeypatch):
+    real = os.stat
+
+    def failing(path, *args, **kwargs):
+        if str(path).endswith("clip-2.wav"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **kwargs)
+
+    good_folder(tmp_path)
+    monkeypatch.setattr(os, "stat", failing)
+    with pytest.raises(UsageError, match=r"clip-2\.wav .* not now \(unreadable: Input/output error\)"):
+        run(tmp_path, ArithmeticTokenizer())
 
 
 def test_a_clip_that_resampling_makes_too_short_is_left_out_when_read(tmp_path):

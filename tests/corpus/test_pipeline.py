@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from slm.audio import read_audio
+from slm.corpus import pipeline
 from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
 from slm.data.store import CodeStore
@@ -142,10 +144,79 @@ def test_all_silent_is_an_error_and_leaves_no_dataset(tmp_path):
 
     (tmp_path / "audio").mkdir()
     soundfile.write(str(tmp_path / "audio" / "a.wav"), np.zeros(8000), 8000)
-    with pytest.raises(UsageError, match=r"none of the 1 clips can be used \(1 silent\)"):
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"none of the 1 clips can be used \(1 silent\)"):
+            tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+        assert not (tmp_path / "out").exists()
+    write_clip(tmp_path / "audio" / "b.wav", 0.5)
+    assert tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer(3)).num_clips == 1
+    (tmp_path / "audio" / "b.wav").unlink()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"none of the 1 clips can be used \(1 empty\)"):  # found while planning
+        tokenize_corpus(config_for(tmp_path, out=str(tmp_path / "other")), ArithmeticTokenizer())
+    assert not (tmp_path / "other").exists()
+
+
+def test_other_audio_behind_the_same_paths_is_refused(tmp_path, monkeypatch):
+    """Same names, lengths and headers: in a finished corpus, and between a stop and its continuation."""
+    good_folder(tmp_path / "audio")
+    config = config_for(tmp_path)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize_corpus(config, ArithmeticTokenizer())
+    shutil.copytree(tmp_path / "audio", tmp_path / "copy")  # with other times
+    for path in (tmp_path / "copy").iterdir():
+        os.utime(path)
+    for i, finished in enumerate([False, True]):
+        write_clip(tmp_path / "audio" / "clip-2.wav", 0.7, seed=90 + i)
+        with pytest.raises(UsageError, match=r"audio has changed .*1 of 7 files, 0 of them gone .*'clip-2\.wav'"):
+            tokenize_corpus(config, ArithmeticTokenizer())
+        tokenize_corpus(replace(config, audio=str(tmp_path / "copy")), ArithmeticTokenizer())
+        assert (tmp_path / "out" / "state.json").is_file() or not finished
+    (tmp_path / "copy" / "clip-5.wav").write_bytes(b"")
+    with pytest.raises(UsageError, match="audio has changed"):
+        tokenize_corpus(replace(config, audio=str(tmp_path / "copy")), ArithmeticTokenizer())
+
+
+def test_files_skipped_for_their_suffix_are_said_and_counted(tmp_path, capsys):
+    for name in ("a.txt", "b.txt", "README"):
+        (good_folder(tmp_path / "audio", clips=1) / name).touch()
+    said = "3 files that are no audio by their name: 2 .txt, 1 without suffix"
+    summary = tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    assert f"skipped: {said}\n" in capsys.readouterr().err
+    assert f"skipped    {said}\n" in summary.describe()
+
+
+@pytest.mark.parametrize("out", ["audio/clip-0.wav/below", "/proc/out", "x" * 300])
+def test_an_out_that_cannot_be_is_wrong_use(tmp_path, out):
+    good_folder(tmp_path / "audio", clips=1)
+    with pytest.raises(UsageError, match=r"--out .* cannot be used \(.*\): give a folder"):
+        tokenize_corpus(config_for(tmp_path, out=str(tmp_path / out)), ArithmeticTokenizer())
+
+
+def test_a_plan_of_another_version_is_refused(tmp_path):
+    good_folder(tmp_path / "audio", clips=1)
+    tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    (tmp_path / "out" / "plan.json").write_text('{"shards": [], "rejects": []}')
+    with pytest.raises(UsageError, match="not a plan that this version wrote"):
         tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
-    with pytest.raises(UsageError, match="unfinished"):
-        CodeStore(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("setting", "option"), [("device", "device"), ("name", "tokenizer"), ("source", "tokenizer")])
+def test_settings_that_have_options_of_their_own(setting, option):
+    with pytest.raises(UsageError, match=f"tokenizer_settings.{setting} is no setting of a tokenizer: give --{option}"):
+        CorpusConfig("a", "b", "c", tokenizer_settings={setting: "x"})
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    good_folder(tmp_path / "audio", clips=1)
+    with pytest.raises(UsageError, match="--device foo cannot be used"):
+        tokenize_corpus(config_for(tmp_path, tokenizer="codec2-700c", device="foo"))
 
 
 def test_other_tokenizers_settings_and_sources_are_refused(tmp_path):
@@ -205,7 +276,9 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on(tmp_path, m
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             tokenize_corpus(config, ArithmeticTokenizer())
-    assert set(contents(tmp_path / "out").items()) <= set(contents(tmp_path / "whole").items())
+    assert (tmp_path / "out").exists() == (fails_at > 1)
+    left = contents(tmp_path / "out") if fails_at > 1 else {}  # the first: nothing was begun
+    assert set(left.items()) <= set(contents(tmp_path / "whole").items())
     tokenize_corpus(config, ArithmeticTokenizer())
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from slm.corpus.columns import column, column_types, features
+from slm.corpus.contents import describe_changes, digest_files, file_digest
 from slm.corpus.plan import Plan, hash_source, make_plan
 from slm.corpus.sources import SourceClip, list_clips
 from slm.errors import UsageError
@@ -18,7 +19,8 @@ SPEC = ArithmeticTokenizer().spec
 
 def plan_of(folder, hours, workers=2):
     clips = list_clips(folder)
-    return make_plan(clips, hash_source(folder, clips), SPEC, hours, workers)
+    files = digest_files(folder, clips, workers)
+    return make_plan(clips, hash_source(folder, clips), files, SPEC, hours, workers)
 
 
 def test_clips_are_dealt_in_order_until_a_shard_is_full(tmp_path):
@@ -79,6 +81,33 @@ def test_the_source_hash_moves_with_the_folder_and_sees_every_change(tmp_path):
     assert len({first} | {hash_of(tmp_path / "here", rows.replace(*change)) for change in changes}) == 5
 
 
+def test_a_digest_sees_size_and_both_ends_and_follows_a_copy(tmp_path):
+    def digest_of(name, data):
+        (tmp_path / name).write_bytes(data)
+        return file_digest(tmp_path / name)
+
+    data = bytes(range(256)) * 1000
+    variants = [data, data + b"x", b"x" + data[1:], data[:-1] + b"x", b"", b"ab", b"ba"]
+    assert len({digest_of("a", variant) for variant in variants}) == len(variants)
+    assert digest_of("a", data) == digest_of("copy", data)
+    assert file_digest(tmp_path / "absent") == file_digest(tmp_path) == ""
+
+
+def test_changes_are_counted_and_named():
+    then = {"a": "1", "b": "2", "c": ""}
+    assert describe_changes(then, dict(then)) == ""
+    assert describe_changes(then, {"a": "1", "b": "", "c": "9"}) == (
+        "2 of 3 files, 1 of them gone or unreadable, such as 'b'"
+    )
+
+
+def test_names_that_the_system_refuses_are_rejects(tmp_path):
+    write_clip(tmp_path / "a.wav", 0.5)
+    (tmp_path / "m.csv").write_text(f"path\na.wav\n{'x' * 300}.wav\na.wav/b.wav\n")
+    plan = plan_of(tmp_path / "m.csv", 1)
+    assert [reject.reason for reject in plan.rejects] == ["unreadable: File name too long", "missing file"]
+
+
 def test_columns_have_one_type_over_the_whole_corpus():
     rows = [
         {
@@ -96,12 +125,15 @@ def test_columns_have_one_type_over_the_whole_corpus():
         {"i": None, "f": 0.5, "b": False, "mixed": "1", "late": 2, "boolint": 1},
         {"boolint": True, "duration_s": 3.0, "num_samples": 1},
     ]
+    rows[0] |= {"long": 2**60, "longfloat": 2**60}
+    rows[1] |= {"long": 1, "longfloat": 0.5}
     types = column_types(SourceClip(str(i), "", metadata=row) for i, row in enumerate(rows))
     assert types == {
         "i": "int64", "f": "float64", "b": "bool", "s": "string", "mixed": "string", "l": "string", "n": "string",
-        "big": "string", "late": "int64", "boolint": "string",
+        "big": "string", "late": "int64", "boolint": "string", "long": "int64", "longfloat": "string",
     }  # fmt: skip
     values = {name: column([row.get(name) for row in rows], kind).to_pylist() for name, kind in types.items()}
+    assert values["longfloat"] == [str(2**60), "0.5", None]  # float64 would round it
     assert values["i"] == [1, None, None]
     assert values["f"] == [1.0, 0.5, None]
     assert values["mixed"] == ["1", "1", None]

@@ -34,6 +34,21 @@ def test_ids_of_a_folder_keep_the_suffix_only_where_it_tells_apart(tmp_path):
     assert all(clip.path.is_file() and not clip.metadata for clip in clips)
 
 
+def test_ids_of_a_folder_never_meet(tmp_path):
+    """The stem of one file may be the name of another."""
+    touch(tmp_path, "a.wav", "a.flac", "a.wav.wav", "b.wav", "b.wav.flac")
+    assert [clip.id for clip in list_clips(tmp_path)] == ["a.flac", "a.wav", "a.wav.wav", "b", "b.wav.flac"]
+    with open(bytes(tmp_path) + b"/caf\xe9.wav", "wb"):
+        pass
+    touch(tmp_path, "caf\\xe9.wav")
+    assert "ids more than once, such as 'caf\\\\xe9.wav'; rename the files" in complaint(tmp_path)
+
+
+def test_cells_may_be_long(tmp_path):
+    path = manifest(tmp_path / "m.csv", f"path,text\na.wav,{'x' * 200_000}\n")
+    assert len(list_clips(path)[0].metadata["text"]) == 200_000
+
+
 def test_a_name_that_is_not_utf8_gets_an_id_that_can_be_stored(tmp_path):
     with open(bytes(tmp_path) + b"/caf\xe9.wav", "wb"):
         pass
@@ -88,6 +103,16 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     assert "line 2: `path` is None" in complaint(manifest(tmp_path / "4.jsonl", '{"path": "a.wav"}\n{"text": "b"}\n'))
     assert "line 2: `start_s` is 'soon'" in complaint(manifest(tmp_path / "5.csv", "path,start\na.wav,soon\n"))
     assert "line 2: not as many cells" in complaint(manifest(tmp_path / "6.tsv", "path\ttext\na.wav\tb\tc\n"))
+    swallowed = 'path,text\n0.wav,b\n1.wav,"abc\n2.wav,x\n3.wav,y\n'
+    assert "line 3 and after: not CSV (unexpected end" in complaint(manifest(tmp_path / "q.csv", swallowed))
+    closed_later = 'path,text\n0.wav,"abc\n1.wav,"x"\n'
+    assert "line 2 and after: not CSV (',' expected" in complaint(manifest(tmp_path / "p.csv", closed_later))
+    half = '{"path": "a.wav", "text": "\\ud83d"}\n'
+    assert "line 1: half a surrogate pair" in complaint(manifest(tmp_path / "s.jsonl", half))
+    assert list_clips(manifest(tmp_path / "t.jsonl", half.replace("d83d", "d83d\\ude00")))[0].metadata["text"] == "😀"
+    digits = f'{{"path": "a.wav", "n": {"9" * 5000}}}\n'
+    assert "line 1: Exceeds the limit" in complaint(manifest(tmp_path / "d.jsonl", digits))
+    assert "cannot read" in complaint(tmp_path / ("x" * 300))
     assert "'x'" in complaint(manifest(tmp_path / "7.csv", "path,id\na.wav,x\nb.wav,x\n"))
     assert "ids more than once, such as 'a.wav'" in complaint(
         manifest(tmp_path / "8.csv", "path,start,end\na.wav,0,1\na.wav,1,2\n")
