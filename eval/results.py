@@ -117,7 +117,9 @@ def read_results(out: Path) -> dict[str, Any]:
         raise UsageError(f"no results.json in {out}; make one with eval/run.py --out {out}")
     record = read_object(path)
     if record.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {record.get('format')!r}, not {FORMAT}; run eval/run.py again")
+        raise UsageError(
+            f"{path} has format {record.get('format')!r}, not {FORMAT}; remove it and run eval/run.py again"
+        )
     return record
 
 

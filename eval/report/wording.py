@@ -76,8 +76,9 @@ def chance_note(outside: Mapping[str, list[str]]) -> str:
         )
     found = "; ".join(f"{name} on {', '.join(rows)}" for name, rows in outside.items() if rows)
     return (
-        f"Chance (50 %) lies outside the 95 % interval of {found}. One row in twenty does so by luck; otherwise that "
-        "much can be had without knowing any order of codes."
+        f"Chance (50 %) lies outside the 95 % interval of {found}. One row in twenty does so by luck; otherwise "
+        "lengths or code frequencies alone tell the items of these pairs apart, which the model can use, or has to "
+        "overcome, without knowing any order of codes."
     )
 
 
