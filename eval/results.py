@@ -75,7 +75,10 @@ def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
 
     store, spec = CodeStore(path), lm.spec
     check_same_spec(spec, store.spec)
-    plan = Plan.from_dict(read_json(path / "plan.json"))
+    try:
+        plan = Plan.from_dict(read_object(path / "plan.json"))
+    except (OSError, KeyError, TypeError):
+        raise UsageError(f"--corpus {path}: plan.json is not one that this version wrote; tokenize it again") from None
     records = [read_record(shard_path(path, plan, shard)) for shard in plan.shards]
     summary = summarize(path, spec, plan, records, defaultdict(int))
     return {

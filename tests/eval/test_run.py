@@ -302,6 +302,11 @@ def test_a_corpus_is_described(root, lm, tmp_path):
     lm.statistics = CodeStatistics((seen,), seen, len(kept))
     main(config(root, benchmarks="swuggy", corpus=str(tmp_path / "corpus")))
     assert "Training corpus" in (tmp_path / "out/index.html").read_text()
+    plan = (tmp_path / "corpus/plan.json").read_text()
+    (tmp_path / "corpus/plan.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"plan\.json is not one that this version wrote"):
+        main(config(root, benchmarks="swuggy", corpus=str(tmp_path / "corpus")))
+    (tmp_path / "corpus/plan.json").write_text(plan)
     lm.spec = ArithmeticTokenizer(1, bias=3).spec
     with pytest.raises(UsageError, match="two different tokenizers"):
         main(config(root, benchmarks="swuggy", out=str(tmp_path / "other"), corpus=str(tmp_path / "corpus")))
