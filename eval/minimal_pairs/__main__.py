@@ -66,4 +66,4 @@ def main(config: MinimalPairsConfig, make_voice: Callable | None = None) -> None
 
 
 if __name__ == "__main__":
-    run_command(main, MinimalPairsConfig)
+    run_command(main, MinimalPairsConfig, prog="python -m eval.minimal_pairs")
