@@ -11,11 +11,22 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from numbers import Integral, Real
+from os import PathLike
 from typing import Any, Generic, TypeVar
 
 from slm.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
+
+# The annotations that can be checked in passing, as they are written; others are the class's own business.
+_PLAIN_TYPES: dict[str, Callable[[Any], bool]] = {
+    "bool": lambda value: isinstance(value, bool),
+    "int": lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+    "float": lambda value: isinstance(value, Real) and not isinstance(value, bool),
+    "str": lambda value: isinstance(value, (str, PathLike)),
+    "None": lambda value: value is None,
+}
 
 
 class Registry(Generic[T]):
@@ -62,11 +73,21 @@ class Registry(Generic[T]):
             return self._classes[name]
         plugins = self._plugins()
         if name in plugins:
-            return plugins[name].load()
+            return self._load(plugins[name])
         raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.names())}")
 
+    def _load(self, plugin: EntryPoint) -> type[T]:
+        try:
+            return plugin.load()
+        except Exception as error:  # whatever a foreign module does when it is imported
+            package = f" of {plugin.dist.name}" if plugin.dist else ""
+            raise UsageError(
+                f"{self.kind} {plugin.name!r} cannot be loaded: the entry point {plugin.value}{package} fails with "
+                f"{type(error).__name__}: {' '.join(str(error).split())}; mend or uninstall that package"
+            ) from error
+
     def create(self, name: str, /, **settings: Any) -> T:
-        """Build it; a setting that the class does not have is a UsageError with suggestions.
+        """Build it; a setting that the class does not have, or of another type, is a UsageError with suggestions.
 
         A class that serves several names takes the one asked for as its first parameter, `name`.
         """
@@ -87,3 +108,9 @@ def _check_settings(what: str, parameters: Mapping[str, inspect.Parameter], sett
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
             raise UsageError(f"{what} needs the setting {key!r}")
+    for key, value in settings.items():
+        annotation = parameters[key].annotation
+        wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        kinds = [_PLAIN_TYPES.get(part.strip()) for part in wanted.split("|")]
+        if None not in kinds and not any(is_kind(value) for is_kind in kinds if is_kind):
+            raise UsageError(f"{what}: the setting {key!r} must be {wanted}, not {value!r}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
 
 from slm.errors import UsageError, did_you_mean
@@ -97,6 +98,28 @@ def test_an_unknown_setting_suggests_the_closest(gadgets: Registry) -> None:
         gadgets.create("ball")
 
 
+def test_a_setting_of_another_type_is_refused(gadgets: Registry) -> None:
+    typed = gadgets.get("ball")
+    typed.__init__.__annotations__.update(radius="int | None", colour="str")  # type: ignore[misc]
+    for radius in (3, None, np.int64(3)):
+        assert gadgets.create("ball", radius=radius).radius == radius
+    assert gadgets.create("ball", radius=1, colour=Path("red")).colour == Path("red")
+    for wrong in ({"radius": "abc"}, {"radius": 1.5}, {"radius": True}):
+        with pytest.raises(UsageError, match=r"gadget 'ball': the setting 'radius' must be int \| None, not "):
+            gadgets.create("ball", **wrong)
+    with pytest.raises(UsageError, match="'colour' must be str, not 5"):
+        gadgets.create("ball", radius=1, colour=5)
+
+
+def test_tokenizers_refuse_settings_of_another_type() -> None:
+    for settings, complaint in (
+        ({"layer": "abc"}, "'layer' must be int, not 'abc'"),
+        ({"centroids": 5}, "'centroids' must be str, not 5"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            load_tokenizer("ssl-kmeans", **settings)  # type: ignore[arg-type]
+
+
 def test_two_classes_under_one_name_are_refused(gadgets: Registry) -> None:
     gadgets.names()
     ball = gadgets.get("ball")
@@ -109,12 +132,16 @@ def test_a_plug_in_joins_through_its_entry_point(
     gadgets: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = "class Cube:\n    def __init__(self, edge=1):\n        self.edge = edge\n"
-    entries = {"cube": "cube_plugin:Cube", "broken": "cube_plugin:Missing"}
-    install_plugin(tmp_path / "site", "gadgets_here", entries, {"cube_plugin": module})
+    entries = {"cube": "cube_plugin:Cube", "broken": "cube_plugin:Missing", "lame": "lame_plugin:Lame"}
+    modules = {"cube_plugin": module, "lame_plugin": "import no_such_library\n"}
+    install_plugin(tmp_path / "site", "gadgets_here", entries, modules)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    assert gadgets.names() == ["anything", "ball", "broken", "cube", "disc", "plate"]
+    assert gadgets.names() == ["anything", "ball", "broken", "cube", "disc", "lame", "plate"]
     assert "cube_plugin" not in sys.modules  # listing loads no plug-in
     assert gadgets.create("cube", edge=4).edge == 4
+    for name, complaint in (("broken", "cube_plugin:Missing of gadget-plugin fails"), ("lame", "no_such_library")):
+        with pytest.raises(UsageError, match=f"gadget {name!r} cannot be loaded: .*{complaint}"):
+            gadgets.get(name)
     with pytest.raises(UsageError, match="did you mean 'cube'"):
         gadgets.get("cubee")
     with pytest.raises(UsageError, match="has no setting 'edgy'; did you mean 'edge'"):

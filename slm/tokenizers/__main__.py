@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm.config import run_command
+from slm.devices import choose_device
 from slm.errors import AudioError, UsageError
 from slm.tokenizers.base import TOKENIZERS
 from slm.types import AudioClip
@@ -56,7 +57,7 @@ class FitConfig:
     max_frames: int = 1_000_000
     """Frames to fit on, held in memory: clips are taken in random order until there are so many."""
     device: str = "cpu"
-    """Where the encoder and the clustering run: cpu, cuda, cuda:1, ..."""
+    """Where the encoder and the clustering run: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
 
     def __post_init__(self) -> None:
         for name in ("k", "restarts", "iterations", "max_frames"):
@@ -70,7 +71,11 @@ def list_tokenizers(config: ListConfig) -> None:
     names = TOKENIZERS.names()
     width = max(len(name) for name in names)
     for name in names:
-        cls = TOKENIZERS.get(name)
+        try:
+            cls = TOKENIZERS.get(name)
+        except UsageError as error:  # a broken plug-in: the others are there
+            print(f"{name:<{width}}  {error}")
+            continue
         first_line = (inspect.getdoc(cls) or "").partition("\n")[0]
         print(f"{name:<{width}}  {cls.about.get(name, first_line)}")
 
@@ -79,9 +84,10 @@ def fit(config: FitConfig) -> None:
     from slm.tokenizers._fit import collect_frames, encoder_settings, fit_centroids, kmeans_class, usage
 
     started = time.monotonic()
+    device = choose_device(config.device)
     settings = encoder_settings(config.tokenizer, {"encoder": config.encoder, "layer": config.layer})
     clips = _list_clips(config)
-    encoder = kmeans_class(config.tokenizer).make_encoder(**settings, device=config.device)
+    encoder = kmeans_class(config.tokenizer).make_encoder(**settings, device=device)
     rejects: list[str] = []
     frames = collect_frames(encoder, _read_clips(clips, encoder.sample_rate_hz, rejects), config.max_frames)
     print(f"{len(frames.features):,} frames of {len(frames.corpus)} clips, {frames.duration_s / 3600:.3f} h of audio")

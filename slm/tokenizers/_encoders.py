@@ -7,7 +7,6 @@ last: after the norm that closes its encoder). Only layers up to that one are ke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm.errors import UsageError
+from slm.tokenizers.base import weight_digests
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,8 @@ class FrameEncoder(ABC):
         """Float32 signal `[N]` of at least one frame -> fp32 features `[T, width]` on the encoder's device."""
 
     @abstractmethod
-    def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
-        """Settings and weights that decide the features, for a fingerprint: not where they were loaded from."""
+    def identity(self) -> dict[str, Any]:
+        """What decides the features, for a fingerprint: settings and digests of weights, not where they come from."""
 
 
 class ConvEncoder(FrameEncoder):
@@ -79,13 +79,13 @@ class ConvEncoder(FrameEncoder):
         with torch.inference_mode():
             return self.model(values.to(self.model.device)).last_hidden_state[0]
 
-    def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
+    def identity(self) -> dict[str, Any]:
         config = self.model.config
         settings = {key: getattr(config, key, None) for key in _CONV_KEYS}
         settings |= {"family": config.model_type, "layer": self.layer, "do_normalize": self.extractor.do_normalize}
         # masked_spec_embed serves training only, and some checkpoints leave it out (it is then random).
-        weights = self.model.state_dict().items()
-        return settings, [(name, value) for name, value in weights if name != "masked_spec_embed"]
+        weights = [value for name, value in self.model.state_dict().items() if name != "masked_spec_embed"]
+        return {**settings, "sample_rate_hz": self.sample_rate_hz, "weights": weight_digests(weights)}
 
 
 class WhisperFrames(FrameEncoder):
@@ -137,10 +137,11 @@ class WhisperFrames(FrameEncoder):
             hidden = layer(hidden, None)
         return model.layer_norm(hidden)[0]
 
-    def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
+    def identity(self) -> dict[str, Any]:
         settings = {key: getattr(self.model.config, key) for key in _WHISPER_KEYS}
-        extractor = {key: getattr(self.extractor, key) for key in ("feature_size", "n_fft", "hop_length", "dither")}
-        return {"family": "whisper", "layer": self.layer, **settings, **extractor}, self.model.state_dict().items()
+        settings |= {key: getattr(self.extractor, key) for key in ("feature_size", "n_fft", "hop_length", "dither")}
+        settings |= {"family": "whisper", "layer": self.layer, "sample_rate_hz": self.sample_rate_hz}
+        return {**settings, "weights": weight_digests(self.model.state_dict().values())}
 
 
 def _check_layer(layer: int, layers: int, name: str) -> None:

@@ -83,11 +83,10 @@ def fit_centroids(
     scale, mean = torch.std_mean(frames.features, dim=0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     found = fit_kmeans((frames.features - mean) / scale, k, **search)
-    identity, weights = encoder.identity()
     metadata = {
         "tokenizer": tokenizer,
         "settings": dict(settings),
-        "encoder_fingerprint": fingerprint(identity, weights),
+        "encoder_fingerprint": fingerprint(encoder.identity()),
         "k": k,
         **search,
         "clips": len(frames.corpus),

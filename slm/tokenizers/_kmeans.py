@@ -195,12 +195,11 @@ class KmeansTokenizer(Tokenizer):
     ) -> None:
         """Check that encoder and centroids belong together, and set `spec` (further fields of it in `spec`)."""
         self.encoder, self.centroids = encoder, Centroids.load(centroids).to(device)
-        encoder_identity, weights = encoder.identity()
         name = spec["name"]
         k, width = self.centroids.centroids.shape
         if width != encoder.width:
             raise UsageError(f"centroids {centroids!r} are {width} wide, but the features of {name} {encoder.width}")
-        encoder_fingerprint = fingerprint(encoder_identity, weights)
+        encoder_fingerprint = fingerprint(encoder.identity())
         self._check_origin(centroids, name, settings, encoder_fingerprint)
         where = str(Path(centroids).resolve()) if Path(centroids).is_file() else centroids
         self.spec = TokenizerSpec(
@@ -215,14 +214,20 @@ class KmeansTokenizer(Tokenizer):
         )
 
     def _check_origin(self, centroids: str, name: str, settings: Mapping[str, Any], encoder_fingerprint: str) -> None:
-        """Centroids fit one encoder and layer: known by name, or, in a folder of another name, by its weights."""
-        origin = self.centroids.metadata.get("tokenizer"), self.centroids.metadata.get("settings")
-        same_weights = self.centroids.metadata.get("encoder_fingerprint") == encoder_fingerprint
-        if origin != (None, None) and origin != (name, dict(settings)) and not same_weights:
-            raise UsageError(
-                f"centroids {centroids!r} were fitted for {origin[0]} {origin[1]}, not for {name} {dict(settings)}: "
-                "fit your own with `python -m slm.tokenizers fit`"
-            )
+        """Centroids fit one encoder and layer: known by its weights, wherever it lies now and whatever its name; by
+        name and settings only where the file says nothing of weights."""
+        metadata = self.centroids.metadata
+        origin = metadata.get("tokenizer"), metadata.get("settings")
+        fitted_on = metadata.get("encoder_fingerprint")
+        if fitted_on == encoder_fingerprint or (fitted_on is None and origin in ((None, None), (name, dict(settings)))):
+            return
+        told = ""
+        if fitted_on and origin == (name, dict(settings)):
+            told = f" (its weights are others by now: {encoder_fingerprint[:12]}, not {fitted_on[:12]})"
+        raise UsageError(
+            f"centroids {centroids!r} were fitted for {origin[0]} {origin[1]}, not for {name} {dict(settings)}{told}: "
+            "give the encoder they were fitted on, or fit your own with `python -m slm.tokenizers fit`"
+        )
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
         # One at a time: padding changes the features of encoders with group norm, and even rows of equal length are

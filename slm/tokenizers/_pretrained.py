@@ -7,7 +7,6 @@ ties otherwise; residual quantization carries one flip into all later codebooks.
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers.base import TOKENIZERS, Tokenizer, fingerprint
+from slm.tokenizers.base import TOKENIZERS, Tokenizer, fingerprint, weight_digests
 from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class PretrainedCodec(Tokenizer):
         config = load_config(self.family, checkpoint)
         self._check_config(config, checkpoint)
         self.model = load_model(self.model_class, checkpoint)
-        self._weights = weight_digests(self.model)
+        self._weights = weight_digests(self.model.state_dict().values())
         self.model.to(device)
         return config
 
@@ -168,12 +167,3 @@ def _cannot_load(family: str, checkpoint: str, error: Exception) -> str:
             "config.json and model.safetensors"
         )
     return f"cannot load the {family} checkpoint {checkpoint!r}: {remedy} ({reason})"
-
-
-def weight_digests(model: Any) -> list[str]:
-    """sha256 of each weight, sorted: values identify a model, since transformers renames modules between releases."""
-    digests = []
-    for tensor in model.state_dict().values():
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
-        digests.append(hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest())
-    return sorted(digests)

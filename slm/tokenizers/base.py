@@ -103,13 +103,11 @@ def fingerprint(settings: Mapping[str, Any], weights: Iterable[tuple[str, Any]] 
     return digest.hexdigest()
 
 
-def group_equal_lengths(signals: Sequence[np.ndarray], max_batch: int) -> list[list[int]]:
-    """Indices in groups of equal length, at most `max_batch` each: the one batching that is exact for any model."""
-    order = sorted(range(len(signals)), key=lambda i: len(signals[i]))
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and len(groups[-1]) < max_batch and len(signals[groups[-1][0]]) == len(signals[i]):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+def weight_digests(weights: Iterable[Any]) -> list[str]:
+    """sha256 of each torch tensor, sorted: values identify a model, since transformers renames modules between
+    releases."""
+    digests = []
+    for tensor in weights:
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        digests.append(hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest())
+    return sorted(digests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -58,10 +58,10 @@ class LogMelFrames(FrameEncoder):
         peak = power.max().clamp_min(_QUIETEST_PEAK)
         return (power / peak).clamp_min(10**_FLOOR).log10()
 
-    def identity(self) -> tuple[dict[str, Any], Iterable[tuple[str, torch.Tensor]]]:
+    def identity(self) -> dict[str, Any]:
         # Filters and window are computed: their last bits may differ between machines, so they are not hashed.
         settings = {"family": "log-mel", "bands": self.width, "window": _WINDOW, "hop": self.hop_samples}
-        return settings | {"floor": _FLOOR, "quietest_peak": _QUIETEST_PEAK}, []
+        return settings | {"floor": _FLOOR, "quietest_peak": _QUIETEST_PEAK}
 
 
 @TOKENIZERS.register("logmel-kmeans")

@@ -21,7 +21,11 @@ class SslKmeansTokenizer(KmeansTokenizer):
 
     `centroids` is a safetensors file made by `python -m slm.tokenizers fit`, or the name of a packaged one. Layers
     count as in transformers' `hidden_states`. Raises UsageError when the encoder cannot be had, or when the centroids
-    were fitted on another encoder or layer.
+    were fitted on another encoder or layer: other weights under the same name are another encoder, be it by a bit.
+
+    Whisper takes a clip in windows of 30 s, the others in one piece: what the first convolution gives (512 channels at
+    3.2 kHz in fp32, 0.4 GB for a minute of audio) is held more than once, and attention grows with the square of the
+    length. Cut long recordings into segments before.
     """
 
     about: ClassVar[Mapping[str, str]] = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slm.errors import UsageError
-from slm.tokenizers.base import fingerprint, group_equal_lengths
+from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, Codes, TokenizerSpec
 from tests.contracts import tokenizer_law
 from tests.fakes import ArithmeticTokenizer, tone
@@ -98,18 +98,6 @@ def test_fingerprint_of_torch_and_numpy_weights_agree() -> None:
     torch = pytest.importorskip("torch")
     a = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert fingerprint({}, [("a", a)]) == fingerprint({}, [("a", torch.from_numpy(a).requires_grad_())])
-
-
-def test_groups_hold_equal_lengths_and_each_index_once() -> None:
-    rng = np.random.default_rng(0)
-    signals = [np.zeros(rng.integers(1, 5), np.float32) for _ in range(50)]
-    groups = group_equal_lengths(signals, max_batch=4)
-    assert sorted(i for group in groups for i in group) == list(range(50))
-    for group in groups:
-        assert 1 <= len(group) <= 4
-        assert len({len(signals[i]) for i in group}) == 1
-    by_length = [sum(len(s) == n for s in signals) for n in range(1, 5)]
-    assert len(groups) == sum(-(-count // 4) for count in by_length)
 
 
 def test_describe_names_the_tokenizer_its_codebooks_and_its_rate() -> None:

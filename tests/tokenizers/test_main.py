@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,17 @@ def test_the_list_has_a_line_for_each_and_loads_no_model() -> None:
     assert lines.pop() == "loaded: set()"
     assert [line.split()[0] for line in lines] == TOKENIZERS.names()
     assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
+
+
+def test_a_broken_plug_in_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = EntryPoint("broken", "no_such_module:Tokenizer", TOKENIZERS.group)
+    monkeypatch.setattr(TOKENIZERS, "_plugins", lambda: {"broken": broken})
+    assert run() == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "cannot be loaded: the entry point no_such_module:Tokenizer fails" in lines["broken"]
+    assert {"mimi", "codec2-700c"} < set(lines)
 
 
 def run(*args: str) -> int:
@@ -90,6 +102,7 @@ def test_fit_stops_reading_when_it_has_enough_frames(folder: Path, tmp_path: Pat
         (["--tokenizer", "logmel-kmens"], "did you mean 'logmel-kmeans'"),
         (["--k", "0"], "--k must be at least 1"),
         (["--kk", "5"], "unknown option"),
+        (["--device", "foo"], "--device foo cannot be used"),
     ],
 )
 def test_wrong_use_of_fit_is_one_line(

@@ -140,7 +140,7 @@ def test_a_setting_without_weights_is_in_the_fingerprint(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("count", [0, 5, "2"])
 def test_codebooks_that_do_not_exist_are_refused(family: str, count: Any, checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="num_codebooks must be 1 to 4"):
+    with pytest.raises(UsageError, match=r"num_codebooks'? must be (1 to 4|int)"):
         load(family, checkpoints[family], num_codebooks=count)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def test_frames_follow_the_convolutions(folders: dict[str, Path]) -> None:
 
 def test_the_fingerprint_knows_weights_and_layer_but_not_the_place(folders: dict[str, Path], tmp_path: Path) -> None:
     def identity(folder: Path, layer: int = 2) -> str:
-        return fingerprint(*load_encoder(str(folder), layer).identity())
+        return fingerprint(load_encoder(str(folder), layer).identity())
 
     source, moved = folders["hubert-group"], tmp_path / "moved"
     moved.mkdir()
@@ -164,13 +165,50 @@ def test_the_fingerprint_knows_weights_and_layer_but_not_the_place(folders: dict
     state["encoder.layers.0.attention.q_proj.weight"][0, 0] += 0.01
     save_file(state, moved / "model.safetensors", metadata={"format": "pt"})
     assert identity(source) != identity(moved)
+    faster = tmp_path / "faster"
+    faster.mkdir()
+    for file in source.iterdir():
+        (faster / file.name).write_bytes(file.read_bytes())
+    Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False).save_pretrained(faster)
+    assert identity(source) != identity(faster)  # the same weights, heard at another speed
+
+
+def test_the_fingerprint_does_not_change_when_transformers_renames_a_module(folders: dict[str, Path]) -> None:
+    for name in ("hubert-group", "whisper"):
+        encoder: Any = load_encoder(str(folders[name]), 2)
+        before = fingerprint(encoder.identity())
+        owner = encoder.model.encoder if name == "hubert-group" else encoder.model
+        owner.blocks = owner.layers
+        del owner.layers
+        assert fingerprint(encoder.identity()) == before
+
+
+def test_the_weights_that_centroids_were_fitted_on_decide(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Other weights in the same folder are refused; the same weights in another folder are taken."""
+    folder, moved = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(folders["hubert-group"], folder)
+    made_on = {"tokenizer": "ssl-kmeans", "settings": {"encoder": str(folder), "layer": 2}}
+    print_of = fingerprint(load_encoder(str(folder), 2).identity())
+    centroids = write_centroids(tmp_path / "c.safetensors", 24, **made_on, encoder_fingerprint=print_of)
+    first = load_tokenizer("ssl-kmeans", encoder=str(folder), layer=2, centroids=centroids)
+    shutil.copytree(folder, moved)
+    assert load_tokenizer("ssl-kmeans", encoder=str(moved), layer=2, centroids=centroids).spec.fingerprint == (
+        first.spec.fingerprint
+    )
+    with pytest.raises(UsageError, match=r"were fitted for ssl-kmeans .*'layer': 2.*, not for .*'layer': 1"):
+        load_tokenizer("ssl-kmeans", encoder=str(moved), layer=1, centroids=centroids)
+    randomized(HubertModel.from_pretrained(folder)).save_pretrained(folder)
+    with pytest.raises(
+        UsageError, match=rf"its weights are others by now: .*, not {print_of[:12]}\): give the encoder"
+    ):
+        load_tokenizer("ssl-kmeans", encoder=str(folder), layer=2, centroids=centroids)
 
 
 def test_fp16_and_fp32_copies_of_whisper_are_one_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
     WhisperModel.from_pretrained(folders["whisper"]).half().save_pretrained(tmp_path)
     WhisperFeatureExtractor().save_pretrained(tmp_path)
     half, full = (load_encoder(str(folder), 2) for folder in (tmp_path, folders["whisper"]))
-    assert fingerprint(*half.identity()) == fingerprint(*full.identity())
+    assert fingerprint(half.identity()) == fingerprint(full.identity())
 
 
 @needs_wheel
