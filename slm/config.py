@@ -9,6 +9,7 @@ A command declares a frozen dataclass whose fields carry their help as a docstri
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -100,6 +101,9 @@ def run_command(
     main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
     """Parse, run `main(config)`, and exit: 0 or main's status; 2 for wrong use; 1 with one line for a full disk."""
+    # OpenMP threads that spin while they wait starve each other as soon as one other process is busy. Read when torch
+    # is first imported, which no command has done yet.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         status = main(parse_config(cls, argv, prog))
     except UsageError as error:
