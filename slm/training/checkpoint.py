@@ -46,8 +46,18 @@ def start_run(out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def remove_left_overs(out: Path) -> None:
-    """Delete what a killed process left half-written; for the main process, before any other writes."""
-    for left_over in (*out.glob(".*.tmp*"), *(out / "checkpoints").glob(".*")):
+    """Delete what a killed process left half-written; for the main process, before any other writes.
+
+    Only names that this module and `slm.files` give: the folder may yet turn out to be another's.
+    """
+    names = (
+        ".run.json.tmp-*",
+        ".metrics.jsonl.tmp-*",
+        ".final.tmp-*",
+        "checkpoints/.step-*.tmp",
+        "checkpoints/.step-*.old",
+    )
+    for left_over in (path for name in names for path in out.glob(name)):
         shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
 
 

@@ -252,9 +252,11 @@ def test_another_run_in_the_same_folder_is_refused(corpora, tmp_path):
     with pytest.raises(UsageError, match=r"holds another run \(seed: 0 there, 1 now\)"):
         train_lm.main(config(corpora["two"], tmp_path / "run", steps=2, seed=1))
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("do not touch")
+    for name in ("thesis.tex", ".thesis.tex.tmp"):
+        (tmp_path / "mine" / name).write_text("do not touch")
     with pytest.raises(UsageError, match="not empty"):
         train_lm.main(config(corpora["two"], tmp_path / "mine"))
+    assert len(list((tmp_path / "mine").iterdir())) == 2
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_path):
