@@ -58,6 +58,7 @@ def _digest(path: Path) -> str:
 def _tokenize(present: Mapping[str, Path], lm: SpokenLM, corpus: Path) -> None:
     from slm.corpus.config import CorpusConfig
     from slm.corpus.pipeline import tokenize_corpus
+    from slm.corpus.plan import NothingUsableError
 
     manifest = corpus.with_name(f"{corpus.name}.jsonl")
     lines = (json.dumps({"id": item, "path": str(path.resolve())}) + "\n" for item, path in present.items())
@@ -65,11 +66,8 @@ def _tokenize(present: Mapping[str, Path], lm: SpokenLM, corpus: Path) -> None:
     config = CorpusConfig(audio=str(manifest), tokenizer=lm.spec.name, out=str(corpus))
     try:
         tokenize_corpus(config, lm.tokenizer)
-    except UsageError as error:
-        reason, advice, _ = str(error).partition("; check --audio")  # an option of another command
-        if not advice:
-            raise
-        raise UsageError(f"{corpus.name}: {reason}; fetch the recordings of the benchmark again") from None
+    except NothingUsableError as error:
+        raise UsageError(f"{corpus.name}: {error.finding}; fetch the recordings of the benchmark again") from None
 
 
 def _rejects(corpus: Path) -> list[LeftOut]:

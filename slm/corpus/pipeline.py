@@ -12,13 +12,12 @@ from slm.corpus.config import CorpusConfig
 from slm.corpus.contents import digest_files
 from slm.corpus.folder import abandon, begin, check_out, exclusive, finish, is_finished, load_plan
 from slm.corpus.local import encode_shards
-from slm.corpus.plan import Plan, PlannedShard, hash_source, make_plan, none_usable
+from slm.corpus.plan import NothingUsableError, Plan, PlannedShard, hash_source, make_plan
 from slm.corpus.progress import Progress
 from slm.corpus.shards import read_record, shard_path, write_shard
 from slm.corpus.sources import SourceClip, list_source
 from slm.corpus.summary import CorpusSummary, describe_skipped, summarize
 from slm.devices import choose_device
-from slm.errors import UsageError
 from slm.tokenizers import Tokenizer, load_tokenizer
 
 
@@ -46,7 +45,7 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
         summary = replace(summary, real_time_factor=real_time_factor, skipped=source.skipped)
         if summary.num_clips == 0:
             abandon(out, plan)
-            raise UsageError(none_usable(summary.rejects))
+            raise NothingUsableError(summary.rejects)
         if not finished:
             finish(summary, plan, config.audio)
     return summary

@@ -90,17 +90,20 @@ def make_plan(
         elif not isinstance(found, str):
             usable.append((clip.id, found))
     if not usable:
-        raise UsageError(none_usable(rejects))
+        raise NothingUsableError(rejects)
     shards = tuple(_deal(usable, shard_hours * 3600))
     return Plan(source_hash, files, shard_hours, column_types(clips), shards, tuple(rejects))
 
 
-def none_usable(rejects: Sequence[Reject]) -> str:
-    first = rejects[0]
-    return (
-        f"none of the {len(rejects)} clips can be used ({count_reasons(rejects)}); the first is {first.path}: "
-        f"{first.reason}; check --audio"
-    )
+class NothingUsableError(UsageError):
+    """Not one clip of the source can be used. `finding` is the message without its advice."""
+
+    def __init__(self, rejects: Sequence[Reject]):
+        first, reasons = rejects[0], count_reasons(rejects)
+        self.finding = (
+            f"none of the {len(rejects)} clips can be used ({reasons}); the first is {first.path}: {first.reason}"
+        )
+        super().__init__(f"{self.finding}; check --audio")
 
 
 def count_reasons(rejects: Iterable[Reject]) -> str:
