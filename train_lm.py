@@ -21,6 +21,9 @@ from slm.training.config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from slm.model.acoustic_lm import AcousticLM
+    from slm.training.setup import TrainingData
+
 
 def main(config: TrainConfig) -> None:
     import torch
@@ -48,9 +51,7 @@ def main(config: TrainConfig) -> None:
         remove_left_overs(out)
     with accelerator.main_process_first():
         start_run(out, run_identity(config, data, loader.rows_per_step, accelerator.mixed_precision))
-    say(f"{store.spec.describe()}, {pattern.name}{', deduplicated' if config.dedup else ''}; "
-        f"{data.train.duration_s / 3600:.3f} h in {len(data.train)} clips; "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")  # fmt: skip
+    say(describe_run(config, data, model))
 
     if config.compile:
         model.compile()
@@ -130,6 +131,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.distributed_type not in plain:
         raise UsageError(f"train_lm.py runs on one process or with DDP, not with {accelerator.distributed_type.value}")
     return accelerator
+
+
+def describe_run(config: TrainConfig, data: TrainingData, model: AcousticLM) -> str:
+    pattern = config.pattern.name + (", deduplicated" if config.dedup else "")
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    return (
+        f"{data.train.store.spec.describe()}, {pattern}; "
+        f"{data.train.duration_s / 3600:.3f} h in {len(data.train)} clips; {parameters:.2f} M parameters"
+    )
 
 
 def progress_line(step: int, config: TrainConfig, values: dict[str, Any]) -> str:
