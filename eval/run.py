@@ -37,10 +37,10 @@ class EvalConfig:
     """The checkpoint folder (RUN/final)."""
     benchmarks: str
     """Names with commas between: swuggy, sblimp, continuation, or a plug-in's."""
-    data: str
-    """Folder of the benchmarks: lexical/SPLIT (swuggy), syntactic/SPLIT (sblimp), prompts (continuation)."""
     out: str
     """Folder to write. Other benchmarks of the same model may be added to it later."""
+    data: str = "."
+    """Folder of the benchmarks: lexical/SPLIT (swuggy), syntactic/SPLIT (sblimp), prompts (continuation)."""
     split: str = "dev"
     """The split of the pair benchmarks: dev or test."""
     convention: str = "mean+eos"

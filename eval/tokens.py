@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
 from slm.data.store import CodeStore
@@ -26,11 +26,13 @@ class Tokens:
     folder: Path
     codes: Mapping[str, Codes]
     left_out: tuple[LeftOut, ...]
+    audio_sha256: str
+    """Of the content of every file, with its item."""
 
 
-def item_list_hash(items: Iterable[str]) -> str:
-    """sha256 of the sorted item ids: equal for two people who scored the same list."""
-    return stable_hash(sorted(items))
+def item_list_hash(items: Iterable[Any]) -> str:
+    """sha256 of a benchmark's items in any order, each JSON-able: equal for two people who scored the same list."""
+    return stable_hash(sorted(stable_hash(item) for item in items))
 
 
 def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: str) -> Tokens:
@@ -47,7 +49,7 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     codes = {c.id: c for c in CodeStore(corpus)}
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}
-    return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty))
+    return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty), stable_hash(contents))
 
 
 def _digest(path: Path) -> str:

@@ -21,7 +21,7 @@ def _open(path: Path | str) -> Iterator[Any]:
     try:
         import av
     except ImportError:
-        raise AudioError('needs PyAV to be read: pip install "slm-toolkit[formats]"') from None
+        raise AudioError("needs PyAV to be read: pip install av") from None
     headerless = "g722" if str(path).lower().endswith(".g722") else None
     try:
         with av.open(str(path), format=headerless) as container:

@@ -30,7 +30,7 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | No
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(cls, as_group=False)
     args = list(sys.argv[1:] if argv is None else argv)

@@ -225,3 +225,8 @@ def test_a_full_disk_is_one_line_whoever_tells_of_it(error, capsys):
     printed = capsys.readouterr().err
     assert "no space left on the disk" in printed
     assert printed.strip().count("\n") == 0
+
+
+def test_an_option_is_never_guessed_from_its_beginning():
+    with pytest.raises(UsageError, match=r"unknown option 'step'; did you mean 'steps'"):
+        parse_config(Settings, ["--out", "x", "--step", "4"])

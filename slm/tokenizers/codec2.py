@@ -159,7 +159,7 @@ class Codec2Tokenizer(Tokenizer):
             import pycodec2  # noqa: F401
         except ImportError as error:
             raise UsageError(
-                f'tokenizer {name!r} needs pycodec2 ({error}): pip install "slm-toolkit[codec2]"'
+                f'tokenizer {name!r} needs pycodec2 ({error}): pip install pycodec2'
             ) from None
 
     def encode_bytes(self, samples: np.ndarray) -> bytes:

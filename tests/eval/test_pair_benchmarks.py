@@ -99,6 +99,14 @@ def test_sblimp_by_hand_pairs_by_row_order(tmp_path):
     assert found == pytest.approx({"all": 0.5, "mean over types": 0.375, "type t": 0.75, "type u": 0.0})
 
 
+def test_the_hash_of_a_list_knows_its_words_not_only_its_names(tmp_path):
+    def hash_of(folder, seed):
+        return SWuggy(Setup(write_lexical(tmp_path / folder, random_lexical(5, 2, seed=seed))))._list_hash()
+
+    assert hash_of("a", 1) == hash_of("b", 1)
+    assert hash_of("a", 1) != hash_of("c", 2)
+
+
 @pytest.mark.parametrize("name", ["swuggy", "sblimp"])
 def test_the_law(tmp_path, name):
     write_lexical(tmp_path, random_lexical(12, 2, seed=3))

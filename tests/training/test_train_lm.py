@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 import train_lm
 from slm.errors import UsageError
@@ -226,6 +227,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corp
         train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
     assert not (tmp_path / "run" / "final").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_bf16_autocast_trains_and_is_another_run_than_fp32(corpora, tmp_path):
+    train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="bf16"))
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert logged[9]["train_nats_per_code"] < logged[0]["train_nats_per_code"] - 0.3
+    weights = load_file(tmp_path / "run" / "final" / "model.safetensors")
+    assert {str(w.dtype) for w in weights.values()} == {"float32"}
+    reset_accelerate()
+    with pytest.raises(UsageError, match="precision: 'bf16' there, 'no' now"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="fp32"))
+
+
+def test_accelerate_files_are_ones_that_it_reads():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    for name, kind in [("ddp", "MULTI_GPU"), ("one-process", "NO")]:
+        loaded = load_config_from_file(str(ROOT / "configs" / "accelerate" / f"{name}.yaml"))
+        assert loaded.distributed_type.value == kind
 
 
 def test_every_shipped_configuration_is_valid():
