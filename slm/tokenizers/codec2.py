@@ -158,9 +158,7 @@ class Codec2Tokenizer(Tokenizer):
         try:
             import pycodec2  # noqa: F401
         except ImportError as error:
-            raise UsageError(
-                f'tokenizer {name!r} needs pycodec2 ({error}): pip install pycodec2'
-            ) from None
+            raise UsageError(f"tokenizer {name!r} needs pycodec2 ({error}): pip install pycodec2") from None
 
     def encode_bytes(self, samples: np.ndarray) -> bytes:
         """Float32 samples `[N]` at 8 kHz -> the T whole frames as libcodec2 writes them."""

@@ -29,7 +29,7 @@ class MetricsLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            print('no TensorBoard curves: pip install tensorboard; metrics.jsonl has them all')
+            print("no TensorBoard curves: pip install tensorboard; metrics.jsonl has them all")
         else:
             self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
