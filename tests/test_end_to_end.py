@@ -145,8 +145,8 @@ def test_fitting_k_means_on_an_encoder_as_the_readme_does(tmp_path):
     from slm.tokenizers import load_tokenizer
 
     out = tmp_path / "centroids.safetensors"
-    run("-m", "slm.tokenizers", "fit", "--tokenizer", "ssl-kmeans", "--encoder", "openai/whisper-tiny.en", "--layer", "3",
-        "--k", "20", "--audio", "tests/data/speech/it", "--out", out, "--iterations", "5")  # fmt: skip
+    run("-m", "slm.tokenizers", "fit", "--tokenizer", "ssl-kmeans", "--encoder", "openai/whisper-tiny.en", "--layer",
+        "3", "--k", "20", "--audio", "tests/data/speech/it", "--out", out, "--iterations", "5")  # fmt: skip
     settings = {"encoder": "openai/whisper-tiny.en", "layer": 3}
     fitted, packaged = load_tokenizer("ssl-kmeans", centroids=str(out), **settings), load_tokenizer("ssl-kmeans")
     assert fitted.spec.codebook_sizes == (20,)
