@@ -1,6 +1,6 @@
 """Train a decoder-only language model on audio codes.
 
-    accelerate launch train_lm.py --config configs/train/NAME.yaml --data CORPUS --out RUN
+    python train_lm.py --config configs/train/NAME.yaml --data CORPUS --out RUN        (several GPUs: accelerate launch)
 
 The whole loop is below; what it is made of is in slm/training, slm/data and slm/model. A run stopped in any way goes
 on from its last whole checkpoint when the same command is given again, with the losses it would have had.

@@ -134,7 +134,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["out: [unclosed\n", "just words\n", "- a\n- b\n", "\x00"])
 def test_a_file_that_is_no_yaml_mapping(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    complaint("--out", "a", "--config", str(tmp_path / "c.yaml"))
+    assert "\n" not in complaint("--out", "a", "--config", str(tmp_path / "c.yaml"))
 
 
 @pytest.mark.parametrize("value", ["3", "null", "[1, 2]"])
