@@ -16,6 +16,7 @@ from eval.metrics.base import Metric
 from slm.errors import UsageError
 from slm.patterns import BOS, EOS, Pattern
 from slm.tokenizers import Tokenizer
+from slm.tokenizers._codec import NeuralCodec
 from slm.types import AudioClip, Codes, TokenizerSpec
 
 
@@ -150,6 +151,24 @@ def _reloads_from_its_settings(tokenizer: Tokenizer, codes: Sequence[Codes], cli
             assert fewer.spec.fingerprint != spec.fingerprint
             for one, all_of_them in zip(fewer.encode(clips[:1]), codes[:1], strict=True):
                 assert np.array_equal(one.codes, all_of_them.codes[:, :n])
+
+
+def long_audio_law(tokenizer: NeuralCodec, clip: AudioClip) -> None:
+    """In float64, where near ties do not flip, a clip coded in many pieces gives what one pass gives, there and back.
+
+    `clip` spans several times what a frame sees. Leaves the tokenizer in float64.
+    """
+    tokenizer.model.double()
+    frames = tokenizer.spec.num_frames(len(clip.samples))
+    tokenizer.piece_s = 2 * clip.duration_s
+    [whole] = tokenizer.encode([clip])
+    there_and_back = tokenizer.decode(whole).samples if tokenizer.spec.has_decoder else None
+    for pieces in (2, 3, 7):
+        tokenizer.piece_s = (frames // pieces) / tokenizer.spec.frame_rate_hz
+        [joined] = tokenizer.encode([clip])
+        assert np.array_equal(joined.codes, whole.codes)
+        if there_and_back is not None and tokenizer.decoder_context_frames is not None:
+            np.testing.assert_allclose(tokenizer.decode(whole).samples, there_and_back, atol=1e-6)
 
 
 def benchmark_law(benchmark: PairBenchmark) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from slm.tokenizers._pretrained import PretrainedCodec, pad_to_frames
+from slm.tokenizers._codec import conv_context, pad_to_frames
+from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class DacTokenizer(PretrainedCodec):
         self, *, checkpoint: str = "descript/dac_16khz", num_codebooks: int | None = None, device: str = "cpu"
     ):
         config = self._load(checkpoint, device)
-        self.spec = self._make_spec(
+        self.spec = self._padded_spec(
             checkpoint,
             num_codebooks,
             available=config.n_codebooks,
@@ -50,9 +51,13 @@ class DacTokenizer(PretrainedCodec):
             },
         )
 
-    def _codes_of(self, signal: torch.Tensor) -> torch.Tensor:
-        padded = pad_to_frames(signal, self.spec.hop_samples)
+        # Convolutions and nothing else: what a frame sees is bounded, and long clips go in pieces.
+        self.context_frames = conv_context(self.model.encoder, config.hop_length)
+        self.decoder_context_frames = conv_context(self.model.decoder, config.hop_length, from_frames=True)
+
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
+        padded = pad_to_frames(signals, self.spec.hop_samples)
         return self.model.encode(padded, n_quantizers=self.spec.num_codebooks).audio_codes
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(audio_codes=codes).audio_values
+        return self.model.decode(audio_codes=codes).audio_values.reshape(len(codes), -1)

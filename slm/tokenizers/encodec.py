@@ -43,7 +43,7 @@ class EncodecTokenizer(PretrainedCodec):
         config = self._load(checkpoint, device)
         # transformers takes a bandwidth in kbit/s and knows how many codebooks it pays for.
         counts = {b: self.model.quantizer.get_num_quantizers_for_bandwidth(b) for b in config.target_bandwidths}
-        self.spec = self._make_spec(
+        self.spec = self._padded_spec(
             checkpoint,
             num_codebooks,
             available=max(counts.values()),
@@ -68,9 +68,9 @@ class EncodecTokenizer(PretrainedCodec):
                 "use facebook/encodec_24khz or facebook/encodec_32khz"
             )
 
-    def _codes_of(self, signal: torch.Tensor) -> torch.Tensor:
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         # Residual quantization: more codebooks than asked for leave the first ones as they are.
-        return self.model.encode(signal, bandwidth=self._bandwidth).audio_codes[0][:, : self.spec.num_codebooks]
+        return self.model.encode(signals, bandwidth=self._bandwidth).audio_codes[0][:, : self.spec.num_codebooks]
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(codes[None], [None]).audio_values
+        return self.model.decode(codes[None], [None]).audio_values[:, 0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from slm.tokenizers._pretrained import PretrainedCodec, pad_to_frames
+from slm.tokenizers._codec import pad_to_frames
+from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class MimiTokenizer(PretrainedCodec):
 
     def __init__(self, *, checkpoint: str = "kyutai/mimi", num_codebooks: int | None = None, device: str = "cpu"):
         config = self._load(checkpoint, device)
-        self.spec = self._make_spec(
+        self.spec = self._padded_spec(
             checkpoint,
             num_codebooks,
             available=config.num_quantizers,
@@ -52,9 +53,9 @@ class MimiTokenizer(PretrainedCodec):
             },
         )
 
-    def _codes_of(self, signal: torch.Tensor) -> torch.Tensor:
-        padded = pad_to_frames(signal, self.spec.hop_samples)
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
+        padded = pad_to_frames(signals, self.spec.hop_samples)
         return self.model.encode(padded, num_quantizers=self.spec.num_codebooks).audio_codes
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(codes).audio_values
+        return self.model.decode(codes).audio_values[:, 0]

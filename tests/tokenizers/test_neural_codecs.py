@@ -18,7 +18,7 @@ from transformers import DacFeatureExtractor, DacModel, EncodecConfig, EncodecMo
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
+from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.light_codecs import ENCODEC, FAMILIES, HOPS, RATES_HZ, make_model, speech
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,11 @@ def direct_codes(family: str, model: Any, samples: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_codec_keeps_the_law(family: str, checkpoints: dict[str, Path]) -> None:
     tokenizer_law(load(family, checkpoints[family]), speech(RATES_HZ[family]))
+
+
+def test_dac_in_pieces_equals_one_pass(checkpoints: dict[str, Path]) -> None:
+    samples = np.concatenate([clip.samples for clip in speech(16_000)])
+    long_audio_law(load("dac", checkpoints["dac"]), AudioClip("long", samples, 16_000))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

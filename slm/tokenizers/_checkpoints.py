@@ -1,0 +1,190 @@
+"""Checkpoints as their authors publish them: found in a folder or on the hub, and read without executing a pickle.
+
+A `.pt`, `.ckpt` or `.bin` is a pickle, and unpickling runs whatever its author wrote into it. `read_tensors` takes
+torch's own `weights_only=True` where that suffices. Files that also carry configurations, callbacks or optimizers are
+read by an unpickler that knows tensors, arrays and plain containers; every other class becomes an `Inert` record.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from slm.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def find_files(source: str, names: Sequence[str]) -> dict[str, Path]:
+    """The files `names` of a checkpoint: a local folder, or a hub id (`owner/name`, or `owner/name/sub/folder`).
+
+    Raises UsageError naming what is missing and how to get it.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        found = {name: folder / name for name in names}
+        if missing := [name for name, path in found.items() if not path.is_file()]:
+            raise UsageError(f"the folder {source} lacks {', '.join(missing)}: the checkpoint is {', '.join(names)}")
+        return found
+    parts = source.split("/")
+    if source.startswith((".", "/", "~")) or folder.exists() or len(parts) < 2:
+        raise UsageError(f"no such folder: {source} (the checkpoint is a folder with {', '.join(names)}, or a hub id)")
+    from huggingface_hub import hf_hub_download
+
+    repository, below = "/".join(parts[:2]), "".join(part + "/" for part in parts[2:])
+    try:
+        return {name: Path(hf_hub_download(repository, below + name)) for name in names}
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        wanted = " ".join(below + name for name in names)
+        raise UsageError(
+            f"cannot get {wanted} of {repository}: run `hf download {repository} {wanted}` where there is network, or "
+            f"give a folder that holds {', '.join(names)} ({reason})"
+        ) from error
+
+
+def read_tensors(path: str | Path) -> Any:
+    """What a safetensors or torch file holds, on the CPU: usually nested dictionaries of tensors.
+
+    Raises UsageError for a file that is missing, broken or no checkpoint. Objects of classes other than tensors,
+    arrays and containers come back as `Inert`; nothing of theirs runs.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no such checkpoint: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            inert = ModuleType("inert")
+            vars(inert).update(Unpickler=InertUnpickler, load=lambda file, **_: InertUnpickler(file).load())
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UsageError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
+    except (pickle.UnpicklingError, SafetensorError) as error:
+        raise UsageError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
+
+
+def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Load exactly these weights into the model, or raise one UsageError that names what does not fit."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    faults = []
+    for label, names in (
+        ("lacks", sorted(wanted.keys() - given.keys())),
+        ("has besides", sorted(given.keys() - wanted.keys())),
+    ):
+        if names:
+            faults.append(f"{label} {len(names)} weights ({', '.join(names[:2])}{', ...' if names[2:] else ''})")
+    for name in sorted(wanted.keys() & given.keys()):
+        if wanted[name] != given[name]:
+            faults.append(f"{name} is {given[name]}, not {wanted[name]}")
+            break
+    if faults:
+        raise UsageError(f"{what} does not fit its configuration: it {'; '.join(faults)}")
+    model.load_state_dict(dict(state))
+
+
+def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict in which each pair (gain, direction) of a weight norm over dimension 0 is the weight they make."""
+    import torch
+
+    pairs = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+    folded = {}
+    for name, value in state.items():
+        for gain, direction in pairs:
+            if name.endswith("." + direction):
+                stem = name.removesuffix(direction)
+                folded[stem + "weight"] = torch._weight_norm(value, state[stem + gain], 0)
+                break
+        else:
+            if not name.endswith(tuple("." + gain for gain, _ in pairs)):
+                folded[name] = value
+    return folded
+
+
+class Inert:
+    """An object out of a pickle whose class was not loaded: its name, and what its class would have been given."""
+
+    name = ""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.args, self.kwargs, self.state = args, kwargs, None
+        self.items: list[Any] = []
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+    def append(self, value: Any) -> None:
+        self.items.append(value)
+
+    def extend(self, values: Iterable[Any]) -> None:
+        self.items.extend(values)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Inert:
+        return self
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not loaded>"
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Unpickles tensors, arrays and plain containers; all else becomes `Inert`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = _known_classes()
+        if (module, name) in known:
+            return known[module, name]
+        return type("Inert", (Inert,), {"name": f"{module}.{name}"})
+
+
+@cache
+def _known_classes() -> dict[tuple[str, str], Any]:
+    """What may be built: nothing here has an effect beside its value."""
+    import numpy as np
+    import torch
+
+    reconstruct: Any = np.empty(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    known: dict[tuple[str, str], Any] = {("collections", "OrderedDict"): OrderedDict, ("_codecs", "encode"): _encode}
+    for plain in (set, frozenset, complex, bytearray, slice, list, dict, tuple, int, float, bool, str, bytes):
+        known["builtins", plain.__name__] = known["__builtin__", plain.__name__] = plain
+    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        known[core, "_reconstruct"], known[core, "scalar"] = reconstruct, scalar
+    for numeric in ("numpy.core.numeric", "numpy._core.numeric"):
+        known[numeric, "_frombuffer"] = np.empty(1).__reduce_ex__(5)[0]
+    known["numpy", "ndarray"], known["numpy", "dtype"] = np.ndarray, np.dtype
+    for rebuild in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
+        known["torch._utils", rebuild] = getattr(torch._utils, rebuild)
+    known["torch", "Size"] = torch.Size
+    for name in dir(torch):
+        if isinstance(getattr(torch, name), torch.dtype) or name.endswith("Storage"):
+            known["torch", name] = getattr(torch, name)
+    return known
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """Bytes as old pickles hold them."""
+    return text.encode("latin1" if encoding != "utf-8" else encoding)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
