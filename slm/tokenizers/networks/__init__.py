@@ -1,0 +1,1 @@
+"""Networks of the tokenizers, in torch. Imported inside functions only: the registry does not scan this package."""
