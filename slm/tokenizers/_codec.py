@@ -8,7 +8,7 @@ ties otherwise; residual quantization carries one flip into all later codebooks.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,11 +59,13 @@ class NeuralCodec(Tokenizer):
         settings: Mapping[str, Any] | None = None,
         semantic_codebooks: Sequence[int] = (),
         taxonomy: Mapping[str, str] | None = None,
+        published: Iterable[torch.Tensor] | None = None,
     ) -> TokenizerSpec:
         """The spec of the first `num_codebooks` (None: all) of the codebooks there are.
 
         `identity` is what changes the codes and leaves no trace in the weights; `settings` are those of the family
-        beside `checkpoint` and `num_codebooks`.
+        beside `checkpoint` and `num_codebooks`. `published` are the tensors of the checkpoint where the model holds
+        others that are computed from them (a folded weight norm, whose last bit is another on another machine).
         """
         available = len(codebook_sizes)
         count = available if num_codebooks is None else num_codebooks
@@ -71,7 +73,7 @@ class NeuralCodec(Tokenizer):
             raise UsageError(
                 f"{checkpoint} has {available} codebooks: num_codebooks must be 1 to {available}, not {count}"
             )
-        weights = weight_digests(self.model.state_dict().values())
+        weights = weight_digests(self.model.state_dict().values() if published is None else published)
         parameters = sum(p.numel() for p in self.model.parameters())
         # A folder is kept as an absolute path: the next stage may run elsewhere.
         where = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
