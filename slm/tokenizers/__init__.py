@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import UsageError
-from slm.tokenizers.base import TOKENIZERS, Tokenizer, check_same_spec
+from slm.tokenizers.base import EXACT, TOKENIZERS, Tokenizer, check_same_spec
 from slm.types import TokenizerSpec
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_same_spec", "load_tokenizer"]
@@ -15,15 +15,23 @@ __all__ = ["TOKENIZERS", "Tokenizer", "check_same_spec", "load_tokenizer"]
 def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **settings: Any) -> Tokenizer:
     """A tokenizer by registered name, by YAML file (`name:` and its settings), or exactly the one of a spec.
 
-    Settings given here win over the file's. Raises UsageError for an unknown name or setting, for weights that are
-    not there, and, loading from a spec, when what is found is not what made the codes.
+    Settings given here win over the file's. `mode` is `exact` unless asked for: codes clip by clip, as the authors'
+    code gives them. Codecs of convolutions also have `batched` (clips of different lengths together: equal in exact
+    arithmetic, faster on a GPU) and `bf16`; what is known of their mismatch is in the spec's taxonomy.
+
+    Raises UsageError for an unknown name, setting or mode, for weights that are not there, and, loading from a spec,
+    when what is found is not what made the codes.
     """
     if isinstance(source, TokenizerSpec):
         tokenizer = load_tokenizer(source.name, device, **{**source.settings, **settings})
         check_same_spec(source, tokenizer.spec)
         return tokenizer
     name, from_file = _read_source(str(source))
-    return TOKENIZERS.create(name, device=device, **{**from_file, **settings})
+    wanted = {**from_file, **settings}
+    mode = wanted.pop("mode", EXACT)
+    tokenizer = TOKENIZERS.create(name, device=device, **wanted)
+    tokenizer.use_mode(mode)
+    return tokenizer
 
 
 def _read_source(source: str) -> tuple[str, dict[str, Any]]:

@@ -11,12 +11,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers.base import Tokenizer, fingerprint, weight_digests
+from slm.tokenizers.base import EXACT, Tokenizer, fingerprint, weight_digests
 from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -33,9 +33,37 @@ class NeuralCodec(Tokenizer):
     """
 
     model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
+    batching: ClassVar[Literal["none", "causal", "frames", "samples"]] = "none"
+    """How clips of different lengths may share a batch, which a test of the family proves in float64.
+
+    `none`: they may not. `causal`: filled up to whole frames, after which nothing behind is seen. `frames`: filled up
+    to whole frames (`row_frames` at a time), and layers must find zeros or a reflection there. `samples`: so, without
+    the filling up.
+    """
+    row_frames: int = 1
+    batch_s: Mapping[str, float] = {"cuda": 64.0, "cpu": 0.0}
+    """Seconds of audio in a batch, by type of device. On a CPU a batch is no faster than its clips one by one."""
     piece_s: float = 60.0
     context_frames: int | None = None
     decoder_context_frames: int | None = None
+
+    @property
+    def modes(self) -> Mapping[str, str]:
+        if self.batching == "none":
+            return super().modes
+        return {
+            **super().modes,
+            "batched": "clips share batches of fixed shapes; equal to exact but for near ties in rounding",
+            "bf16": "as batched, with the encoder in bfloat16",
+        }
+
+    def use_mode(self, mode: str) -> None:
+        entering = mode != self.mode
+        super().use_mode(mode)
+        if entering and mode == "bf16":
+            from slm.tokenizers._batched import to_bfloat16
+
+            to_bfloat16(self.model.encoder)
 
     @abstractmethod
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
@@ -93,10 +121,14 @@ class NeuralCodec(Tokenizer):
         import torch
 
         with torch.inference_mode(), _exact_fp32():
-            return [
-                self._encode_long(signal) if self._is_long(len(signal)) else self._encode_whole(signal)
-                for signal in signals
-            ]
+            if self.mode == EXACT:
+                return [self._encode_single(signal) for signal in signals]
+            from slm.tokenizers._batched import encode_batched
+
+            return encode_batched(self, signals)
+
+    def _encode_single(self, signal: np.ndarray) -> np.ndarray:
+        return self._encode_long(signal) if self._is_long(len(signal)) else self._encode_whole(signal)
 
     def _is_long(self, num_samples: int) -> bool:
         return num_samples > self.piece_s * self.spec.sample_rate_hz

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,16 +18,48 @@ from slm.errors import UsageError
 from slm.registry import Registry
 from slm.types import AudioClip, Codes, TokenizerSpec, stable_hash
 
+EXACT = "exact"
+"""The mode that every tokenizer has: the codes of its authors' code, clip by clip."""
+
 
 class Tokenizer(ABC):
     """An audio tokenizer. Batched = single is a law: `encode(clips)` equals encoding each clip alone.
 
-    A subclass sets `spec` in its constructor, after which it never changes.
+    A subclass sets `spec` in its constructor, after which it never changes (but for `use_mode`, while loading).
     """
 
     spec: TokenizerSpec
+    mode: str = EXACT
     about: ClassVar[Mapping[str, str]] = {}
     """Registered name -> its line in `python -m slm.tokenizers`: codebooks, rates, what it needs. Loads nothing."""
+
+    @property
+    def modes(self) -> Mapping[str, str]:
+        """The modes there are -> what is known of their codes."""
+        return {EXACT: "the reference's codes, clip by clip"}
+
+    def use_mode(self, mode: str) -> None:
+        """Encode in `mode` from now on; `load_tokenizer(..., mode=)` calls it before it hands the tokenizer out.
+
+        Any mode but `exact` is part of the spec: of its settings, its fingerprint and its taxonomy. UsageError where
+        the tokenizer has no such mode.
+        """
+        if mode not in self.modes:
+            raise UsageError(
+                f"tokenizer {self.spec.name!r} has no mode {mode!r}, only {', '.join(self.modes)}: leave out `mode`, "
+                f"or give it one of these"
+            )
+        if mode == self.mode:
+            return
+        if self.mode != EXACT:
+            raise UsageError(f"tokenizer {self.spec.name!r} is in mode {self.mode!r} already: load it anew")
+        self.mode, spec = mode, self.spec
+        self.spec = replace(
+            spec,
+            fingerprint=stable_hash({"exact": spec.fingerprint, "mode": mode}),
+            settings={**spec.settings, "mode": mode},
+            taxonomy={**spec.taxonomy, "mode": f"{mode}: {self.modes[mode]}"},
+        )
 
     @abstractmethod
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
