@@ -72,10 +72,11 @@ class TokenizerSpec:
     def num_frames(self, num_samples: int) -> int:
         """Frames T for a clip of `num_samples`: floor((N + frame_offset_samples) / hop_samples), at least 0.
 
-        The offset is 0 for a codec that drops the tail, hop - 1 for one that pads it, and
-        hop - receptive field for a stack of unpadded convolutions (nested floors collapse into one).
+        The offset is 0 for a codec that drops the tail, hop - 1 for one that pads it, hop for one that always pads,
+        and hop - receptive field for a stack of unpadded convolutions (nested floors collapse into one). Nothing has
+        no frames, whatever the offset.
         """
-        return max(0, (num_samples + self.frame_offset_samples) // self.hop_samples)
+        return max(0, (num_samples + self.frame_offset_samples) // self.hop_samples) if num_samples > 0 else 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,16 +16,43 @@ class PretrainedCodec(NeuralCodec):
     """A codec of transformers."""
 
     family: ClassVar[str]
-    """The `model_type` of the checkpoint, which is also the registered name."""
+    """The `model_type` of the checkpoint, which is the registered name where the family says no other."""
     model_class: ClassVar[str]
     code_settings: ClassVar[tuple[str, ...]]
     """Fields of the model's configuration that change the codes and leave no trace in the shapes of the weights."""
+    published: ClassVar[Mapping[str, Any]] = {}
+    """The configuration of the default checkpoint, where it differs from the defaults of transformers."""
+
+    @classmethod
+    def _network(cls) -> Any:
+        """The class of the model."""
+        import transformers
+
+        return getattr(transformers, cls.model_class)
+
+    @classmethod
+    def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:
+        """Write a checkpoint of the published architecture with seeded random weights to `folder`, as the hub has it.
+
+        `changes` are fields of the configuration (of nested ones, dictionaries), such as narrower widths for tests.
+        Weights do not hear: the codes are many and reproducible, and mean nothing.
+        """
+        from slm.tokenizers._untrained import write_untrained
+
+        write_untrained(cls._network(), {**cls.published, **changes}, Path(folder), seed, cls._prepare_untrained)
+
+    @classmethod
+    def _prepare_untrained(cls, model: Any, seed: int) -> None:
+        """Give a freshly drawn model a quantizer with many codes."""
+        from slm.tokenizers._untrained import fill_codebooks
+
+        fill_codebooks(model, seed)
 
     def _load(self, checkpoint: str, device: str) -> Any:
         """The model on `device`, after `_check_config`. Sets nothing else."""
         config = load_config(self.family, checkpoint)
         self._check_config(config, checkpoint)
-        self.model = load_model(self.model_class, checkpoint).to(device)
+        self.model = load_model(self._network(), checkpoint).to(device)
         return config
 
     def _check_config(self, config: Any, checkpoint: str) -> None:
@@ -64,21 +92,22 @@ def load_config(family: str, checkpoint: str) -> Any:
     return config
 
 
-def load_model(model_class: str, checkpoint: str) -> Any:
-    """The model in fp32 for inference, from safetensors. UsageError when weights cannot be had or are incomplete."""
+def load_model(network: Any, checkpoint: str) -> Any:
+    """A `network` of transformers in fp32 for inference, from safetensors.
+
+    UsageError when weights cannot be had or are incomplete.
+    """
     import torch
-    import transformers
     from safetensors import SafetensorError
 
-    cls = getattr(transformers, model_class)
     try:
-        model, loading = cls.from_pretrained(
+        model, loading = network.from_pretrained(
             checkpoint, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UsageError(_cannot_load(cls.config_class.model_type, checkpoint, error)) from error
+        raise UsageError(_cannot_load(network.config_class.model_type, checkpoint, error)) from error
     if missing := sorted(loading["missing_keys"]):
-        raise UsageError(f"{checkpoint} lacks {len(missing)} weights of {model_class}, such as {missing[0]}")
+        raise UsageError(f"{checkpoint} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}")
     return model.eval().requires_grad_(False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.tokenizers._codec import conv_context, pad_to_frames
 from slm.tokenizers._pretrained import PretrainedCodec
@@ -30,6 +30,7 @@ class DacTokenizer(PretrainedCodec):
         "dac": "1024 x 12 at 50 Hz from 16 kHz (24, 44.1 kHz by checkpoint); decodes; "
         "needs descript/dac_16khz (hub or local folder)"
     }
+    published: ClassVar[Mapping[str, Any]] = {"downsampling_ratios": [2, 4, 5, 8], "n_codebooks": 12}
 
     def __init__(
         self, *, checkpoint: str = "descript/dac_16khz", num_codebooks: int | None = None, device: str = "cpu"

@@ -1,0 +1,120 @@
+"""Checkpoints of true architectures with random weights: benchmarks and tests need no hub, and no codec says nothing.
+
+A codebook as it is initialized holds zeros, and gives one single code. Here each is filled with latents that reach
+it, level by level, so that a residual quantizer uses its codes as a trained one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slm.errors import UsageError
+from slm.files import atomic_directory
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_untrained(
+    network: Any, config: dict[str, Any], folder: Path, seed: int, prepare: Callable[[Any, int], None]
+) -> None:
+    """`network` (of transformers) with this configuration, seeded, saved as the hub serves it.
+
+    `prepare(model, seed)` sees to it that its quantizer gives many codes.
+    """
+    import torch
+
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = network(network.config_class(**config)).eval()
+        prepare(model, seed)
+        with atomic_directory(folder) as temporary:
+            model.save_pretrained(temporary)
+
+
+def fill_codebooks(model: Any, seed: int) -> None:
+    """Fill every codebook with latents of 10 s of noise, encoded in all codebooks."""
+    config = model.config
+    signal = noise(getattr(config, "sampling_rate", None) or config.sample_rate)
+    bandwidths = getattr(config, "target_bandwidths", None)
+    filling_codebooks(
+        model, lambda: model.encode(signal, **({"bandwidth": max(bandwidths)} if bandwidths else {})), seed
+    )
+
+
+def filling_codebooks(model: torch.nn.Module, encode: Callable[[], Any], seed: int = 0) -> None:
+    """Give each Euclidean codebook of `model` as many of the latents that reach it while `encode` runs.
+
+    A level sees the residue of those before, which are full by then. Codebooks of other kinds stay as they are.
+    """
+    import torch
+
+    # Recognized by name: each family of transformers has a class of its own.
+    books: list[Any] = [
+        m for m in model.modules() if type(m).__name__.endswith("EuclideanCodebook") and hasattr(m, "quantize")
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    for book in books:
+        book.quantize = _filling(book, generator)
+    try:
+        if books:
+            with torch.no_grad():
+                encode()
+    finally:
+        for book in books:
+            vars(book).pop("quantize", None)
+
+
+def _filling(book: Any, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`book.quantize`, which fills the book when it is first called."""
+    import torch
+
+    quantize, full = book.quantize, False
+
+    def fill_and_quantize(latents: torch.Tensor) -> torch.Tensor:
+        nonlocal full
+        if not full:
+            full = True
+            table = book.embed_sum if hasattr(book, "embed_sum") else book.embed
+            rows = torch.randperm(len(latents), generator=generator)[torch.arange(len(table)) % len(latents)]
+            jitter = 0.01 * latents.std() * torch.randn(table.shape, generator=generator)
+            table.copy_(latents[rows] + jitter)
+            book._embed = None  # Mimi keeps embed_sum / cluster_usage
+        return quantize(latents)
+
+    return fill_and_quantize
+
+
+def redraw(model: torch.nn.Module) -> None:
+    """Draw all matrices and kernels anew with variance 1 / fan-in: with less, deep stacks give the same for all."""
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
+
+
+def spread_scalars(projection: torch.nn.Linear, encode: Callable[[], Any]) -> None:
+    """Make the outputs of `projection`, which are rounded to levels, have mean 0 and variance 1 while `encode` runs."""
+    seen: list[torch.Tensor] = []
+    hook = projection.register_forward_hook(lambda _, __, output: seen.append(output.flatten(0, -2)))
+    try:
+        encode()
+    finally:
+        hook.remove()
+    scale = 1 / (seen[0].std(dim=0) + 1e-9)
+    projection.weight.mul_(scale[:, None])
+    projection.bias.sub_(seen[0].mean(dim=0)).mul_(scale)
+
+
+def noise(rate_hz: int) -> torch.Tensor:
+    """10 s of noise `[1, 1, N]` whose loudness and colour change."""
+    import torch
+    from torch.nn.functional import avg_pool1d
+
+    white = torch.randn(1, 1, 10 * rate_hz)
+    dull = 8 * avg_pool1d(white, 65, stride=1, padding=32)
+    loudness, colour = torch.rand(2, 50).pow(2).repeat_interleave(rate_hz // 5, dim=1)
+    return loudness * (white + colour * dull)

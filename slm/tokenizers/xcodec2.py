@@ -1,0 +1,107 @@
+"""X-Codec 2 (Ye et al., 2025, arXiv 2502.04128), through `transformers.Xcodec2Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from slm.tokenizers._pretrained import PretrainedCodec
+from slm.tokenizers.base import TOKENIZERS
+
+if TYPE_CHECKING:
+    import torch
+
+
+@TOKENIZERS.register("xcodec2")
+class XCodec2Tokenizer(PretrainedCodec):
+    """X-Codec 2: one codebook of 65,536 (finite scalar quantization, 8 dimensions of 4 levels) at 50 Hz, for speech.
+
+    `checkpoint` is a hub id in the form of transformers (HKUSTAudio/xcodec2-hf) or a local folder. As the authors do,
+    zeros fill the last frame, or make one more where there is none to fill: T = floor(N / 320) + 1. The semantic
+    branch reads the log-mel features of w2v-BERT 2.0, by the extractor that the authors use; the one of transformers
+    for this model computes the same with torchaudio, which is not needed here.
+
+    w2v-BERT attends to the whole clip, the features are normalized over it, and the decoder attends to it and
+    normalizes over it too: a clip is encoded and decoded in one piece, however long. Raises UsageError when weights
+    cannot be had or more than one codebook is asked for.
+    """
+
+    family = "xcodec2"
+    model_class = "Xcodec2Model"
+    code_settings = ("quantization_levels", "downsampling_ratios")
+    about: ClassVar[Mapping[str, str]] = {
+        "xcodec2": "65536 x 1 at 50 Hz from 16 kHz (FSQ, acoustic and semantic together); decodes; "
+        "needs HKUSTAudio/xcodec2-hf (hub or local folder)"
+    }
+    _mel_padding_samples: ClassVar[int] = 160
+
+    def __init__(
+        self, *, checkpoint: str = "HKUSTAudio/xcodec2-hf", num_codebooks: int | None = None, device: str = "cpu"
+    ):
+        config = self._load(checkpoint, device)
+        hop_samples = prod(config.downsampling_ratios)
+        self.spec = self._make_spec(
+            name=self.family,
+            checkpoint=checkpoint,
+            num_codebooks=num_codebooks,
+            codebook_sizes=(prod(config.quantization_levels),),
+            sample_rate_hz=self._input_rate_hz(config),
+            hop_samples=hop_samples,
+            frame_offset_samples=self._frame_offset_samples(hop_samples),
+            identity=self._identity(config),
+            taxonomy={
+                "architecture": "CNN and Transformer (w2v-BERT 2.0); Transformer and inverse STFT to decode",
+                "quantization": "FSQ",
+                "training": "joint: reconstruction, adversarial and semantic reconstruction losses",
+                "bitrate": "fixed",
+                "streamable": "no",
+                "domain": "speech",
+            },
+        )
+
+    @staticmethod
+    def _input_rate_hz(config: Any) -> int:
+        return config.sampling_rate
+
+    @staticmethod
+    def _frame_offset_samples(hop_samples: int) -> int:
+        return hop_samples
+
+    def _identity(self, config: Any) -> dict[str, Any]:
+        """What changes the codes and leaves no trace in the weights."""
+        names = ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embeddings_type")
+        semantic = config.semantic_model_config
+        return {
+            **{key: list(getattr(config, key)) for key in self.code_settings},
+            "semantic": {key: getattr(semantic, key) for key in names},
+        }
+
+    @classmethod
+    def _prepare_untrained(cls, model: Any, seed: int) -> None:
+        from slm.tokenizers._untrained import noise, redraw, spread_scalars
+
+        redraw(model)
+        signal = noise(cls._input_rate_hz(model.config))
+        features = mel_features(signal[0, 0], cls._mel_padding_samples)
+        spread_scalars(model.quantizer.project_in, lambda: model.encode(signal, features))
+
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        hop = self.spec.hop_samples
+        padded = torch.nn.functional.pad(signals, (0, hop - signals.shape[-1] % hop))
+        features = torch.cat([mel_features(signal, self._mel_padding_samples) for signal in padded[:, 0]])
+        return self.model.encode(padded, self._to_model(features)).audio_codes
+
+    def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes).audio_values[:, 0]
+
+
+def mel_features(signal: torch.Tensor, padding_samples: int) -> torch.Tensor:
+    """A signal `[N]` at 16 kHz, zeros laid around it -> what w2v-BERT reads `[1, T, 160]`, two mel frames in one."""
+    import torch
+    from transformers import SeamlessM4TFeatureExtractor
+
+    padded = torch.nn.functional.pad(signal, (padding_samples, padding_samples)).float().cpu().numpy()
+    return SeamlessM4TFeatureExtractor()(padded, sampling_rate=16_000, return_tensors="pt")["input_features"]
