@@ -53,20 +53,24 @@ def test_speakers_and_styles_are_those_of_the_reference(exact: None, tmp_path: P
 
 
 def test_layers_are_pooled_as_by_the_reference(exact: None, tmp_path: Path) -> None:
-    """Also where the last layers are not given, and at six frames, the fewest that the reference can reflect."""
+    """Also where some layers are not given, and at six frames, the fewest that the reference can reflect."""
     made = golden("speechbrain")
     vocoder = load(tmp_path, "speechbrain", num_units=20)
-    assert (vocoder.num_codebooks, vocoder.num_units, vocoder.layers) == (3, 20, ())
+    assert (vocoder.network.num_codebooks, vocoder.num_units) == (3, 20)
     assert_same(vocoder.decode(made["units"]), made["audio"])
-    assert_same(vocoder.decode(made["units"][:, :2]), made["first_two"])
     assert_same(vocoder.decode(made["units"][:6]), made["six_frames"])
+    write_vocoder(tmp_path, "speechbrain", num_clusters=20, layer=[1, 3, 7])
+    two = load_unit_vocoder(str(tmp_path), layers=[1, 3])
+    assert_same(two.decode(made["units"][:, :2]), made["first_two"])
+    swapped = load_unit_vocoder(str(tmp_path), layers=[3, 1])
+    assert_same(swapped.decode(made["units"][:, [1, 0]]), made["first_two"])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 @pytest.mark.parametrize("case", SEEDS)
 def test_the_shortest_units_make_audio_of_their_length(case: str, frames: int, tmp_path: Path) -> None:
     vocoder, made = load(tmp_path, case), golden(case)
-    columns = made["units"][:frames, : vocoder.num_codebooks]
+    columns = made["units"][:frames, : vocoder.network.num_codebooks]
     audio = vocoder.decode(columns % vocoder.num_units)
     assert audio.shape == (frames * vocoder.hop_samples,)
     assert audio.dtype == np.float32
@@ -77,8 +81,8 @@ def test_the_shortest_units_make_audio_of_their_length(case: str, frames: int, t
 @pytest.mark.parametrize("case", SEEDS)
 def test_long_units_in_pieces_are_one_pass(case: str, exact: None, tmp_path: Path) -> None:
     vocoder = load(tmp_path, case)
-    reach = vocoder.model.generator.reach_frames
-    units = np.random.default_rng(1).integers(0, vocoder.num_units, (5 * reach, vocoder.num_codebooks))
+    reach = vocoder.network.model.generator.reach_frames
+    units = np.random.default_rng(1).integers(0, vocoder.num_units, (5 * reach, vocoder.network.num_codebooks))
     whole = vocoder.decode(units)
     for vocoder.piece_frames in (1 + reach // 2, reach, 3 * reach):
         np.testing.assert_allclose(vocoder.decode(units), whole, atol=1e-13)
@@ -88,8 +92,8 @@ def test_long_units_in_pieces_are_one_pass(case: str, exact: None, tmp_path: Pat
 def test_the_reach_is_as_far_as_a_sample_sees(case: str, exact: None, tmp_path: Path) -> None:
     """Another unit in the middle changes no sample beyond the reach, and some close to its end."""
     vocoder = load(tmp_path, case)
-    reach, hop = vocoder.model.generator.reach_frames, vocoder.hop_samples
-    units = np.zeros((4 * reach + 1, vocoder.num_codebooks), np.int64)
+    reach, hop = vocoder.network.model.generator.reach_frames, vocoder.hop_samples
+    units = np.zeros((4 * reach + 1, vocoder.network.num_codebooks), np.int64)
     before = vocoder.decode(units)
     units[2 * reach] = 7
     changed = np.flatnonzero(vocoder.decode(units) != before) // hop - 2 * reach
@@ -130,16 +134,29 @@ def test_both_formats_are_found_on_the_hub(case: str, tmp_path: Path, monkeypatc
     assert fingerprint(found.identity()) == fingerprint(load_unit_vocoder(str(folder)).identity())
 
 
-def test_layers_and_codebooks_that_the_checkpoint_names(tmp_path: Path) -> None:
-    vocoder = load(tmp_path, "speechbrain", {"num_clusters": 20, "layer": [1, 3, 7]})
-    assert (vocoder.num_codebooks, vocoder.num_units, vocoder.layers) == (3, 20, (1, 3, 7))
+def test_layers_that_are_not_the_vocoders_are_refused(tmp_path: Path) -> None:
+    for values, layers, complaint in (
+        (
+            {"num_clusters": 20, "layer": [1, 3, 7]},
+            [1, 4],
+            r"units of layers \[1, 3, 7\] into audio, not of .*\[1, 4\]",
+        ),
+        ({"num_clusters": 20}, [1, 3], "of 3 layers at once"),
+        ({"num_clusters": 10}, [1, 2], r"layers \[1, 3, 7, 12, 18, 23\]"),  # six codebooks, as those published
+    ):
+        write_vocoder(tmp_path, "speechbrain", **values)
+        with pytest.raises(UsageError, match=complaint):
+            load_unit_vocoder(str(tmp_path), layers=layers)
+    assert load_unit_vocoder(str(tmp_path), layers=[3, 23]).columns == (1, 5)
+    with pytest.raises(UsageError, match="of 1 layer into"):
+        load(tmp_path / "f", "fairseq", layers=[1, 2])
 
 
 def test_bad_units_and_durations_are_refused(tmp_path: Path) -> None:
     fairseq = load(tmp_path / "f", "fairseq")
     speechbrain = load(tmp_path / "s", "speechbrain", num_units=20)
     units = np.zeros((3, 1), np.int64)
-    for vocoder, bad in ((fairseq, units + 50), (fairseq, units - 1), (speechbrain, units + 20)):
+    for vocoder, bad in ((fairseq, units + 50), (fairseq, units - 1), (speechbrain, np.full((3, 3), 20))):
         with pytest.raises(ValueError, match="within 0 and"):
             vocoder.decode(bad)
     for vocoder, bad in (
@@ -180,7 +197,7 @@ def test_broken_checkpoints_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
     for settings, complaint in (({"speaker": 4}, "has 4 speakers"), ({"style": -1}, "has 5 styles")):
         with pytest.raises(UsageError, match=complaint):
             load(tmp_path / "t", "textless", **settings)
-    with pytest.raises(UsageError, match="has 1 speakers"):
+    with pytest.raises(UsageError, match="has 1 speaker, from 0"):
         load(tmp_path / "f", "fairseq", speaker=1)
     state = torch.load(tmp_path / "f" / "model.pt")
     del state["generator"]["conv_post.bias"]
