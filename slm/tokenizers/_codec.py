@@ -120,7 +120,7 @@ class NeuralCodec(Tokenizer):
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
         import torch
 
-        with torch.inference_mode(), _exact_fp32():
+        with torch.inference_mode(), exact_fp32():
             if self.mode == EXACT:
                 return [self._encode_single(signal) for signal in signals]
             from slm.tokenizers._batched import encode_batched
@@ -161,7 +161,7 @@ class NeuralCodec(Tokenizer):
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         import torch
 
-        with torch.inference_mode(), _exact_fp32():
+        with torch.inference_mode(), exact_fp32():
             context = self.decoder_context_frames
             if context is None or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
                 return self._decode_whole(codes)
@@ -185,11 +185,14 @@ class NeuralCodec(Tokenizer):
         return next(self.model.parameters())
 
 
-def _exact_fp32() -> Any:
+def exact_fp32() -> Any:
     """On CUDA, convolutions default to TF32, whose 10-bit mantissa moves codes away from those of fp32."""
     from torch.backends import cudnn
 
     return cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
+
+_exact_fp32 = exact_fp32
 
 
 def pad_to_frames(signals: torch.Tensor, hop_samples: int) -> torch.Tensor:
