@@ -35,7 +35,9 @@ class AudioClip:
 class TokenizerSpec:
     """The physics of a tokenizer: all that may be assumed about codes without the tokenizer at hand.
 
-    `settings` reloads it (`load_tokenizer(spec)`); `fingerprint` identifies weights and settings together.
+    `settings` reloads it (`load_tokenizer(spec)`); `fingerprint` identifies weights and settings together: all that
+    decides the codes. `decoder_fingerprint` identifies a decoder that has no part in them, such as a vocoder: with
+    another, or none, corpora and models of these codes stay what they are.
     `semantic_codebooks` lists the codebooks distilled from or clustered on a self-supervised model.
     `taxonomy` are its facts in the terms of arXiv 2506.10274, for people and reports only.
     """
@@ -48,6 +50,7 @@ class TokenizerSpec:
     frame_offset_samples: int = 0
     semantic_codebooks: tuple[int, ...] = ()
     has_decoder: bool = True
+    decoder_fingerprint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     taxonomy: Mapping[str, str] = field(default_factory=dict)
 

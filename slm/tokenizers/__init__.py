@@ -25,6 +25,11 @@ def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **se
     if isinstance(source, TokenizerSpec):
         tokenizer = load_tokenizer(source.name, device, **{**source.settings, **settings})
         check_same_spec(source, tokenizer.spec)
+        if not settings and source.decoder_fingerprint != tokenizer.spec.decoder_fingerprint:
+            raise UsageError(
+                f"{source.describe()}: its vocoder is another than it was ({source.settings.get('vocoder')}): bring "
+                "back the weights it had, or load the tokenizer with the one wanted as `vocoder`"
+            )
         return tokenizer
     name, from_file = _read_source(str(source))
     wanted = {**from_file, **settings}
