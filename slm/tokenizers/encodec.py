@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
-from slm.tokenizers._pretrained import PretrainedCodec
+from slm.tokenizers._pretrained import PretrainedCodec, load_config
 from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
     import torch
 
 # What each release was trained on; other checkpoints do not say.
-_DOMAINS = {24_000: "speech, music, environmental sound", 32_000: "music"}
+_DOMAINS = {16_000: "environmental sound", 24_000: "speech, music, environmental sound", 32_000: "music"}
 
 
 @TOKENIZERS.register("encodec")
 class EncodecTokenizer(PretrainedCodec):
     """EnCodec: an acoustic tokenizer for any sound, 75 frames per second at 24 kHz.
 
-    `checkpoint` is a hub id (facebook/encodec_24khz, facebook/encodec_32khz) or a local folder; `num_codebooks` keeps
-    the first n (default: all). The model fills the last frame itself, layer by layer: T = ceil(N / hop). The 48 kHz
-    release is refused with UsageError: it is stereo, and normalizes and codes overlapping chunks, so that its codes
-    are no single sequence. UsageError also when weights cannot be had or codebooks are asked for that do not exist.
+    `checkpoint` is a hub id (facebook/encodec_24khz, facebook/encodec_32khz, facebook/audiogen-medium) or a local
+    folder, in the form of transformers or of audiocraft (`compression_state_dict.bin`, recognized by its name);
+    `num_codebooks` keeps the first n (default: all). The model fills the last frame itself, layer by layer: T =
+    ceil(N / hop). The 48 kHz release is refused with UsageError: it is stereo, and normalizes and codes overlapping
+    chunks, so that its codes are no single sequence. UsageError also when weights cannot be had or codebooks are asked
+    for that do not exist.
     """
 
     family = "encodec"
@@ -59,6 +61,20 @@ class EncodecTokenizer(PretrainedCodec):
             },
         )
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
+
+    def _load(self, checkpoint: str, device: str) -> Any:
+        """A checkpoint of transformers; or else one of audiocraft, where its file is there."""
+        from slm.tokenizers._audiocraft import encodec_config, encodec_model, find_package
+
+        package = find_package(checkpoint, otherwise=lambda: load_config(self.family, checkpoint))
+        if package is None:
+            return super()._load(checkpoint, device)
+        if "pretrained" in package:
+            return self._load(package["pretrained"], device)
+        config = encodec_config(package["xp.cfg"], checkpoint)
+        self._check_config(config, checkpoint)
+        self.model = encodec_model(config, package["best_state"], checkpoint).to(device)
+        return config
 
     def _check_config(self, config: Any, checkpoint: str) -> None:
         odd = {"stereo": config.audio_channels != 1, "normalized": config.normalize, "chunked": config.chunk_length_s}
