@@ -59,6 +59,9 @@ class EvalConfig:
     """Folder or manifest of recordings to continue; ROOT/prompts when not given."""
     generation: Generation = field(default_factory=Generation)
     """How prompts are continued."""
+    vocoder: str | None = None
+    """Unit vocoder (folder or hub id) with which continuations can be heard where the model's tokenizer has no decoder
+    of its own, or instead of the vocoder that its tokenizer names."""
     corpus: str | None = None
     """A tokenized corpus to describe on the page, such as the one that the model was trained on."""
 
@@ -80,7 +83,7 @@ def main(config: EvalConfig) -> None:
     out, description = Path(config.out), Path(config.data, "generated.json")
     check_folder(out)
     generated = read_object(description) if description.is_file() else None
-    lm = load_lm(config.model, device=choose_device(config.device))
+    lm = load_lm(config.model, choose_device(config.device), config.vocoder)
     record = open_results(out, lm, config.model)
     if config.corpus:
         record["corpus"] = describe_corpus(Path(config.corpus), lm)

@@ -6,6 +6,7 @@ Benchmarks and metrics see nothing else, so training and scoring cannot disagree
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,20 @@ if TYPE_CHECKING:
     from slm.generation import Sampling
 
 
-def load_lm(checkpoint: str | Path, device: str = "cpu") -> SpokenLM:
-    """The language model of a checkpoint folder (`RUN/final`). UsageError where there is none."""
+def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = None) -> SpokenLM:
+    """The language model of a checkpoint folder (`RUN/final`). UsageError where there is none.
+
+    `vocoder` (folder or hub id) gives its tokenizer's units a way back to audio where they were made without one, or
+    another than they were made with: it has no part in what the model knows.
+    """
     record = load_record(checkpoint)
-    return SpokenLM(load_causal_lm(checkpoint), record, load_statistics(checkpoint), device)
+    tokenizer = load_tokenizer(record.tokenizer, device, vocoder=vocoder) if vocoder else None
+    if tokenizer is not None:
+        record = replace(record, tokenizer=tokenizer.spec)
+    lm = SpokenLM(load_causal_lm(checkpoint), record, load_statistics(checkpoint), device)
+    if tokenizer is not None:
+        lm.tokenizer = tokenizer
+    return lm
 
 
 class SpokenLM:
@@ -129,7 +140,8 @@ class SpokenLM:
                        top_k: int | None = None, may_stop: bool = True) -> Codes:  # fmt: skip
         """The prompt and up to `seconds` more. With `may_stop` the model may end earlier by itself.
 
-        A deduplicated model makes units; each then lasts its mean duration in the training corpus, rounded.
+        A deduplicated model makes units; each then lasts as long as the tokenizer's vocoder predicts, where it does,
+        or else its mean duration in the training corpus, rounded.
         """
         from slm.generation import Sampling
 
@@ -151,14 +163,22 @@ class SpokenLM:
         from slm.generation import generate_codes
 
         units, durations = deduplicate(prompt)
-        frames_of = np.maximum(1, np.rint(self.statistics.mean_frames())).astype(np.int64)
+
+        def added(made: np.ndarray) -> np.ndarray:
+            return self._unit_frames(made)[len(units) :]
 
         def enough(made: np.ndarray) -> bool:
-            return int(frames_of[made[len(units) :, 0]].sum()) >= extra
+            return int(added(made).sum()) >= extra
 
         made = generate_codes(self.model, self.pattern, units, len(units) + extra, sampling, seed, enough)
-        lasting = np.concatenate([durations, frames_of[made[len(units) :, 0]]])
-        return expand(made, lasting)[: len(prompt) + extra]
+        return expand(made, np.concatenate([durations, added(made)]))[: len(prompt) + extra]
+
+    def _unit_frames(self, units: np.ndarray) -> np.ndarray:
+        """Units `[R, 1]` -> int64 frames that each lasts `[R]`, at least 1."""
+        predicted = self.tokenizer.predict_durations(units) if self.spec.decoder_fingerprint else None
+        if predicted is not None:
+            return predicted
+        return np.maximum(1, np.rint(self.statistics.mean_frames())).astype(np.int64)[units[:, 0]]
 
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
                       top_k: int | None = None, may_stop: bool = True) -> AudioClip:  # fmt: skip

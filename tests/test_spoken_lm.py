@@ -144,6 +144,27 @@ def test_continuations_keep_the_prompt_and_the_rules(pattern, books, dedup, temp
         assert not np.array_equal(made.codes, other.codes)
 
 
+def test_units_last_as_long_as_a_vocoder_predicts():
+    class Predicting(ArithmeticTokenizer):
+        def predict_durations(self, units):
+            return 1 + units[:, 0].astype(np.int64) % 3
+
+    lm = make_lm("flat", 1, dedup=True)
+    lm.tokenizer = Predicting(1)
+    prompt = random_codes(ArithmeticTokenizer(1), [6])[0]
+    by_the_corpus = lm.continue_codes(prompt, seconds=0.5, seed=3, may_stop=False)
+    object.__setattr__(lm.spec, "decoder_fingerprint", "a vocoder")
+    made = lm.continue_codes(prompt, seconds=0.5, seed=3, may_stop=False).codes
+    assert len(made) == 6 + 25
+    assert np.array_equal(made[:6], prompt.codes)
+    assert not np.array_equal(made, by_the_corpus.codes)
+    at = 6
+    while at < len(made):
+        lasting = 1 + int(made[at, 0]) % 3
+        assert (made[at : at + lasting] == made[at]).all()
+        at += lasting
+
+
 @pytest.mark.parametrize(("pattern", "books"), [("flat", 1), ("flat", 2), ("delay", 3)])
 def test_greedy_with_a_cache_equals_greedy_without(pattern, books):
     """Slow reference: apply the whole pattern to what exists so far and read off the next code, no cache."""

@@ -94,6 +94,11 @@ class Tokenizer(ABC):
         samples = np.pad(samples, (0, codes.num_samples - len(samples)))
         return AudioClip(codes.id, samples, self.spec.sample_rate_hz)
 
+    def predict_durations(self, units: np.ndarray) -> np.ndarray | None:
+        """Deduplicated units `[R, 1]` -> int64 frames that each lasts `[R]`, at least 1; None where the tokenizer, or
+        its vocoder, predicts none."""
+        return None
+
     def _check_clip(self, clip: AudioClip) -> None:
         if clip.sample_rate_hz != self.spec.sample_rate_hz:
             raise ValueError(

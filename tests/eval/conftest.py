@@ -24,5 +24,5 @@ def root(tmp_path) -> Path:
 @pytest.fixture
 def lm(monkeypatch) -> LevelLM:
     made = LevelLM()
-    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device: made)
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
     return made

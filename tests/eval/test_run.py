@@ -259,7 +259,7 @@ def test_broken_files_are_wrong_use(root, lm):
     ],
 )
 def test_wrong_use_is_refused_before_the_model_is_loaded(root, monkeypatch, capsys, changes, message):
-    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device: pytest.fail("loaded a model"))
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: pytest.fail("loaded a model"))
     values = {k: v for k, v in vars(config(root, **changes)).items() if isinstance(v, str)}
     argv = [arg for key, value in values.items() for arg in (f"--{key}", value)]
     with pytest.raises(SystemExit) as stop:
