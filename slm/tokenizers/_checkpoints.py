@@ -98,15 +98,18 @@ def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what:
 
 
 def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict in which each pair (gain, direction) of a weight norm over dimension 0 is the weight they make."""
+    """A state dict in which each pair (gain, direction) of a weight norm over dimension 0 is the weight they make.
+
+    A direction without its gain stays under its name, for `load_strict` to complain of.
+    """
     import torch
 
     pairs = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
     folded = {}
     for name, value in state.items():
         for gain, direction in pairs:
-            if name.endswith("." + direction):
-                stem = name.removesuffix(direction)
+            stem = name.removesuffix(direction)
+            if name.endswith("." + direction) and stem + gain in state:
                 folded[stem + "weight"] = torch._weight_norm(value, state[stem + gain], 0)
                 break
         else:

@@ -1,0 +1,75 @@
+"""What the codecs with a SEANet encoder share: its LSTM sees the whole clip, yet long clips go in pieces, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.tokenizers._codec import NeuralCodec, conv_context
+
+if TYPE_CHECKING:
+    import torch
+
+
+class SEANetCodec(NeuralCodec):
+    """A codec whose `model` has an `encoder` (SEANet) and a `quantizer` (residual).
+
+    T = ceil(N / hop): the encoder fills the last frame itself, layer by layer. Clips longer than `piece_s` run through
+    the convolutions in pieces, and through the LSTM in blocks of `pieces_per_block` with its state carried between
+    them. Both are exact. An LSTM that runs both ways costs (layers + 1) sweeps over a clip of several blocks.
+    """
+
+    batching = "samples"
+    pieces_per_block: int = 15
+
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
+        return self.model.quantizer.encode(self.model.encoder(signals), self.spec.num_codebooks)
+
+    def _encode_long(self, signal: np.ndarray) -> np.ndarray:
+        import torch
+
+        encoder, hop, frames = self.model.encoder, self.spec.hop_samples, self.spec.num_frames(len(signal))
+        front = encoder.front
+        blocks = self._blocks(frames, conv_context(front, hop))
+
+        def features(block: int) -> torch.Tensor:
+            made = []
+            for first, last, start, stop in blocks[block]:
+                end = len(signal) if last == frames else stop * hop
+                values = torch.from_numpy(np.ascontiguousarray(signal[start * hop : end]))[None, None]
+                made.append(front(self._to_model(values))[..., first - start : last - start])
+            return torch.cat(made, dim=-1)
+
+        latents = encoder.in_pieces(features, len(blocks), conv_context(encoder.back, 1), 1)
+        return np.concatenate([self.model.quantizer.encode(e, self.spec.num_codebooks)[0].T.cpu() for e in latents])
+
+    def _blocks(self, frames: int, context: int) -> list[list[tuple[int, int, int, int]]]:
+        pieces, size = list(self._pieces(frames, context)), self.pieces_per_block
+        return [pieces[i : i + size] for i in range(0, len(pieces), size)]
+
+
+def pick(values: Any, names: Iterable[str], where: str) -> dict[str, Any]:
+    """These fields of a configuration; UsageError that names all which are not there."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where} is no configuration: it must hold {', '.join(names)}")
+    names = list(names)
+    if missing := [name for name in names if name not in values]:
+        raise UsageError(f"{where} lacks {', '.join(missing)}: it must be the configuration that the authors publish")
+    return {name: values[name] for name in names}
+
+
+def refuse_filled_folder(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
+
+
+def fill_with_noise(model: Any, rate_hz: int, seed: int) -> None:
+    """Give the codebooks latents of noise, level by level, so that many codes come out."""
+    from slm.tokenizers._untrained import filling_codebooks, noise
+
+    signal = noise(rate_hz)
+    filling_codebooks(model, lambda: model.quantizer.encode(model.encoder(signal)), seed)

@@ -1,0 +1,192 @@
+"""WavTokenizer against the authors' code (tests/data/golden/wavtokenizer.md), and what our own code promises."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.tokenizers.wavtokenizer import WavTokenizer, _inference_weights, build
+from slm.types import AudioClip
+from tests.contracts import long_audio_law, tokenizer_law
+from tests.tokenizers.seeded import seeded_tensor
+from tests.tokenizers.speech import real_clips
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = np.load(ROOT / "tests/data/golden/wavtokenizer.npz")
+HOPS = {"small75": 320, "small40": 600}
+SMALL = {"width": 4, "input_channels": 24, "vq_bins": 64, "dim": 64, "intermediate_dim": 48, "num_layers": 2}
+
+
+def published_state(form: str) -> dict[str, torch.Tensor]:
+    """Every tensor of floats in the authors' state dict, by their names, in the values that made the golden arrays."""
+    named = json.loads(str(GOLDEN[f"{form}_state"]))
+    state = {name: torch.from_numpy(np.asarray(seeded_tensor(name, tuple(shape), 7))) for name, shape in named}
+    window = "head.istft.window"
+    return {**state, window: torch.hann_window(len(state[window]), dtype=torch.float64)}
+
+
+@pytest.fixture(scope="module", params=HOPS)
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, WavTokenizer]:
+    """The authors' checkpoint, read by us, and computed in float64 as they were."""
+    form, folder = request.param, tmp_path_factory.mktemp(request.param)
+    state, sections = published_state(form), json.loads(str(GOLDEN[f"{form}_config"]))
+    wrapped = {name: {"class_path": "decoder.x", "init_args": values} for name, values in sections.items()}
+    (folder / "c.yaml").write_text(yaml.safe_dump({"seed_everything": 3407, "model": {"init_args": wrapped}}))
+    lightning = {**{n: t.float() for n, t in state.items()}, "melspec_loss.mel": torch.ones(2)}
+    torch.save({"epoch": 3, "state_dict": lightning, "optimizer_states": []}, folder / "c.ckpt")
+    tokenizer = WavTokenizer(checkpoint=str(folder))
+    tokenizer.model = build(sections, _inference_weights({"state_dict": state}, folder), "golden")
+    return form, tokenizer
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wavtokenizer") / "small"
+    WavTokenizer.write_untrained(folder, **SMALL)
+    return folder
+
+
+def golden_clips(form: str) -> list[tuple[int, AudioClip]]:
+    """The six clips that the authors' code was run on: parts of real speech, down to one sample."""
+    sources = real_clips(24_000, 3)
+    made = []
+    for i, source in enumerate([*sources, sources[0], sources[0], sources[0]]):
+        samples = source.samples[6000 : 6000 + int(GOLDEN[f"{form}_{i}_length"][0])]
+        made.append((i, AudioClip(str(i), samples, 24_000)))
+    return made
+
+
+def test_codes_are_those_of_the_authors_code(golden: tuple[str, WavTokenizer]) -> None:
+    form, tokenizer = golden
+    assert tokenizer.spec.hop_samples == HOPS[form]
+    seen = []
+    for i, clip in golden_clips(form):
+        [made] = tokenizer.encode([clip])
+        assert np.array_equal(made.codes, GOLDEN[f"{form}_{i}_codes"])
+        seen.append(made.codes)
+    assert len(np.unique(np.concatenate(seen))) >= 10
+
+
+def test_audio_is_that_of_the_authors_code(golden: tuple[str, WavTokenizer]) -> None:
+    form, tokenizer = golden
+    for i, _ in golden_clips(form):
+        audio = tokenizer._decode(GOLDEN[f"{form}_{i}_codes"])
+        assert len(audio) == GOLDEN[f"{form}_{i}_length"][1]
+        start = GOLDEN[f"{form}_{i}_audio"]
+        np.testing.assert_allclose(audio[: len(start)], start, rtol=1e-9, atol=1e-12)
+        if f"{form}_{i}_tail" in GOLDEN:
+            tail = GOLDEN[f"{form}_{i}_tail"]
+            np.testing.assert_allclose(audio[-len(tail) :], tail, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("hop", [320, 600])
+def test_keeps_the_law(hop: int, tmp_path: Path) -> None:
+    WavTokenizer.write_untrained(tmp_path / "small", hop=hop, **SMALL)
+    tokenizer = load_tokenizer("wavtokenizer", checkpoint=str(tmp_path / "small"))
+    assert (tokenizer.spec.codebook_sizes, tokenizer.spec.hop_samples) == ((64,), hop)
+    tokenizer_law(tokenizer, real_clips(24_000, 3))
+
+
+@pytest.mark.parametrize("pieces_per_block", [1, 2])
+def test_long_clips_are_exact(untrained: Path, pieces_per_block: int) -> None:
+    tokenizer = WavTokenizer(checkpoint=str(untrained))
+    tokenizer.pieces_per_block = pieces_per_block
+    long_audio_law(tokenizer, AudioClip("long", real_clips(24_000, 1)[0].samples[: 2 * 24_000 + 7], 24_000))
+
+
+def test_one_weight_changes_the_fingerprint_and_what_only_training_needs_does_not(
+    untrained: Path, tmp_path: Path
+) -> None:
+    def fingerprint_with(name: str) -> str:
+        loaded = torch.load(untrained / "wavtokenizer.ckpt", weights_only=True)
+        loaded["state_dict"][name] = loaded["state_dict"].get(name, torch.zeros(4)).clone()
+        loaded["state_dict"][name].view(-1)[0] += 1e-3
+        shutil.copytree(untrained, tmp_path / name)
+        torch.save(loaded, tmp_path / name / "wavtokenizer.ckpt")
+        return WavTokenizer(checkpoint=str(tmp_path / name)).spec.fingerprint
+
+    first = WavTokenizer(checkpoint=str(untrained)).spec.fingerprint
+    assert fingerprint_with("feature_extractor.encodec.encoder.model.0.conv.conv.bias") != first
+    assert fingerprint_with("feature_extractor.encodec.decoder.model.0.conv.conv.bias") == first
+    assert fingerprint_with("feature_extractor.encodec.quantizer.vq.layers.0._codebook.cluster_size") == first
+
+
+def test_files_are_named_or_lie_together(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = WavTokenizer(checkpoint=str(untrained)).spec
+    by_file = WavTokenizer(checkpoint=str(untrained / "wavtokenizer.ckpt")).spec
+    assert by_file.fingerprint == spec.fingerprint
+    assert load_tokenizer(by_file).spec == by_file
+    (tmp_path / "elsewhere.yaml").write_text((untrained / "wavtokenizer.yaml").read_text())
+    shutil.copytree(untrained, tmp_path / "two")
+    shutil.copy(untrained / "wavtokenizer.yaml", tmp_path / "two/other.yaml")
+    with pytest.raises(UsageError, match=r"must hold one \.yaml file, not other\.yaml, wav"):
+        WavTokenizer(checkpoint=str(tmp_path / "two"))
+    named = WavTokenizer(checkpoint=str(tmp_path / "two"), config=str(tmp_path / "elsewhere.yaml")).spec
+    assert named.fingerprint == spec.fingerprint
+    assert load_tokenizer(named).spec == named
+    with pytest.raises(UsageError, match=r"names no \.ckpt file"):
+        WavTokenizer(checkpoint="novateur/WavTokenizer")
+    asked = []
+
+    def downloaded(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(untrained / f"wavtokenizer{Path(name).suffix}")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", downloaded)
+    WavTokenizer(checkpoint="novateur/WavTokenizer-large-unify-40token/wavtokenizer_large_unify_600_24k.ckpt")
+    assert asked == [
+        ("novateur/WavTokenizer-large-unify-40token", "wavtokenizer_large_unify_600_24k.ckpt"),
+        ("novateur/WavTokenizer", "wavtokenizer_smalldata_frame40_3s_nq1_code4096_dim512_kmeans200_attn.yaml"),
+    ]
+
+
+def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(untrained, folder)
+    state = torch.load(folder / "wavtokenizer.ckpt", weights_only=True)["state_dict"]
+    form = yaml.safe_load((folder / "wavtokenizer.yaml").read_text())
+
+    def refused(match: str, weights: Any, **head: Any) -> None:
+        torch.save(weights, folder / "wavtokenizer.ckpt")
+        form["model"]["init_args"]["head"]["init_args"].update(head)
+        (folder / "wavtokenizer.yaml").write_text(yaml.safe_dump(form))
+        with pytest.raises(UsageError, match=match):
+            WavTokenizer(checkpoint=str(folder))
+
+    refused(r"lacks 1 weights \(head", {"state_dict": {n: t for n, t in state.items() if n != "head.out.bias"}})
+    refused("no WavTokenizer", {"state_dict": {"layer.weight": torch.ones(2)}})
+    refused("no WavTokenizer", state)
+    refused("does not fit", {"state_dict": state}, n_fft=1200)
+    refused("hop of 320 samples, the head's is 300", {"state_dict": state}, hop_length=300)
+    refused("padding 'same'", {"state_dict": state}, padding="center")
+    (folder / "wavtokenizer.yaml").write_text("model: {init_args: {backbone: {}}}")
+    with pytest.raises(UsageError, match="lacks feature_extractor"):
+        WavTokenizer(checkpoint=str(folder))
+    with pytest.raises(UsageError, match="num_codebooks must be 1 to 1"):
+        WavTokenizer(checkpoint=str(untrained), num_codebooks=2)
+
+
+@pytest.mark.parametrize("config", ["wavtokenizer-75hz", "wavtokenizer-40hz"])
+def test_tokenizer_files_name_a_release(config: str, untrained: Path) -> None:
+    loaded = load_tokenizer(str(ROOT / f"configs/tokenizers/{config}.yaml"), checkpoint=str(untrained))
+    assert loaded.spec.name == "wavtokenizer"
+
+
+def test_batches_of_different_lengths_give_the_codes_of_each_alone(untrained: Path) -> None:
+    tokenizer = WavTokenizer(checkpoint=str(untrained))
+    tokenizer.model.double()
+    samples = real_clips(24_000, 1)[0].samples
+    clips = [AudioClip(str(n), samples[:n], 24_000) for n in (24_007, 25_234, 24_320, 12_000, 26_000)]
+    alone = [tokenizer.encode([clip])[0].codes for clip in clips]
+    tokenizer.use_mode("batched")
+    tokenizer.batch_s = {"cpu": 8.0}
+    assert all(np.array_equal(made.codes, one) for made, one in zip(tokenizer.encode(clips), alone, strict=True))
