@@ -8,7 +8,6 @@ fills up. The same clip then meets the same kernels whatever its neighbours, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,23 +70,17 @@ def _codes_of_rows(codec: NeuralCodec, signals: Sequence[np.ndarray], rung: int,
     """Signals within `rung` frames -> codes `[rows, K, T]`, on the device; rows without a signal are silence."""
     import torch
 
+    from slm.tokenizers.networks.ragged import RaggedRows
+
     parameter = codec._parameter()
     total = rung * codec.spec.hop_samples
     values = torch.zeros(rows, 1, total, pin_memory=parameter.is_cuda)
     for row, signal in zip(values, signals, strict=False):
         row[0, : len(signal)] = torch.from_numpy(np.ascontiguousarray(signal))
     lengths = [len(signal) for signal in signals] + [total] * (rows - len(signals))
-    with _ends_known(codec, lengths, total):
-        return codec._codes_of(values.to(parameter.device, parameter.dtype, non_blocking=True))
-
-
-def _ends_known(codec: NeuralCodec, lengths: Sequence[int], total: int) -> AbstractContextManager[object]:
-    if codec.batching == "causal":
-        return nullcontext()
-    from slm.tokenizers.networks.ragged import RaggedRows
-
     unit = codec.row_frames * codec.spec.hop_samples if codec.batching == "frames" else 1
-    return RaggedRows([-(-length // unit) * unit for length in lengths], total)
+    with RaggedRows([-(-length // unit) * unit for length in lengths], total):
+        return codec._codes_of(values.to(parameter.device, parameter.dtype, non_blocking=True))
 
 
 def to_bfloat16(encoder: torch.nn.Module) -> None:

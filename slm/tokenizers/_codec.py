@@ -33,12 +33,11 @@ class NeuralCodec(Tokenizer):
     """
 
     model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
-    batching: ClassVar[Literal["none", "causal", "frames", "samples"]] = "none"
+    batching: ClassVar[Literal["none", "frames", "samples"]] = "none"
     """How clips of different lengths may share a batch, which a test of the family proves in float64.
 
-    `none`: they may not. `causal`: filled up to whole frames, after which nothing behind is seen. `frames`: filled up
-    to whole frames (`row_frames` at a time), and layers must find zeros or a reflection there. `samples`: so, without
-    the filling up.
+    `none`: they may not. `frames`: each is filled up with zeros to whole frames (`row_frames` at a time) and ends
+    there, at every layer. `samples`: so, without the filling up.
     """
     row_frames: int = 1
     batch_s: Mapping[str, float] = {"cuda": 64.0, "cpu": 0.0}

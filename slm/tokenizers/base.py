@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -20,6 +20,24 @@ from slm.types import AudioClip, Codes, TokenizerSpec, stable_hash
 
 EXACT = "exact"
 """The mode that every tokenizer has: the codes of its authors' code, clip by clip."""
+
+
+class StreamEncoder(Protocol):
+    """One clip as it comes: `feed` its samples in chunks of any size, then `finish`. Each gives the codes `[t, K]`
+    that are then known, possibly none; together they are those of the clip. One encoder is for one clip."""
+
+    def feed(self, samples: np.ndarray) -> np.ndarray: ...
+
+    def finish(self) -> np.ndarray: ...
+
+
+class StreamDecoder(Protocol):
+    """The way back: `feed` codes `[t, K]`, then `finish`; each gives float32 samples, together a hop for each frame
+    (`decode` cuts them to the length of the clip)."""
+
+    def feed(self, codes: np.ndarray) -> np.ndarray: ...
+
+    def finish(self) -> np.ndarray: ...
 
 
 class Tokenizer(ABC):
@@ -94,10 +112,19 @@ class Tokenizer(ABC):
         samples = np.pad(samples, (0, codes.num_samples - len(samples)))
         return AudioClip(codes.id, samples, self.spec.sample_rate_hz)
 
-    def predict_durations(self, units: np.ndarray) -> np.ndarray | None:
-        """Deduplicated units `[R, 1]` -> int64 frames that each lasts `[R]`, at least 1; None where the tokenizer, or
-        its vocoder, predicts none."""
-        return None
+    def stream_encoder(self) -> StreamEncoder:
+        """Codes while the audio comes in: equal to `encode`, but for rounding. UsageError where that cannot be."""
+        raise UsageError(
+            f"tokenizer {self.spec.name!r} cannot be streamed: its codes depend on audio that comes later, or it keeps "
+            f"no state between calls; encode whole clips, or use a causal one such as mimi or encodec at 24 kHz"
+        )
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Audio while the codes come in: equal to `decode`, but for rounding. UsageError where that cannot be."""
+        raise UsageError(
+            f"tokenizer {self.spec.name!r} cannot be streamed: its audio depends on codes that come later, or it keeps "
+            f"no state between calls; decode whole clips, or use a causal one such as mimi or encodec at 24 kHz"
+        )
 
     def _check_clip(self, clip: AudioClip) -> None:
         if clip.sample_rate_hz != self.spec.sample_rate_hz:

@@ -23,6 +23,7 @@ class DacTokenizer(PretrainedCodec):
     UsageError when weights cannot be had or codebooks are asked for that do not exist.
     """
 
+    batching = "frames"
     family = "dac"
     model_class = "DacModel"
     code_settings = ("sampling_rate", "downsampling_ratios")

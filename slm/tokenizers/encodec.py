@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.tokenizers._pretrained import PretrainedCodec, load_config
+from slm.tokenizers._streaming import CausalCodec
 from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
     import torch
+
+    from slm.tokenizers.networks.causal import CausalRun
 
 # What each release was trained on; other checkpoints do not say.
 _DOMAINS = {16_000: "environmental sound", 24_000: "speech, music, environmental sound", 32_000: "music"}
 
 
 @TOKENIZERS.register("encodec")
-class EncodecTokenizer(PretrainedCodec):
+class EncodecTokenizer(CausalCodec, PretrainedCodec):
     """EnCodec: an acoustic tokenizer for any sound, 75 frames per second at 24 kHz.
 
     `checkpoint` is a hub id (facebook/encodec_24khz, facebook/encodec_32khz, facebook/audiogen-medium) or a local
@@ -28,6 +31,7 @@ class EncodecTokenizer(PretrainedCodec):
     for that do not exist.
     """
 
+    batching = "samples"
     family = "encodec"
     model_class = "EncodecModel"
     code_settings = (
@@ -84,9 +88,20 @@ class EncodecTokenizer(PretrainedCodec):
                 "use facebook/encodec_24khz or facebook/encodec_32khz"
             )
 
+    @property
+    def is_causal(self) -> bool:
+        return self.model.config.use_causal_conv and self.model.config.trim_right_ratio == 1.0
+
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         # Residual quantization: more codebooks than asked for leave the first ones as they are.
         return self.model.encode(signals, bandwidth=self._bandwidth).audio_codes[0][:, : self.spec.num_codebooks]
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
         return self.model.decode(codes[None], [None]).audio_values[:, 0]
+
+    def _next_codes(self, run: CausalRun, signals: torch.Tensor) -> torch.Tensor:
+        codes = self.model.quantizer.encode(run.through([self.model.encoder], signals), self._bandwidth)
+        return codes.transpose(0, 1)[:, : self.spec.num_codebooks]
+
+    def _next_audio(self, run: CausalRun, codes: torch.Tensor) -> torch.Tensor:
+        return run.through([self.model.decoder], self.model.quantizer.decode(codes.transpose(0, 1)))[:, 0]

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from slm.tokenizers._codec import pad_to_frames
 from slm.tokenizers._pretrained import PretrainedCodec
+from slm.tokenizers._streaming import CausalCodec
 from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
     import torch
 
+    from slm.tokenizers.networks.causal import CausalRun
+
 
 @TOKENIZERS.register("mimi")
-class MimiTokenizer(PretrainedCodec):
+class MimiTokenizer(CausalCodec, PretrainedCodec):
     """Mimi: speech at 12.5 frames per second; the first codebook is semantic (distilled from WavLM), the rest acoustic.
 
     `checkpoint` is a hub id or a local folder; `num_codebooks` keeps the first n (default: all 32; Moshi uses 8). A
@@ -22,6 +25,7 @@ class MimiTokenizer(PretrainedCodec):
     UsageError when weights cannot be had or codebooks are asked for that do not exist.
     """
 
+    batching = "frames"
     family = "mimi"
     model_class = "MimiModel"
     code_settings = (
@@ -53,9 +57,22 @@ class MimiTokenizer(PretrainedCodec):
             },
         )
 
+    @property
+    def is_causal(self) -> bool:
+        return self.model.config.use_causal_conv and self.model.config.trim_right_ratio == 1.0
+
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         padded = pad_to_frames(signals, self.spec.hop_samples)
         return self.model.encode(padded, num_quantizers=self.spec.num_codebooks).audio_codes
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
         return self.model.decode(codes).audio_values[:, 0]
+
+    def _next_codes(self, run: CausalRun, signals: torch.Tensor) -> torch.Tensor:
+        encoder, padded = self.model.encoder, pad_to_frames(signals, self.spec.hop_samples)
+        latents = run.through([encoder.encoder_seanet, encoder.encoder_transformer, encoder.downsample], padded)
+        return self.model.quantizer.encode(latents, self.spec.num_codebooks).transpose(0, 1)
+
+    def _next_audio(self, run: CausalRun, codes: torch.Tensor) -> torch.Tensor:
+        decoder, latents = self.model.decoder, self.model.quantizer.decode(codes)
+        return run.through([decoder.upsample, decoder.decoder_transformer, decoder.decoder_seanet], latents)[:, 0]
