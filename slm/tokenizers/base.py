@@ -126,6 +126,11 @@ class Tokenizer(ABC):
             f"no state between calls; decode whole clips, or use a causal one such as mimi or encodec at 24 kHz"
         )
 
+    def predict_durations(self, units: np.ndarray) -> np.ndarray | None:
+        """Deduplicated units `[R, 1]` -> int64 frames that each lasts `[R]`, at least 1; None where the tokenizer, or
+        its vocoder, predicts none."""
+        return None
+
     def _check_clip(self, clip: AudioClip) -> None:
         if clip.sample_rate_hz != self.spec.sample_rate_hz:
             raise ValueError(
