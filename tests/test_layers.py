@@ -31,7 +31,8 @@ LAYERS = [
 ]
 FORBIDDEN = [("slm.patterns", "slm.tokenizers"), ("slm.model", "slm.tokenizers"), ("slm.units", "slm.tokenizers"),
              ("slm.audio", "slm.tokenizers"), ("slm.data", "slm.corpus")]  # fmt: skip
-COMMANDS = {"slm.tokenizers.__main__", "slm.tokenizers._fit"}  # `python -m slm.tokenizers`: the top, not the room
+# `python -m slm.tokenizers`: the top, not the room
+COMMANDS = {f"slm.tokenizers.{name}" for name in ("__main__", "_fit", "_fit_stream", "_fit_command")}
 
 
 def modules() -> dict[str, Path]:

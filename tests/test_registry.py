@@ -113,7 +113,7 @@ def test_a_setting_of_another_type_is_refused(gadgets: Registry) -> None:
 
 def test_tokenizers_refuse_settings_of_another_type() -> None:
     for settings, complaint in (
-        ({"layer": "abc"}, "'layer' must be int, not 'abc'"),
+        ({"layer": "abc"}, "layer is one number or a list of them .*, not 'abc'"),
         ({"centroids": 5}, "'centroids' must be str, not 5"),
     ):
         with pytest.raises(UsageError, match=complaint):

@@ -1,23 +1,32 @@
-"""Centroids of a k-means tokenizer from clips: the work behind `python -m slm.tokenizers fit`."""
+"""Centroids of a k-means tokenizer from clips: the work behind `python -m slm.tokenizers fit`.
+
+Full Lloyd, here, holds its frames; mini-batches (`_fit_stream`) stream them, so that a corpus of any size can be fitted
+on. Either can be killed at any time: the same command goes on and gives the same centroids.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm.errors import UsageError
-from slm.tokenizers._encoders import FrameEncoder
-from slm.tokenizers._kmeans import Centroids, Fit, KmeansTokenizer, fit_kmeans
+from slm.errors import AudioError, UsageError
+from slm.tokenizers._clustering import Lloyd
+from slm.tokenizers._fit_state import FitState
+from slm.tokenizers._frames import FrameEncoder
+from slm.tokenizers._kmeans import Centroids, KmeansTokenizer, nearest
 from slm.tokenizers.base import TOKENIZERS, fingerprint
 from slm.types import AudioClip, stable_hash
 
 if TYPE_CHECKING:
     import torch
+
+    from slm.corpus.sources import SourceClip
 
 
 def kmeans_class(name: str) -> type[KmeansTokenizer]:
@@ -37,69 +46,143 @@ def encoder_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for key in chosen:
         if key not in known:
             raise UsageError(f"--{key} has no meaning for {name}")
-    return {**known, **chosen}
+    return {key: value for key, value in {**known, **chosen}.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Features `[N, d]`, the (id, sha256 of samples) of every clip they come from, and the audio's length."""
+class Job:
+    """A fit: what is asked for, and where it stands. `clips` are in the order in which they are taken; `out` has
+    `{layer}` in it where the encoder gives several."""
+
+    tokenizer: str
+    settings: Mapping[str, Any]
+    encoder: FrameEncoder
+    clips: Sequence[SourceClip]
+    out: str
+    k: int
+    seed: int
+    restarts: int
+    iterations: int
+    max_frames: int
+    batch_frames: int | None
+    passes: int
+    device: str
+    state: FitState
+    report: Callable[[str], None]
+
+    def out_of(self, layer: int) -> Path:
+        return Path(self.out.replace("{layer}", str(layer)))
+
+    def metadata(self, layer: int) -> dict[str, Any]:
+        """What the file of a layer says of its origin."""
+        settings = dict(self.settings) | ({"layer": layer} if "layer" in self.settings else {})
+        how = {"seed": self.seed, "restarts": self.restarts}
+        if self.batch_frames is None:
+            how["iterations"] = self.iterations
+        else:
+            how |= {"start_frames": self.max_frames, "batch_frames": self.batch_frames, "passes": self.passes}
+        identity = fingerprint(self.encoder.identity(layer))
+        return {"tokenizer": self.tokenizer, "settings": settings, "encoder_fingerprint": identity, "k": self.k, **how}
+
+
+def clip_features(job: Job, clips: Sequence[SourceClip], first: int) -> Iterator[tuple[int, AudioClip, torch.Tensor]]:
+    """From number `first` on, each clip that gives frames: its number, itself, its features `[layers, T, d]`."""
+    from slm.audio import read_audio
+
+    rate = job.encoder.sample_rate_hz
+    for number, clip in enumerate(clips[first:], first):
+        try:
+            samples = read_audio(clip.path, rate, clip.start_s, clip.end_s)
+        except AudioError as error:
+            job.report(f"left out: {clip.id} ({clip.path}): {error}")
+            continue
+        if job.encoder.num_frames(len(samples)) > 0:
+            yield number, AudioClip(clip.id, samples, rate), job.encoder.features(samples)
+
+
+def sample_hash(clip: AudioClip) -> str:
+    return hashlib.sha256(np.ascontiguousarray(clip.samples).tobytes()).hexdigest()
+
+
+@dataclass
+class Held:
+    """Features `[layers, N, d]`, the [id, sha256 of samples] of every clip they come from, the audio's length."""
 
     features: torch.Tensor
-    corpus: list[tuple[str, str]]
+    corpus: list[list[str]]
     duration_s: float
 
 
-def collect_frames(encoder: FrameEncoder, clips: Iterable[AudioClip], max_frames: int) -> Frames:
-    """Features of clips, in their order, until there are `max_frames` of them; the rest is not read."""
+def hold_frames(job: Job) -> Held:
+    """Features of clips until there are `max_frames`, shared among the layers; the rest is not read."""
     import torch
 
-    parts, corpus, count, duration_s = [], [], 0, 0.0
-    for clip in clips:
-        if (len(clip.samples) + encoder.frame_offset_samples) // encoder.hop_samples < 1:
-            continue
-        features = encoder.features(clip.samples)[: max_frames - count]
-        parts.append(features)
-        corpus.append((clip.id, hashlib.sha256(np.ascontiguousarray(clip.samples).tobytes()).hexdigest()))
-        count += len(features)
+    most = job.max_frames // len(job.encoder.layers)
+    parts, corpus, duration_s, count, first, saved = [], [], 0.0, 0, 0, 0
+    for tensors, values in job.state.load_parts("frames"):
+        parts.append(tensors["features"])
+        corpus += values["corpus"]
+        duration_s, first, count, saved = values["duration_s"], values["next"], values["count"], saved + 1
+    fresh = len(parts), len(corpus)
+    clips = clip_features(job, job.clips, first) if count < most else iter(())
+    for number, clip, features in clips:
+        parts.append(features[:, : most - count])
+        corpus.append([clip.id, sample_hash(clip)])
+        count += parts[-1].shape[1]
         duration_s += clip.duration_s
-        if count >= max_frames:
+        if job.state.due():
+            values = {"corpus": corpus[fresh[1] :], "duration_s": duration_s, "next": number + 1, "count": count}
+            job.state.save(f"frames-{saved}", ({"features": torch.cat(parts[fresh[0] :], dim=1)}, values))
+            job.report(f"{count:,} frames of {len(corpus)} clips")
+            fresh, saved = (len(parts), len(corpus)), saved + 1
+        if count >= most:
             break
     if not parts:
         raise UsageError("none of the audio is long enough for a single frame of features")
-    return Frames(torch.cat(parts), corpus, duration_s)
+    job.report(f"{count:,} frames of {len(corpus)} clips, {duration_s / 3600:.3f} h of audio")
+    return Held(torch.cat([part.to(job.device) for part in parts], dim=1), corpus, duration_s)
 
 
-def fit_centroids(
-    tokenizer: str,
-    settings: Mapping[str, Any],
-    encoder: FrameEncoder,
-    frames: Frames,
-    k: int,
-    **search: int,
-) -> tuple[Centroids, Fit]:
-    """Standardize each feature, run `fit_kmeans(frames, k, **search)`, and say in the metadata what was done."""
+def standardization(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and scale `[d]` of features `[N, d]`; the scale of a constant is 1."""
     import torch
 
-    scale, mean = torch.std_mean(frames.features, dim=0, correction=0)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    found = fit_kmeans((frames.features - mean) / scale, k, **search)
-    metadata = {
-        "tokenizer": tokenizer,
-        "settings": dict(settings),
-        "encoder_fingerprint": fingerprint(encoder.identity()),
-        "k": k,
-        **search,
-        "clips": len(frames.corpus),
-        "frames": len(frames.features),
-        "duration_s": round(frames.duration_s, 3),
-        "inertia_per_frame": found.inertia / len(frames.features),
-        "corpus_hash": stable_hash(sorted(frames.corpus)),
-    }
-    return Centroids(found.centroids.cpu(), mean.cpu(), scale.cpu(), metadata), found
+    scale, mean = torch.std_mean(features, dim=0, correction=0)
+    return mean, torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def usage(centroids: Centroids, features: torch.Tensor) -> tuple[int, float]:
-    """How many units features `[N, d]` use, and the perplexity exp(H) of their distribution."""
-    counts = centroids.to(str(features.device)).assign(features).bincount(minlength=len(centroids.centroids)).double()
-    probabilities = counts[counts > 0] / counts.sum()
-    return len(probabilities), float((-(probabilities * probabilities.log()).sum()).exp())
+def fit_held(job: Job) -> None:
+    """Lloyd's algorithm, layer after layer, each written when it is done."""
+    held = hold_frames(job)
+    for layer, features in zip(job.encoder.layers, held.features, strict=True):
+        if job.out_of(layer).exists():
+            continue
+        mean, scale = standardization(features)
+        frames, name = (features - mean) / scale, f"lloyd-{layer}"
+        search = Lloyd(frames, job.k, job.seed, job.restarts, job.iterations, job.report, state=job.state.load(name))
+        while search.step():
+            if job.state.due():
+                job.state.save(name, search.state())
+        found = search.best
+        metadata = job.metadata(layer) | {
+            "clips": len(held.corpus),
+            "frames": len(features),
+            "duration_s": round(held.duration_s, 3),
+            "inertia_per_frame": found.inertia / len(features),
+            "corpus_hash": stable_hash(sorted(held.corpus)),
+        }
+        job.report(
+            f"inertia {found.inertia:.6g} ({found.inertia / len(features):.6g} per frame, features standardized), "
+            f"{found.iterations} iterations in the best of {job.restarts} runs, {found.reseeded} dead clusters reseeded"
+        )
+        taken = nearest(frames, found.centroids)[0].bincount(minlength=job.k)
+        write(job, layer, Centroids(found.centroids.cpu(), mean.cpu(), scale.cpu(), metadata), taken)
+
+
+def write(job: Job, layer: int, centroids: Centroids, taken: torch.Tensor) -> None:
+    """Save, and say how the frames that each cluster took (`[k]`) are spread."""
+    used = taken[taken > 0].double()
+    probabilities = used / used.sum()
+    perplexity = float((-(probabilities * probabilities.log()).sum()).exp())
+    centroids.save(job.out_of(layer))
+    job.report(f"{len(used)} of {job.k} units used, perplexity {perplexity:.1f}; wrote {job.out_of(layer)}")

@@ -1,11 +1,10 @@
-"""k-means over frames of features: fitting it, its file of centroids, and the tokenizers whose codes it makes."""
+"""k-means over frames of features: its file of centroids, and the tokenizers whose codes it makes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ import numpy as np
 
 from slm.errors import UsageError, did_you_mean
 from slm.files import atomic_file
-from slm.tokenizers._encoders import FrameEncoder
+from slm.tokenizers._checkpoints import find_files
+from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers.base import Tokenizer, fingerprint
 from slm.types import TokenizerSpec
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 ASSETS = Path(__file__).parent / "assets"
-_CHUNK_FRAMES = 16_384  # bounds the [frames, k] distances held at once
-_CONVERGED = 1e-5  # relative fall of the inertia below which an iteration is the last
+CHUNK_FRAMES = 16_384  # bounds the [frames, k] distances held at once
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,25 @@ class Centroids:
 
     @classmethod
     def load(cls, source: str | Path) -> Centroids:
-        """From a file, or from the name of a packaged asset. UsageError when there is none or it does not fit."""
+        """From a file, also of scikit-learn (`_foreign_kmeans`), a packaged asset's name, or the hub (`hf://...`).
+
+        UsageError when there is none or it does not fit.
+        """
+        import torch
+
+        path = find_centroids(source)
+        if _is_safetensors(path):
+            return cls._load_safetensors(path)
+        from slm.tokenizers._foreign_kmeans import read_foreign_centroids
+
+        centroids = read_foreign_centroids(path)
+        return cls(centroids, torch.zeros(centroids.shape[1]), torch.ones(centroids.shape[1]))
+
+    @classmethod
+    def _load_safetensors(cls, path: Path) -> Centroids:
         import torch
         from safetensors import SafetensorError, safe_open
 
-        path = find_centroids(source)
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -82,6 +95,10 @@ class Centroids:
 
 
 def find_centroids(source: str | Path) -> Path:
+    """The file of `source`: a path, the name of a packaged asset, or `hf://owner/repository/path` on the hub."""
+    if str(source).startswith("hf://"):
+        folder, _, name = str(source).removeprefix("hf://").rpartition("/")
+        return find_files(folder, [name])[name]
     if Path(source).is_file():
         return Path(source)
     packaged = {path.stem: path for path in ASSETS.glob("*.safetensors")}
@@ -92,13 +109,19 @@ def find_centroids(source: str | Path) -> Path:
     )
 
 
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by its first bytes: the length of a header, which is JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
 def nearest(frames: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames `[N, d]`, centroids `[k, d]` -> index `[N]` of the nearest and squared distance `[N]` to it."""
     import torch
 
     half_norms = centroids.square().sum(dim=1) / 2
     indices, distances = [], []
-    for chunk in frames.split(_CHUNK_FRAMES):
+    for chunk in frames.split(CHUNK_FRAMES):
         # argmin |x - c|^2 = argmin |c|^2 / 2 - x.c: the part that depends on c only.
         score, index = (half_norms - chunk @ centroids.T).min(dim=1)
         indices.append(index)
@@ -106,84 +129,15 @@ def nearest(frames: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor
     return torch.cat(indices), torch.cat(distances)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Outcome of k-means: `inertia` is the sum over frames of squared distances; `reseeded` counts dead clusters."""
-
-    centroids: torch.Tensor
-    inertia: float
-    iterations: int
-    reseeded: int
-
-
-def fit_kmeans(frames: torch.Tensor, k: int, seed: int = 0, restarts: int = 3, iterations: int = 100) -> Fit:
-    """The best of `restarts` runs of Lloyd's algorithm from k-means++ starts on frames `[N, d]`, N >= k.
-
-    All frames take part in every iteration; a cluster left without frames moves to the frame farthest from its own
-    centroid. The same frames, seed and device give the same centroids.
-    """
-    import torch
-
-    if len(frames) < k:
-        raise UsageError(f"{len(frames)} frames cannot make {k} clusters: give more audio or a smaller --k")
-    generator = torch.Generator().manual_seed(seed)
-    fits = [_lloyd(frames, _plus_plus(frames, k, generator), iterations) for _ in range(restarts)]
-    return min(fits, key=lambda fit: fit.inertia)
-
-
-def _plus_plus(frames: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
-    """k-means++ (Arthur and Vassilvitskii, 2007): each start is drawn in proportion to its squared distance."""
-    import torch
-
-    first = torch.randint(len(frames), (1,), generator=generator).item()
-    chosen = [int(first)]
-    distances = torch.full((len(frames),), float("inf"), device=frames.device)
-    for _ in range(1, k):
-        distances = torch.minimum(distances, nearest(frames, frames[chosen[-1:]])[1])
-        # Inverse-transform sampling in fp64: torch.multinomial stops at 2**24 categories.
-        mass = distances.double().cumsum(dim=0)
-        point = torch.rand(1, generator=generator, dtype=torch.float64).to(mass.device) * mass[-1]
-        chosen.append(min(int(torch.searchsorted(mass, point, right=True)), len(frames) - 1))
-    return frames[chosen].clone()
-
-
-def _lloyd(frames: torch.Tensor, centroids: torch.Tensor, iterations: int) -> Fit:
-    reseeded, previous = 0, float("inf")
-    for updates in count():
-        index, distances = nearest(frames, centroids)
-        inertia = distances.double().sum().item()
-        if updates == iterations or previous - inertia <= _CONVERGED * inertia:
-            return Fit(centroids, inertia, updates, reseeded)
-        previous = inertia
-        centroids, dead = _means(frames, index, centroids)
-        if len(dead):
-            centroids[dead] = frames[distances.topk(len(dead)).indices]
-            reseeded += len(dead)
-    raise AssertionError("count() never ends")
-
-
-def _means(frames: torch.Tensor, index: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean frame `[k, d]` of each cluster, and which clusters are empty (they keep their old centroid)."""
-    import torch
-
-    k = len(centroids)
-    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=frames.device)
-    for chunk, labels in zip(frames.split(_CHUNK_FRAMES), index.split(_CHUNK_FRAMES), strict=True):
-        # A product with one-hot rows rather than index_add, whose order of summation is random on a GPU.
-        sums += (torch.nn.functional.one_hot(labels, k).T.to(chunk.dtype) @ chunk).double()
-    counts = torch.bincount(index, minlength=k)
-    means = (sums / counts.clamp_min(1)[:, None]).to(frames.dtype)
-    return torch.where(counts[:, None] > 0, means, centroids), (counts == 0).nonzero()[:, 0]
-
-
 class KmeansTokenizer(Tokenizer):
-    """Frames of an encoder, each replaced by the index of its nearest centroid: one codebook, no decoder.
+    """Frames of an encoder, each replaced by the index of its nearest centroid, by layer: no decoder.
 
-    A subclass is a name and `make_encoder`, whose parameters (but `device`) are its settings beside `centroids`.
+    One codebook for each layer of the encoder. A subclass is a name and `make_encoder`, whose parameters (but
+    `device`) are its settings beside `centroids`.
     """
 
     encoder: FrameEncoder
-    centroids: Centroids
+    centroids: tuple[Centroids, ...]
 
     @classmethod
     def make_encoder(cls, *args: Any, **settings: Any) -> FrameEncoder:
@@ -191,45 +145,79 @@ class KmeansTokenizer(Tokenizer):
         raise NotImplementedError
 
     def _assemble(
-        self, encoder: FrameEncoder, centroids: str, device: str, settings: Mapping[str, Any], **spec: Any
+        self,
+        encoder: FrameEncoder,
+        centroids: str,
+        device: str,
+        origin: Mapping[str, Any],
+        cut: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        **spec: Any,
     ) -> None:
-        """Check that encoder and centroids belong together, and set `spec` (further fields of it in `spec`)."""
-        self.encoder, self.centroids = encoder, Centroids.load(centroids).to(device)
-        name = spec["name"]
-        k, width = self.centroids.centroids.shape
-        if width != encoder.width:
-            raise UsageError(f"centroids {centroids!r} are {width} wide, but the features of {name} {encoder.width}")
-        encoder_fingerprint = fingerprint(encoder.identity())
-        self._check_origin(centroids, name, settings, encoder_fingerprint)
-        where = str(Path(centroids).resolve()) if Path(centroids).is_file() else centroids
+        """Check that encoder and centroids belong together, and set `spec` (further fields of it in `spec`).
+
+        `origin` is what the metadata of centroids say of the encoder; `cut`, how clips are cut where that is not
+        usual for the encoder: it changes codes, yet the centroids fit; `settings`, those beside `centroids`.
+        """
+        if len(encoder.layers) > 1 and "{layer}" not in centroids:
+            raise UsageError(
+                f"layers {list(encoder.layers)} need centroids each: write {{layer}} where the file names differ, as "
+                f"in centroids-L{{layer}}.safetensors, not {centroids!r}"
+            )
+        self.encoder = encoder
+        made, identities = [], []
+        for layer in encoder.layers:
+            source = centroids.replace("{layer}", str(layer))
+            made.append(Centroids.load(source).to(device))
+            identities.append(fingerprint(encoder.identity(layer)))
+            given = {**origin, "layer": layer} if "layer" in origin else origin
+            _check_fit(made[-1], source, encoder.width, spec["name"], given, identities[-1])
+        self.centroids = tuple(made)
+        where = str(Path(centroids).resolve()) if Path(source).is_file() else centroids
+        one = len(made) == 1
+        tensors = {f"{'' if one else i}{name}": t for i, c in enumerate(made) for name, t in c.tensors().items()}
         self.spec = TokenizerSpec(
-            fingerprint=fingerprint({"encoder": encoder_fingerprint}, self.centroids.tensors().items()),
+            fingerprint=fingerprint({"encoder": identities[0] if one else identities, **cut}, tensors.items()),
             sample_rate_hz=encoder.sample_rate_hz,
             hop_samples=encoder.hop_samples,
             frame_offset_samples=encoder.frame_offset_samples,
-            codebook_sizes=(k,),
+            codebook_sizes=tuple(len(each.centroids) for each in made),
             has_decoder=False,
             settings={**settings, "centroids": where},
             **spec,
         )
 
-    def _check_origin(self, centroids: str, name: str, settings: Mapping[str, Any], encoder_fingerprint: str) -> None:
-        """Centroids fit one encoder and layer: known by its weights, wherever it lies now and whatever its name; by
-        name and settings only where the file says nothing of weights."""
-        metadata = self.centroids.metadata
-        origin = metadata.get("tokenizer"), metadata.get("settings")
-        fitted_on = metadata.get("encoder_fingerprint")
-        if fitted_on == encoder_fingerprint or (fitted_on is None and origin in ((None, None), (name, dict(settings)))):
-            return
-        told = ""
-        if fitted_on and origin == (name, dict(settings)):
-            told = f" (its weights are others by now: {encoder_fingerprint[:12]}, not {fitted_on[:12]})"
-        raise UsageError(
-            f"centroids {centroids!r} were fitted for {origin[0]} {origin[1]}, not for {name} {dict(settings)}{told}: "
-            "give the encoder they were fitted on, or fit your own with `python -m slm.tokenizers fit`"
-        )
-
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
         # One at a time: padding changes the features of encoders with group norm, and even rows of equal length are
         # rounded differently in a batch, which flips near ties between centroids.
-        return [self.centroids.assign(self.encoder.features(signal))[:, None].cpu().numpy() for signal in signals]
+        return [self._encode_one(signal) for signal in signals]
+
+    def _encode_one(self, signal: np.ndarray) -> np.ndarray:
+        import torch
+
+        return np.concatenate([
+            torch.stack([c.assign(x) for c, x in zip(self.centroids, window, strict=True)], dim=1).cpu().numpy()
+            for window in self.encoder.windows(signal)
+        ])  # fmt: skip
+
+
+def _check_fit(
+    centroids: Centroids, source: str, width: int, name: str, settings: Mapping[str, Any], encoder_fingerprint: str
+) -> None:
+    """Centroids fit one encoder and layer: known by its weights, wherever it lies now and whatever its name; by name
+    and settings only where the file says nothing of weights."""
+    if centroids.centroids.shape[1] != width:
+        found = centroids.centroids.shape[1]
+        raise UsageError(f"centroids {source!r} are {found} wide, but the features of {name} {width}")
+    metadata = centroids.metadata
+    origin = metadata.get("tokenizer"), metadata.get("settings")
+    fitted_on = metadata.get("encoder_fingerprint")
+    if fitted_on == encoder_fingerprint or (fitted_on is None and origin in ((None, None), (name, dict(settings)))):
+        return
+    told = ""
+    if fitted_on and origin == (name, dict(settings)):
+        told = f" (its weights are others by now: {encoder_fingerprint[:12]}, not {fitted_on[:12]})"
+    raise UsageError(
+        f"centroids {source!r} were fitted for {origin[0]} {origin[1]}, not for {name} {dict(settings)}{told}: "
+        "give the encoder they were fitted on, or fit your own with `python -m slm.tokenizers fit`"
+    )

@@ -1,58 +1,89 @@
-"""Semantic units: k-means over a layer of a self-supervised or supervised speech encoder.
+"""Semantic units: k-means over layers of a self-supervised or supervised speech encoder.
 
-After GSLM (Lakhotia et al., 2021) and TWIST (Hassid et al., 2023), which cluster HuBERT; Whisper's encoder is
-clustered in the same way. The units carry what is said far more than who says it, and have no decoder of their own.
+After GSLM (Lakhotia et al., 2021) and TWIST (Hassid et al., 2023), which cluster a layer of HuBERT, and DASB's Discrete
+WavLM (Mousavi et al., 2024), which clusters six layers of WavLM; Whisper's encoder is clustered in the same way. The
+units carry what is said far more than who says it, and have no decoder of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from slm.tokenizers._encoders import FrameEncoder, load_encoder
+from slm.errors import UsageError
+from slm.tokenizers._encoders import check_layers, load_encoder
+from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
 from slm.tokenizers.base import TOKENIZERS
+
+MAX_WINDOW_S = 100.0  # as textlesslib
 
 
 @TOKENIZERS.register("ssl-kmeans")
 class SslKmeansTokenizer(KmeansTokenizer):
-    """Units of `layer` of a HuBERT, WavLM, wav2vec 2.0 or Whisper encoder (hub id or local folder).
+    """Units of `layer` of a HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0 or Whisper encoder (hub id or local folder).
 
-    `centroids` is a safetensors file made by `python -m slm.tokenizers fit`, or the name of a packaged one. Layers
-    count as in transformers' `hidden_states`. Raises UsageError when the encoder cannot be had, or when the centroids
-    were fitted on another encoder or layer: other weights under the same name are another encoder, be it by a bit.
+    `layer` counts as in transformers' `hidden_states`; several (`[1, 3, 7]`) give a codebook each, in that order, of
+    which `num_codebooks` keeps the first ones. `centroids` is a safetensors file made by `python -m slm.tokenizers
+    fit`, a k-means file of fairseq, textlesslib or SpeechBrain (read without executing its pickle), the name of a
+    packaged one, or a file on the hub (`hf://owner/repository/path`); for several layers, with `{layer}` in its name.
+    `input_norm` is "none", "unit-variance" or "layer-norm" (see `ConvEncoder`) where it should not be what the
+    encoder's feature extractor says: units fitted by fairseq or SpeechBrain need what these did. `padding_samples`
+    zeros are put before and behind each clip (slamkit: 40, with which T = floor(N / hop)).
 
-    Whisper takes a clip in windows of 30 s, the others in one piece: what the first convolution gives (512 channels at
-    3.2 kHz in fp32, 0.4 GB for a minute of audio) is held more than once, and attention grows with the square of the
-    length. Cut long recordings into segments before.
+    Raises UsageError when the encoder cannot be had, or when the centroids were fitted on another encoder or layer:
+    other weights under the same name are another encoder, be it by a bit.
+
+    Long clips are the exception to one pass: these encoders attend to (and, base models, normalize over) the whole
+    clip. A clip of more than `max_window_s` (Whisper: 30 s at most) is encoded as the fewest windows of equal length,
+    each as a clip of its own; T stays what the spec says.
     """
 
     about: ClassVar[Mapping[str, str]] = {
-        "ssl-kmeans": "100 at 50 Hz from 16 kHz (Whisper tiny.en; fit your own for HuBERT, WavLM, wav2vec 2.0); "
-        "no decoder; needs the encoder (extra `offline`, a local folder or the hub)"
+        "ssl-kmeans": "100 at 50 Hz from 16 kHz (Whisper tiny.en; fit or import others: HuBERT, WavLM, wav2vec 2.0, "
+        "w2v-BERT 2.0); no decoder; needs the encoder (extra `offline`, a local folder or the hub)"
     }
 
     def __init__(
         self,
         encoder: str = "openai/whisper-tiny.en",
-        layer: int = 3,
+        layer: int | list[int] = 3,
         centroids: str = "whisper-tiny.en-l3-k100",
+        num_codebooks: int | None = None,
+        input_norm: str | None = None,
+        padding_samples: int = 0,
+        max_window_s: float = MAX_WINDOW_S,
         device: str = "cpu",
     ):
+        layers = _first_layers(check_layers(layer), num_codebooks)
+        if padding_samples < 0 or max_window_s <= 0:
+            raise UsageError(f"padding_samples {padding_samples} and max_window_s {max_window_s} must be positive")
         if Path(encoder).is_dir():
             encoder = str(Path(encoder).resolve())  # the next stage may run elsewhere
-        frames = self.make_encoder(encoder, layer, device)
+        frames = load_encoder(encoder, layers, device, input_norm)
+        usual = frames.max_window_frames
+        frames.cut_at(max_window_s, padding_samples)
+        cut = {"max_window_frames": frames.max_window_frames} if frames.max_window_frames != usual else {}
+        cut |= {"padding_samples": padding_samples} if padding_samples else {}
+        origin = {"encoder": encoder, "layer": layers[0] if len(layers) == 1 else list(layers)}
+        origin |= {"input_norm": input_norm} if input_norm is not None else {}
+        changed: dict[str, Any] = {"padding_samples": padding_samples} if padding_samples else {}
+        changed |= {"max_window_s": max_window_s} if max_window_s != MAX_WINDOW_S else {}
         self._assemble(
             frames,
-            centroids,
+            str(centroids),
             device,
-            settings={"encoder": encoder, "layer": layer},
+            origin=origin,
+            cut=cut,
+            settings={**origin, **changed},
             name="ssl-kmeans",
-            semantic_codebooks=(0,),
+            semantic_codebooks=tuple(range(len(layers))),
             taxonomy={
-                "architecture": "speech encoder, one layer of it",
-                "quantization": "k-means (single codebook)",
+                "architecture": "speech encoder, one layer of it"
+                if len(layers) == 1
+                else "speech encoder, layers of it",
+                "quantization": "k-means (single codebook)" if len(layers) == 1 else "k-means (a codebook per layer)",
                 "training": "quantizer fitted after the encoder, which is frozen",
                 "distillation": "none",
                 "bitrate": "fixed",
@@ -62,5 +93,22 @@ class SslKmeansTokenizer(KmeansTokenizer):
         )
 
     @classmethod
-    def make_encoder(cls, encoder: str = "openai/whisper-tiny.en", layer: int = 3, device: str = "cpu") -> FrameEncoder:
-        return load_encoder(encoder, layer, device)
+    def make_encoder(
+        cls,
+        encoder: str = "openai/whisper-tiny.en",
+        layer: int | list[int] = 3,
+        input_norm: str | None = None,
+        device: str = "cpu",
+    ) -> FrameEncoder:
+        frames = load_encoder(encoder, layer, device, input_norm)
+        frames.cut_at(MAX_WINDOW_S)
+        return frames
+
+
+def _first_layers(layers: tuple[int, ...], num_codebooks: int | None) -> tuple[int, ...]:
+    if num_codebooks is not None and not 1 <= num_codebooks <= len(layers):
+        raise UsageError(
+            f"layer {list(layers)} makes {len(layers)} codebooks: num_codebooks must be 1 to {len(layers)}, "
+            f"not {num_codebooks}"
+        )
+    return layers[:num_codebooks]

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from slm.errors import UsageError
-from slm.tokenizers import _kmeans
-from slm.tokenizers._kmeans import Centroids, fit_kmeans, nearest
+from slm.tokenizers import _clustering
+from slm.tokenizers._clustering import Fit, Lloyd, MiniBatch, fit_kmeans, plus_plus
+from slm.tokenizers._kmeans import Centroids, nearest
 
 
 def blobs(k: int, per_blob: int, width: int = 5, spread: float = 0.3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -20,6 +21,15 @@ def blobs(k: int, per_blob: int, width: int = 5, spread: float = 0.3, seed: int 
     centers = rng.uniform(-5, 5, (k, width))
     points = np.repeat(centers, per_blob, axis=0) + spread * rng.standard_normal((k * per_blob, width))
     return points.astype(np.float32), centers
+
+
+def from_start(frames: torch.Tensor, starts: torch.Tensor, iterations: int = 100) -> Fit:
+    """One run of Lloyd's algorithm from these centroids."""
+    search = Lloyd(frames, len(starts), restarts=1, iterations=iterations)
+    search.centroids = starts
+    while search.step():
+        pass
+    return search.best
 
 
 def test_nearest_equals_all_distances_written_out() -> None:
@@ -50,6 +60,60 @@ def test_inertia_is_as_low_as_that_of_scikit_learn(spread: float) -> None:
     assert ours.inertia == pytest.approx(squared.sum(), rel=1e-4)
 
 
+@pytest.mark.parametrize("iterations", [1, 7, 300])
+def test_lloyd_from_the_same_start_is_that_of_scikit_learn(iterations: int) -> None:
+    cluster = pytest.importorskip("sklearn.cluster")
+    frames = blobs(k=15, per_blob=80, spread=2.0)[0].astype(np.float64)
+    starts = frames[np.random.default_rng(2).choice(len(frames), 15, replace=False)]
+    theirs = cluster.KMeans(15, init=starts, n_init=1, tol=0, max_iter=iterations, algorithm="lloyd").fit(frames)
+    ours = from_start(torch.from_numpy(frames), torch.from_numpy(starts), iterations)
+    if iterations < 10:
+        np.testing.assert_allclose(ours.centroids.numpy(), theirs.cluster_centers_, rtol=1e-9)
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-9 if iterations < 10 else 1e-3)
+    assert ours.reseeded == 0
+
+
+def test_mini_batches_from_the_same_start_are_those_of_scikit_learn() -> None:
+    cluster = pytest.importorskip("sklearn.cluster")
+    frames = blobs(k=15, per_blob=80, spread=2.0)[0].astype(np.float64)
+    np.random.default_rng(0).shuffle(frames)
+    theirs = cluster.MiniBatchKMeans(15, init=frames[:15], n_init=1, reassignment_ratio=0)
+    ours = MiniBatch(torch.from_numpy(frames[:15].copy()))
+    inertia = 0.0
+    for batch in np.array_split(frames, 7):
+        inertia += ((batch[:, None] - ours.centroids.numpy()[None]) ** 2).sum(axis=2).min(axis=1).sum()
+        theirs.partial_fit(batch)
+        ours.update(torch.from_numpy(batch))
+        np.testing.assert_allclose(ours.centroids.numpy(), theirs.cluster_centers_, rtol=1e-9)
+    assert ours.inertia == pytest.approx(inertia)
+    assert int(ours.taken.sum()) == int(ours.weights.sum()) == len(frames)
+
+
+def test_a_cluster_that_mini_batches_never_fill_moves_to_the_worst_frame() -> None:
+    frames = torch.tensor([[0.0], [0.2], [10.0], [10.2]] * 50 + [[30.0]])
+    search = MiniBatch(torch.tensor([[0.0], [10.0], [-1000.0]]))
+    search.update(frames)
+    assert search.reseeded == 0  # 201 idle frames do not make it dead
+    search.update(frames)
+    assert (search.reseeded, search.centroids[2].item(), search.weights[2].item()) == (1, 30.0, 0)
+    search.update(frames)
+    assert search.centroids[2].item() == 30.0
+    assert search.weights[2].item() == 1
+    assert search.centroids[0].item() == pytest.approx(0.1)
+
+
+def test_k_means_plus_plus_takes_a_sample_of_many_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = torch.arange(10_000.0)[:, None]
+    monkeypatch.setattr(_clustering, "_START_FRAMES_PER_CLUSTER", 20)
+    seen: list[int] = []
+    real = _clustering.nearest
+    monkeypatch.setattr(_clustering, "nearest", lambda x, c: (seen.append(len(x)), real(x, c))[1])
+    starts = plus_plus(frames, 8, torch.Generator().manual_seed(0))
+    assert set(seen) == {160}
+    assert len(starts.unique()) == 8
+    assert starts.max() - starts.min() > 5000
+
+
 def test_separate_blobs_are_found() -> None:
     frames, centers = blobs(k=6, per_blob=200, spread=0.05)
     found = fit_kmeans(torch.from_numpy(frames), 6, seed=1, restarts=5).centroids.numpy()
@@ -62,14 +126,14 @@ def test_starts_never_fall_twice_on_one_place() -> None:
     """The chance of a start is its squared distance: zero where a start already is."""
     places = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 9.0]]).repeat(50, 1)
     for seed in range(20):
-        starts = _kmeans._plus_plus(places, 3, torch.Generator().manual_seed(seed))
+        starts = plus_plus(places, 3, torch.Generator().manual_seed(seed))
         assert len(starts.unique(dim=0)) == 3
 
 
 def test_the_second_start_is_drawn_by_squared_distance() -> None:
     """From a first start at 0 the places 1 and 3 have chances 1/10 and 9/10."""
     places = torch.tensor([[0.0], [1.0], [3.0]])
-    draws = [_kmeans._plus_plus(places, 2, torch.Generator().manual_seed(seed))[:, 0].tolist() for seed in range(900)]
+    draws = [plus_plus(places, 2, torch.Generator().manual_seed(seed))[:, 0].tolist() for seed in range(900)]
     after_zero = [second for first, second in draws if first == 0]
     assert 240 < len(after_zero) < 360
     assert 0.84 < np.mean(np.array(after_zero) == 3) < 0.96
@@ -78,7 +142,7 @@ def test_the_second_start_is_drawn_by_squared_distance() -> None:
 def test_an_empty_cluster_moves_to_the_worst_frame() -> None:
     frames = torch.tensor([[0.0], [0.2], [10.0], [10.2]] * 10 + [[30.0]])
     starts = torch.tensor([[0.0], [10.0], [-1000.0]])
-    fit = _kmeans._lloyd(frames, starts, iterations=20)
+    fit = from_start(frames, starts, iterations=20)
     assert fit.reseeded == 1
     assert sorted(fit.centroids[:, 0].tolist()) == pytest.approx([0.1, 10.1, 30.0])
     assert fit.inertia == pytest.approx(40 * 0.1**2, rel=1e-2)
@@ -89,7 +153,7 @@ def test_the_seed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     first, again, other = (fit_kmeans(frames, 20, seed=s, restarts=2) for s in (3, 3, 4))
     assert torch.equal(first.centroids, again.centroids)
     assert not torch.equal(first.centroids, other.centroids)
-    monkeypatch.setattr(_kmeans, "_CHUNK_FRAMES", 100)
+    monkeypatch.setattr(_clustering, "CHUNK_FRAMES", 100)
     chunked = fit_kmeans(frames, 20, seed=3, restarts=2)
     torch.testing.assert_close(chunked.centroids, first.centroids)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from slm.tokenizers import load_tokenizer
+from slm.tokenizers import load_tokenizer, logmel_kmeans
 from slm.tokenizers.logmel_kmeans import LogMelFrames
 from slm.types import AudioClip
 from tests.contracts import tokenizer_law
@@ -36,8 +37,15 @@ def slow_log_mel(samples: np.ndarray) -> np.ndarray:
 
 def test_features_equal_their_definition() -> None:
     samples = real_clips(16_000)[0].samples[:20_000]
-    features = LogMelFrames().features(samples).numpy()
+    features = LogMelFrames().features(samples)[0].numpy()
     np.testing.assert_allclose(features, slow_log_mel(samples.astype(np.float64)), atol=2e-3)
+
+
+def test_a_long_clip_taken_in_parts_has_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, encoder = real_clips(16_000)[0].samples, LogMelFrames()
+    whole = encoder.features(samples)
+    monkeypatch.setattr(logmel_kmeans, "_PART_FRAMES", 7)
+    torch.testing.assert_close(encoder.features(samples), whole)
 
 
 def test_the_level_of_a_recording_does_not_matter() -> None:
@@ -71,4 +79,4 @@ def test_no_window_reaches_past_the_clip(frames: int) -> None:
     shortest = 400 + 320 * (frames - 1)
     spec = load_tokenizer("logmel-kmeans").spec
     assert [spec.num_frames(shortest + n) for n in (-1, 0)] == [frames - 1, frames]
-    assert LogMelFrames().features(np.zeros(shortest, np.float32)).shape == (frames, 80)
+    assert LogMelFrames().features(np.zeros(shortest, np.float32)).shape == (1, frames, 80)

@@ -74,7 +74,7 @@ def test_fit_writes_centroids_that_a_tokenizer_takes(
     made = Centroids.load(out)
     assert made.metadata["frames"] == sum(map(len, codes))
     # The inertia on file is the mean squared distance of these very clips to their units.
-    features = [tokenizer.encoder.features(clip.samples) for clip in clips]  # type: ignore[attr-defined]
+    features = [tokenizer.encoder.features(clip.samples)[0] for clip in clips]  # type: ignore[attr-defined]
     gaps = made.standardize(torch.cat(features)) - made.centroids[np.concatenate(codes).astype(np.int64)]
     assert made.metadata["inertia_per_frame"] == pytest.approx(float(gaps.square().sum(dim=1).mean()), rel=1e-4)
 

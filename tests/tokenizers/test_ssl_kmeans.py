@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     HubertConfig,
     HubertModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -55,7 +59,11 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "wavlm-layer": lambda: WavLMModel(conv_config(WavLMConfig, stable=True, num_buckets=32)),
     "wav2vec2-group": lambda: Wav2Vec2Model(conv_config(Wav2Vec2Config, stable=False)),
     "wav2vec2-adapter": lambda: Wav2Vec2Model(conv_config(Wav2Vec2Config, stable=True, add_adapter=True)),
-}
+    "bert": lambda: Wav2Vec2BertModel(Wav2Vec2BertConfig(
+        hidden_size=24, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=32,
+        output_hidden_size=24, conv_depthwise_kernel_size=7,
+    )),
+}  # fmt: skip
 
 
 def randomized(model: Any) -> Any:
@@ -82,7 +90,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("encoders")
     for name, build in BUILDERS.items():
         randomized(build()).save_pretrained(root / name)
-        Wav2Vec2FeatureExtractor(do_normalize=name.endswith("layer")).save_pretrained(root / name)
+        extractor = SeamlessM4TFeatureExtractor() if name == "bert" else None
+        (extractor or Wav2Vec2FeatureExtractor(do_normalize=name.endswith("layer"))).save_pretrained(root / name)
     random_whisper().save_pretrained(root / "whisper")
     WhisperFeatureExtractor().save_pretrained(root / "whisper")
     return {path.name: path for path in root.iterdir()}
@@ -97,17 +106,31 @@ def write_centroids(path: Path, width: int, k: int = 32, **metadata: Any) -> str
 @pytest.mark.parametrize("layer", range(LAYERS + 1))
 @pytest.mark.parametrize("name", BUILDERS)
 def test_features_are_the_hidden_states_of_the_whole_model(folders: dict[str, Path], name: str, layer: int) -> None:
-    samples = real_clips(16_000)[1].samples[:9000]
+    samples = real_clips(16_000)[1].samples[:9100]
     whole = BUILDERS[name]().from_pretrained(folders[name]).eval()
     values = torch.from_numpy(samples)[None]
     if name.endswith("layer"):  # do_normalize, by its definition
         values = (values - values.mean()) / (values.var(correction=0) + 1e-7).sqrt()
+    given = {"input_values": values}
+    if name == "bert":  # as documented: 55 log-mel frames, the last of which is padded to a pair and masked
+        given = dict(SeamlessM4TFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="pt"))
+        assert given["attention_mask"][0].tolist() == [1] * 27 + [0]
     with torch.no_grad():
-        expected = whole(values, output_hidden_states=True).hidden_states[layer][0]
+        expected = whole(**given, output_hidden_states=True).hidden_states[layer][0, : 27 if name == "bert" else None]
     encoder = load_encoder(str(folders[name]), layer)
-    torch.testing.assert_close(encoder.features(samples), expected, atol=1e-5, rtol=1e-4)
-    kept = encoder.model.encoder.layers  # type: ignore[attr-defined]
-    assert len(kept) == layer
+    torch.testing.assert_close(encoder.features(samples)[0], expected, atol=1e-5, rtol=1e-4)
+    assert len(encoder.model.encoder.layers) == layer
+
+
+@pytest.mark.parametrize("name", [*BUILDERS, "whisper"])
+def test_several_layers_are_each_of_them(folders: dict[str, Path], name: str) -> None:
+    samples, folder = real_clips(16_000)[1].samples[:9000], str(folders[name])
+    several = load_encoder(folder, [2, 0, 1])
+    assert len(several.blocks) == 2
+    for layer, features in zip((2, 0, 1), several.features(samples), strict=True):
+        alone = load_encoder(folder, layer)
+        torch.testing.assert_close(features, alone.features(samples)[0])
+        assert several.identity(layer) == alone.identity(layer)
 
 
 @pytest.mark.parametrize("layer", range(LAYERS + 1))
@@ -121,7 +144,7 @@ def test_whisper_features_are_those_of_its_forward_with_positions_cut(folders: d
     ).input_features
     with torch.no_grad():
         expected = whole(log_mel, output_hidden_states=True).hidden_states[layer][0]
-    features = load_encoder(str(folders["whisper"]), layer).features(samples)
+    features = load_encoder(str(folders["whisper"]), layer).features(samples)[0]
     assert features.shape == (frames, 24)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
@@ -131,10 +154,10 @@ def test_a_long_clip_is_cut_into_equal_windows_for_whisper(folders: dict[str, Pa
     encoder = load_encoder(str(folders["whisper"]), 2)
     samples = real_clips(16_000)[0].samples[: 105 * 320]
     windows = [encoder.features(samples[i * 35 * 320 : (i + 1) * 35 * 320]) for i in range(3)]
-    assert torch.equal(encoder.features(samples), torch.cat(windows))
+    assert torch.equal(encoder.features(samples), torch.cat(windows, dim=1))
 
 
-@pytest.mark.parametrize("name", ["hubert-group", "wavlm-layer", "wav2vec2-group", "whisper"])
+@pytest.mark.parametrize("name", ["hubert-group", "wavlm-layer", "wav2vec2-group", "bert", "whisper"])
 def test_ssl_kmeans_keeps_the_law(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     centroids = write_centroids(tmp_path / "c.safetensors", width=24)
     settings = {"encoder": str(folders[name]), "layer": 2, "centroids": centroids}
@@ -142,18 +165,140 @@ def test_ssl_kmeans_keeps_the_law(folders: dict[str, Path], tmp_path: Path, name
     tokenizer_law(load_tokenizer("ssl-kmeans", **settings), clips)
 
 
+def test_a_codebook_for_each_layer_keeps_the_law(folders: dict[str, Path], tmp_path: Path) -> None:
+    for layer in (1, 3):
+        torch.manual_seed(layer)
+        Centroids(torch.randn(20 + layer, 24), torch.zeros(24), torch.ones(24)).save(tmp_path / f"L{layer}.safetensors")
+    settings: dict[str, Any] = {
+        "encoder": str(folders["wavlm-layer"]),
+        "centroids": str(tmp_path / "L{layer}.safetensors"),
+    }
+    both = load_tokenizer("ssl-kmeans", layer=[3, 1], **settings)
+    assert (both.spec.codebook_sizes, both.spec.semantic_codebooks) == ((23, 21), (0, 1))
+    clips = real_clips(16_000, 2)
+    tokenizer_law(both, clips)
+    codes = both.encode(clips[:1])[0].codes
+    first = load_tokenizer("ssl-kmeans", layer=[3, 1], num_codebooks=1, **settings)
+    for k, layer in enumerate((3, 1)):
+        alone = load_tokenizer("ssl-kmeans", layer=layer, **settings)
+        assert np.array_equal(alone.encode(clips[:1])[0].codes[:, 0], codes[:, k])
+        assert (first.spec == alone.spec) == (layer == 3)
+    for change, complaint in (
+        ({"num_codebooks": 3}, "makes 2 codebooks: num_codebooks must be 1 to 2, not 3"),
+        ({"num_codebooks": 0}, "not 0"),
+        ({"layer": [1, 1]}, "a layer twice"),
+        ({"layer": [1, "3"]}, "one number or a list of them"),
+        ({"layer": []}, "one number or a list of them"),
+        ({"centroids": str(tmp_path / "L1.safetensors")}, "need centroids each: write {layer}"),
+        ({"layer": [1, 2]}, "L2.safetensors': neither a file"),
+        ({"input_norm": "layernorm"}, "did you mean 'layer-norm'"),
+        ({"padding_samples": -1}, "must be positive"),
+        ({"max_window_s": 0.0}, "must be positive"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            load_tokenizer("ssl-kmeans", **{"layer": [3, 1], **settings, **change})  # type: ignore[arg-type]
+
+
+def test_a_k_means_file_of_scikit_learn_serves_as_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
+    joblib, cluster = pytest.importorskip("joblib"), pytest.importorskip("sklearn.cluster")
+    clip = real_clips(16_000)[0]
+    features = load_encoder(str(folders["hubert-group"]), 2).features(clip.samples)[0].numpy()
+    model = cluster.MiniBatchKMeans(12, random_state=0, n_init=1).fit(features)
+    joblib.dump(model, tmp_path / "km.bin")
+    tokenizer = load_tokenizer(
+        "ssl-kmeans", encoder=str(folders["hubert-group"]), layer=2, centroids=str(tmp_path / "km.bin")
+    )
+    assert np.array_equal(tokenizer.encode([clip])[0].codes[:, 0], model.predict(features))
+
+
+@pytest.mark.parametrize("name", ["hubert-group", "bert", "whisper"])
+def test_long_clips_are_cut_into_windows_that_lose_no_frame(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    settings: dict[str, Any] = {
+        "encoder": str(folders[name]), "layer": 2, "centroids": write_centroids(tmp_path / "c.safetensors", width=24),
+    }  # fmt: skip
+    clip = real_clips(16_000)[0]
+    cut = load_tokenizer("ssl-kmeans", max_window_s=0.5, **settings)
+    spec, whole = cut.spec, load_tokenizer("ssl-kmeans", **settings)
+    assert spec.fingerprint != whole.spec.fingerprint
+    assert load_tokenizer(spec).spec == spec
+    reach = -spec.frame_offset_samples
+    for frames in (25, 26, 51, 100):
+        for extra in (0, 1, 319):
+            samples = clip.samples[: frames * 320 + reach + extra]
+            codes = cut.encode([AudioClip("x", samples, 16_000)])[0].codes
+            assert len(codes) == spec.num_frames(len(samples)) == frames
+            count = -(-frames // 25)
+            edges = np.linspace(0, frames, count + 1).round().astype(int).tolist()
+            assert max(np.diff(edges)) <= 25
+            windows = [samples[a * 320 : b * 320 + reach] for a, b in pairwise(edges)]
+            windows[-1] = samples[edges[-2] * 320 :]
+            parts = whole.encode([AudioClip(str(i), window, 16_000) for i, window in enumerate(windows)])
+            assert np.array_equal(codes, np.concatenate([part.codes for part in parts]))
+
+
+def test_zeros_before_and_behind_move_the_frames(folders: dict[str, Path], tmp_path: Path) -> None:
+    """slamkit pads HuBERT's input by 40 on each side, and then has a frame for every 320 samples."""
+    settings: dict[str, Any] = {
+        "encoder": str(folders["hubert-group"]), "layer": 2, "centroids": write_centroids(tmp_path / "c.st", width=24),
+    }  # fmt: skip
+    plain, padded = (load_tokenizer("ssl-kmeans", padding_samples=n, **settings) for n in (0, 40))
+    assert [padded.spec.num_frames(n) for n in (319, 320, 639, 640)] == [0, 1, 1, 2]
+    samples = real_clips(16_000)[0].samples[:9600]
+    codes = padded.encode([AudioClip("x", samples, 16_000)])[0].codes
+    assert np.array_equal(codes, plain.encode([AudioClip("x", np.pad(samples, 40), 16_000)])[0].codes)
+    tokenizer_law(padded, real_clips(16_000, 2))
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-7])
+def test_input_norms_differ_in_their_epsilon(folders: dict[str, Path], epsilon: float) -> None:
+    """In a quiet clip it tells; whatever the checkpoint's own extractor would do is overruled."""
+    samples = 0.01 * real_clips(16_000)[1].samples[:9000]
+    values = torch.from_numpy(samples)[None]
+    values = (values - values.mean()) / (values.var(correction=0) + epsilon).sqrt()
+    for name in ("hubert-group", "hubert-layer"):
+        whole = HubertModel.from_pretrained(folders[name]).eval()
+        with torch.no_grad():
+            expected = whole(values, output_hidden_states=True).hidden_states[0][0]
+        norm = "layer-norm" if epsilon == 1e-5 else "unit-variance"
+        encoder = load_encoder(str(folders[name]), 0, input_norm=norm)
+        torch.testing.assert_close(encoder.features(samples)[0], expected, atol=1e-5, rtol=1e-4)
+    identities = {fingerprint(load_encoder(str(folders["hubert-layer"]), 0, input_norm=norm).identity(0))
+                  for norm in ("none", "unit-variance", "layer-norm")}  # fmt: skip
+    assert len(identities) == 3
+    with pytest.raises(UsageError, match="no meaning for Whisper"):
+        load_encoder(str(folders["whisper"]), 0, input_norm="none")
+
+
+def test_further_strides_make_25_hz(tmp_path: Path) -> None:
+    """The shape of TWIST's mHuBERT: an eighth convolution."""
+    config = conv_config(HubertConfig, stable=False)
+    config.conv_dim, config.num_feat_extract_layers = (16,) * 8, 8
+    config.conv_stride, config.conv_kernel = (5, 2, 2, 2, 2, 2, 2, 2), (10, 3, 3, 3, 3, 2, 2, 2)
+    randomized(HubertModel(config)).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), 2)
+    assert encoder.hop_samples == 640
+    for samples in (719, 720, 1359, 1360, 16_000):
+        expected = int(encoder.model._get_feat_extract_output_lengths(samples))
+        assert encoder.num_frames(samples) == expected
+        if expected:
+            assert encoder.features(np.zeros(samples, np.float32)).shape[1] == expected
+
+
 def test_frames_follow_the_convolutions(folders: dict[str, Path]) -> None:
     """HuBERT: 400 samples for the first frame, 320 for each further one; transformers' own count agrees."""
     encoder = load_encoder(str(folders["hubert-group"]), 1)
     assert (encoder.hop_samples, encoder.frame_offset_samples) == (320, -80)
     for samples in (400, 719, 720, 16_000, 16_079, 16_080):
-        expected = encoder.model._get_feat_extract_output_lengths(samples)  # type: ignore[attr-defined]
+        expected = encoder.model._get_feat_extract_output_lengths(samples)
         assert (samples - 80) // 320 == int(expected)
 
 
 def test_the_fingerprint_knows_weights_and_layer_but_not_the_place(folders: dict[str, Path], tmp_path: Path) -> None:
     def identity(folder: Path, layer: int = 2) -> str:
-        return fingerprint(load_encoder(str(folder), layer).identity())
+        return fingerprint(load_encoder(str(folder), layer).identity(layer))
 
     source, moved = folders["hubert-group"], tmp_path / "moved"
     moved.mkdir()
@@ -174,13 +319,13 @@ def test_the_fingerprint_knows_weights_and_layer_but_not_the_place(folders: dict
 
 
 def test_the_fingerprint_does_not_change_when_transformers_renames_a_module(folders: dict[str, Path]) -> None:
-    for name in ("hubert-group", "whisper"):
+    for name in ("hubert-group", "bert", "whisper"):
         encoder: Any = load_encoder(str(folders[name]), 2)
-        before = fingerprint(encoder.identity())
-        owner = encoder.model.encoder if name == "hubert-group" else encoder.model
+        before = fingerprint(encoder.identity(2))
+        owner = encoder.model if name == "whisper" else encoder.model.encoder
         owner.blocks = owner.layers
         del owner.layers
-        assert fingerprint(encoder.identity()) == before
+        assert fingerprint(encoder.identity(2)) == before
 
 
 def test_the_weights_that_centroids_were_fitted_on_decide(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -188,7 +333,7 @@ def test_the_weights_that_centroids_were_fitted_on_decide(folders: dict[str, Pat
     folder, moved = tmp_path / "here", tmp_path / "there"
     shutil.copytree(folders["hubert-group"], folder)
     made_on = {"tokenizer": "ssl-kmeans", "settings": {"encoder": str(folder), "layer": 2}}
-    print_of = fingerprint(load_encoder(str(folder), 2).identity())
+    print_of = fingerprint(load_encoder(str(folder), 2).identity(2))
     centroids = write_centroids(tmp_path / "c.safetensors", 24, **made_on, encoder_fingerprint=print_of)
     first = load_tokenizer("ssl-kmeans", encoder=str(folder), layer=2, centroids=centroids)
     shutil.copytree(folder, moved)
@@ -208,7 +353,7 @@ def test_fp16_and_fp32_copies_of_whisper_are_one_tokenizer(folders: dict[str, Pa
     WhisperModel.from_pretrained(folders["whisper"]).half().save_pretrained(tmp_path)
     WhisperFeatureExtractor().save_pretrained(tmp_path)
     half, full = (load_encoder(str(folder), 2) for folder in (tmp_path, folders["whisper"]))
-    assert fingerprint(half.identity()) == fingerprint(full.identity())
+    assert fingerprint(half.identity(2)) == fingerprint(full.identity(2))
 
 
 @needs_wheel

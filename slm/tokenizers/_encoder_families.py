@@ -1,0 +1,223 @@
+"""The speech encoders of transformers, cut off above the layers that are asked for.
+
+Layers count as in transformers' `hidden_states`, which is also how fairseq, textlesslib and SpeechBrain count: 0 is
+what enters the first layer, n what leaves the n-th (Whisper's last: after the norm that closes its encoder). Only
+layers up to the highest one are kept and run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.tokenizers._frames import FrameEncoder
+from slm.tokenizers.base import weight_digests
+
+if TYPE_CHECKING:
+    import torch
+
+CONV_FAMILIES = ("hubert", "wav2vec2", "wavlm")
+INPUT_NORMS = ("none", "unit-variance", "layer-norm")
+# What of a configuration changes the features, beside the weights and their shapes.
+_CONV_KEYS = (
+    *("conv_kernel", "conv_stride", "feat_extract_norm", "feat_extract_activation", "hidden_act", "layer_norm_eps"),
+    *("num_attention_heads", "do_stable_layer_norm", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"),
+    *("num_buckets", "max_bucket_distance"),
+)
+_BERT_KEYS = (
+    *("hidden_act", "layer_norm_eps", "num_attention_heads", "position_embeddings_type", "max_source_positions"),
+    *("rotary_embedding_base", "left_max_position_embeddings", "right_max_position_embeddings"),
+    "conv_depthwise_kernel_size",
+)
+_WHISPER_KEYS = ("activation_function", "encoder_attention_heads", "max_source_positions")
+
+
+class LayeredEncoder(FrameEncoder):
+    """A stack of Transformer layers, whose `blocks` stay in reach whatever transformers calls them."""
+
+    model: Any
+    blocks: Any
+
+    def _keep(self, blocks: Any, layers: Sequence[int], name: str) -> Any:
+        """The blocks that run for `layers`; UsageError for a layer that there is not."""
+        for layer in layers:
+            if not 0 <= layer <= len(blocks):
+                raise UsageError(
+                    f"layer {layer} of {name or 'this encoder'}: it has layers 0 (the input) to {len(blocks)}"
+                )
+        self.layers, self.blocks = tuple(layers), blocks[: max(layers)]
+        return self.blocks
+
+    @contextmanager
+    def _inputs_kept(self, kept: dict[int, torch.Tensor]) -> Iterator[None]:
+        """Within, `kept[n]` becomes what enters block n, for each of `layers` below the highest."""
+
+        def keep(layer: int) -> Any:
+            def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                kept[layer] = (args[0] if args else kwargs["hidden_states"])[0]
+
+            return hook
+
+        hooks = [
+            self.blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True)
+            for layer in set(self.layers)
+            if layer < len(self.blocks)
+        ]
+        try:
+            yield
+        finally:
+            for each in hooks:
+                each.remove()
+
+    def _layers_of(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward pass of the model on a batch of one -> `[layers, T, width]`."""
+        import torch
+
+        kept: dict[int, torch.Tensor] = {}
+        with self._inputs_kept(kept):
+            kept[len(self.blocks)] = self.model(*args, **kwargs).last_hidden_state[0]
+        return torch.stack([kept[layer] for layer in self.layers])
+
+    def _weights(self, layer: int, *leave_out: str) -> list[str]:
+        """Digests of the weights that the features of `layer` depend on."""
+        above = {id(value) for block in self.blocks[layer:] for value in block.state_dict(keep_vars=True).values()}
+        # masked_spec_embed serves training only, and some checkpoints leave it out (it is then random).
+        return weight_digests(
+            value
+            for name, value in self.model.state_dict(keep_vars=True).items()
+            if id(value) not in above and not name.startswith(("masked_spec_embed", *leave_out))
+        )
+
+
+class ConvEncoder(LayeredEncoder):
+    """HuBERT, wav2vec 2.0 or WavLM: unpadded convolutions on the waveform, then Transformer layers.
+
+    `input_norm` is done to the whole clip (window): "unit-variance" as transformers' feature extractor does it (its
+    epsilon is 1e-7), "layer-norm" as fairseq, textlesslib and SpeechBrain do (1e-5, which tells in quiet clips),
+    "none"; None does what the checkpoint's feature extractor says.
+    """
+
+    def __init__(self, model: Any, feature_extractor: Any, layers: Sequence[int], device: str, input_norm: str | None):
+        from torch import nn
+
+        config = model.config
+        model.encoder.layers = self._keep(model.encoder.layers, layers, config._name_or_path)
+        if config.do_stable_layer_norm:
+            # A norm that closes the stack: hidden_states come before it, the last one too, as in fairseq.
+            model.encoder.layer_norm = nn.Identity()
+        model.adapter = None
+        self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
+        if input_norm is None:
+            input_norm = "unit-variance" if feature_extractor.do_normalize else "none"
+        self.input_norm = input_norm
+        feature_extractor.do_normalize = input_norm == "unit-variance"
+        self.sample_rate_hz = feature_extractor.sampling_rate
+        self.hop_samples = prod(config.conv_stride)
+        jumps = np.cumprod([1, *config.conv_stride[:-1]])
+        receptive_field = 1 + int(np.dot(np.subtract(config.conv_kernel, 1), jumps))
+        self.frame_offset_samples = self.hop_samples - receptive_field
+        self.width = config.hidden_size
+
+    def _window(self, signal: np.ndarray) -> torch.Tensor:
+        import torch
+
+        values = self.extractor(signal, sampling_rate=self.sample_rate_hz, return_tensors="pt").input_values
+        if self.input_norm == "layer-norm":
+            values = torch.nn.functional.layer_norm(values, values.shape[1:])
+        return self._layers_of(values.to(self.model.device))
+
+    def identity(self, layer: int) -> dict[str, Any]:
+        config = self.model.config
+        settings = {key: getattr(config, key, None) for key in _CONV_KEYS}
+        settings |= {"family": config.model_type, "layer": layer, "do_normalize": self.extractor.do_normalize}
+        if self.input_norm == "layer-norm":
+            settings["input_norm"] = self.input_norm
+        return {**settings, "sample_rate_hz": self.sample_rate_hz, "weights": self._weights(layer)}
+
+
+class BertEncoder(LayeredEncoder):
+    """w2v-BERT 2.0: Kaldi's log-mel frames every 10 ms, joined by `stride`, then Conformer layers.
+
+    T = floor((N - 240) / 320): an odd last log-mel frame is dropped, as fairseq2 does; transformers pads it to a pair
+    and masks it, which leaves the other frames as they are.
+    """
+
+    def __init__(self, model: Any, feature_extractor: Any, layers: Sequence[int], device: str, input_norm: str | None):
+        if input_norm is not None:
+            raise UsageError("input_norm has no meaning for w2v-BERT, which normalizes its log-mel frames")
+        config = model.config
+        model.encoder.layers = self._keep(model.encoder.layers, layers, config._name_or_path)
+        model.adapter = model.intermediate_ffn = None
+        self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
+        self.sample_rate_hz = feature_extractor.sampling_rate
+        self.hop_samples = 160 * feature_extractor.stride  # both fixed in the feature extractor: windows of 400,
+        self.frame_offset_samples = 160 - 400  # one every 160 samples
+        self.width = config.hidden_size
+
+    def _window(self, signal: np.ndarray) -> torch.Tensor:
+        log_mel = self.extractor(
+            signal, sampling_rate=self.sample_rate_hz, pad_to_multiple_of=None, return_tensors="pt"
+        ).input_features
+        return self._layers_of(log_mel.to(self.model.device))
+
+    def identity(self, layer: int) -> dict[str, Any]:
+        settings = {key: getattr(self.model.config, key, None) for key in _BERT_KEYS}
+        settings |= {key: getattr(self.extractor, key) for key in ("num_mel_bins", "stride")}
+        settings |= {"family": "wav2vec2-bert", "layer": layer, "sample_rate_hz": self.sample_rate_hz}
+        return {**settings, "weights": self._weights(layer)}
+
+
+class WhisperFrames(LayeredEncoder):
+    """Whisper's encoder, on each clip alone: its positions are cut to the clip's length, not the clip padded to 30 s.
+
+    T = floor(N / 320); the rest of the clip is dropped. A window never exceeds the encoder's 30 s. Weights are rounded
+    to fp16, the precision in which OpenAI published them, so that fp16 and fp32 copies of them give the same units.
+    """
+
+    def __init__(
+        self, encoder: Any, feature_extractor: Any, layers: Sequence[int], device: str, input_norm: str | None
+    ):
+        if input_norm is not None:
+            raise UsageError("input_norm has no meaning for Whisper, whose feature extractor normalizes")
+        config = encoder.config
+        self.last_layer = len(encoder.layers)
+        encoder.layers = self._keep(encoder.layers, layers, config._name_or_path)
+        self.model = encoder.half().float().to(device).eval().requires_grad_(False)
+        self.extractor = feature_extractor
+        self.sample_rate_hz = feature_extractor.sampling_rate
+        self.hop_samples = 2 * feature_extractor.hop_length  # the second convolution halves the rate
+        self.width = config.d_model
+        self.max_window_frames = config.max_source_positions
+
+    def _window(self, signal: np.ndarray) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import gelu
+
+        model = self.model
+        log_mel = self.extractor(
+            signal[: len(signal) // self.hop_samples * self.hop_samples],
+            sampling_rate=self.sample_rate_hz,
+            padding="longest",
+            truncation=False,
+            return_tensors="pt",
+            device=str(model.device),
+        ).input_features
+        hidden = gelu(model.conv2(gelu(model.conv1(log_mel.to(model.device))))).transpose(1, 2)
+        states = [hidden + model.embed_positions.weight[: hidden.shape[1]]]
+        for block in self.blocks:
+            states.append(block(states[-1], None))
+        if len(self.blocks) == self.last_layer:
+            states[-1] = model.layer_norm(states[-1])
+        return torch.cat([states[layer] for layer in self.layers])
+
+    def identity(self, layer: int) -> dict[str, Any]:
+        settings = {key: getattr(self.model.config, key) for key in _WHISPER_KEYS}
+        settings |= {key: getattr(self.extractor, key) for key in ("feature_size", "n_fft", "hop_length", "dither")}
+        settings |= {"family": "whisper", "layer": layer, "sample_rate_hz": self.sample_rate_hz}
+        closing = () if layer == self.last_layer else ("layer_norm.",)
+        return {**settings, "weights": self._weights(layer, *closing)}

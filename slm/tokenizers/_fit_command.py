@@ -1,0 +1,146 @@
+"""`python -m slm.tokenizers fit` and `import-kmeans`: where the centroids of a k-means tokenizer come from."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm.devices import choose_device
+from slm.errors import UsageError
+from slm.types import stable_hash
+
+if TYPE_CHECKING:
+    from slm.corpus.sources import SourceClip
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Fit the centroids of a k-means tokenizer on audio and write them as one safetensors file for each layer.
+
+    Use them with a tokenizer file: `name: ssl-kmeans`, `encoder: ...`, `layer: ...`, `centroids: OUT`. Full Lloyd on
+    frames held in memory, or with --batch_frames mini-batches of frames that are streamed, for a corpus of any size.
+    What was reached is kept in the folder OUT.fit: when the command is killed, the same command goes on and gives the
+    same centroids as if it had not been.
+    """
+
+    audio: str
+    """Folder of audio, or a manifest (JSONL, CSV, TSV)."""
+    out: str
+    """The safetensors file to write; it must not exist yet. For several layers, with {layer} in its name."""
+    tokenizer: str = "ssl-kmeans"
+    """Registered name of a k-means tokenizer."""
+    encoder: str | None = None
+    """Hub id or local folder of the speech encoder (ssl-kmeans; default: as the tokenizer)."""
+    layer: int | list[int] | None = None
+    """Layer of the encoder, counted as in transformers' hidden_states, or several, fitted in one pass over the audio:
+    [1,3,7] (ssl-kmeans; default: as the tokenizer)."""
+    input_norm: str | None = None
+    """What is done to a clip first: none, unit-variance, layer-norm (ssl-kmeans; default: as the encoder's own)."""
+    k: int = 100
+    """Number of centroids."""
+    seed: int = 0
+    """Decides the order in which clips are taken and where clusters start."""
+    restarts: int = 3
+    """k-means++ starts: each is run to its end and the one with the lowest inertia kept; with --batch_frames, the best
+    start is run."""
+    iterations: int = 100
+    """At most so many iterations of Lloyd's algorithm in a run (without --batch_frames)."""
+    max_frames: int = 1_000_000
+    """Frames held in memory, shared among the layers: clips are taken in random order until there are so many. Full
+    Lloyd fits on these; mini-batches take the standardization and the k-means++ start from them."""
+    batch_frames: int | None = None
+    """Frames in a mini-batch, 10000 or more for 1,000 centroids: all of the audio is read, and none of it held."""
+    passes: int = 1
+    """How often mini-batches go through the audio."""
+    device: str = "cpu"
+    """Where the encoder and the clustering run: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("k", "restarts", "iterations", "max_frames", "passes", "batch_frames"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"--{name} must be at least 1, not {value}")
+        if isinstance(self.layer, list) and len(self.layer) > 1 and "{layer}" not in self.out:
+            raise UsageError(f"--out {self.out}: several layers are several files; write {{layer}} in their name")
+        if self.state_folder.exists():
+            return
+        layers = self.layer if isinstance(self.layer, list) else [self.layer]
+        for out in {self.out.replace("{layer}", str(layer)) for layer in layers}:
+            if Path(out).exists():
+                raise UsageError(f"--out {out} exists: codes may depend on it; choose another name or remove it")
+
+    @property
+    def state_folder(self) -> Path:
+        return Path(f"{self.out}.fit")
+
+
+def fit(config: FitConfig) -> None:
+    from slm.tokenizers._fit import Job, encoder_settings, fit_held, kmeans_class
+    from slm.tokenizers._fit_state import FitState
+    from slm.tokenizers._fit_stream import fit_stream
+    from slm.tokenizers.base import fingerprint
+
+    started = time.monotonic()
+    device = choose_device(config.device)
+    given = {"encoder": config.encoder, "layer": config.layer, "input_norm": config.input_norm}
+    settings = encoder_settings(config.tokenizer, given)
+    clips = _list_clips(config)
+    encoder = kmeans_class(config.tokenizer).make_encoder(**settings, device=device)
+    request = asdict(config) | {
+        "device": device,
+        "clips": stable_hash([[clip.id, str(clip.path), clip.start_s, clip.end_s] for clip in clips]),
+        "encoder": [fingerprint(encoder.identity(layer)) for layer in encoder.layers],
+    }
+    options = {
+        name: getattr(config, name)
+        for name in ("tokenizer", "out", "k", "seed", "restarts", "iterations", "max_frames", "batch_frames", "passes")
+    }
+    state = FitState(config.state_folder, request)
+    job = Job(settings=settings, encoder=encoder, clips=clips, device=device, state=state, report=_say, **options)
+    if config.batch_frames is None:
+        fit_held(job)
+    else:
+        fit_stream(job, config.batch_frames)
+    state.remove()
+    print(f"{time.monotonic() - started:.0f} s")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _list_clips(config: FitConfig) -> list[SourceClip]:
+    """All clips of the source, in an order drawn by seed."""
+    from slm.corpus.sources import list_clips
+
+    clips = sorted(list_clips(config.audio), key=lambda clip: clip.id)
+    random.Random(config.seed).shuffle(clips)
+    return clips
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Turn a k-means file of fairseq, textlesslib or SpeechBrain (scikit-learn, by joblib or pickle) into safetensors.
+
+    Nothing in the file is executed. `centroids:` of a tokenizer file takes such a file as it is, too.
+    """
+
+    file: str
+    """The file: .bin, .km, .pt."""
+    out: str
+    """The safetensors file to write; it must not exist yet."""
+
+    def __post_init__(self) -> None:
+        if Path(self.out).exists():
+            raise UsageError(f"--out {self.out} exists: choose another name or remove it")
+
+
+def import_kmeans(config: ImportConfig) -> None:
+    from slm.tokenizers._kmeans import Centroids
+
+    centroids = Centroids.load(config.file)
+    centroids.save(config.out)
+    k, width = centroids.centroids.shape
+    print(f"wrote {config.out}: {k} centroids of {width}")
