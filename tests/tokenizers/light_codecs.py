@@ -15,6 +15,7 @@ import soxr
 import torch
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
+from slm.tokenizers._untrained import filling_codebooks
 from slm.types import AudioClip
 
 SPEECH = sorted((Path(__file__).parents[1] / "data/speech/en").glob("vm-*.opus"))
@@ -66,30 +67,9 @@ def speech(rate_hz: int, clips: int = 4) -> list[AudioClip]:
 
 def fill_codebooks(model: Any, clips: list[AudioClip], seed: int = 0) -> None:
     """Give each codebook as many of the latents that reach it on `clips`; a level sees the residue of those before."""
-    generator, wrapped = torch.Generator().manual_seed(seed), []
-    is_encodec = isinstance(model, EncodecModel)
-
-    def fill_on_first_use(book: Any) -> None:
-        quantize = book.quantize
-
-        def filling(latents: torch.Tensor) -> torch.Tensor:
-            rows = torch.randperm(len(latents), generator=generator)[torch.arange(book.codebook_size) % len(latents)]
-            jitter = 0.01 * latents.std() * torch.randn(book.codebook_size, latents.shape[1], generator=generator)
-            (book.embed if is_encodec else book.embed_sum).copy_(latents[rows] + jitter)
-            book._embed = None  # Mimi's cache of embed_sum / cluster_usage
-            return quantize(latents)
-
-        book.quantize = filling
-        wrapped.append(book)
-
-    for module in model.modules():
-        if type(module).__name__ in ("EncodecEuclideanCodebook", "MimiEuclideanCodebook"):
-            fill_on_first_use(module)
     audio = torch.from_numpy(np.concatenate([clip.samples for clip in clips]))[None, None]
-    with torch.no_grad():
-        model.encode(audio, **({"bandwidth": max(model.config.target_bandwidths)} if is_encodec else {}))
-    for book in wrapped:
-        del book.quantize
+    highest = {"bandwidth": max(model.config.target_bandwidths)} if isinstance(model, EncodecModel) else {}
+    filling_codebooks(model, lambda: model.encode(audio, **highest), seed)
 
 
 def make_model(family: str, **changes: Any) -> Any:
