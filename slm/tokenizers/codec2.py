@@ -19,6 +19,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers.base import TOKENIZERS, Tokenizer, fingerprint
+from slm.tokenizers.database import taxonomy_of
 from slm.types import TokenizerSpec
 
 # Bits in the order of the frame; VOICED bits join the voicing codebook, SPARE bits carry nothing.
@@ -132,25 +133,16 @@ class Codec2Tokenizer(Tokenizer):
 
     def __init__(self, name: str = "codec2-700c", device: str = "cpu"):
         self._require_pycodec2(name)
-        self.mode = MODES[name]
+        layout = self.layout = MODES[name]
         release = version("pycodec2")
-        tables = [[codebook, positions.tolist()] for codebook, positions in self.mode.codebooks]
+        tables = [[codebook, positions.tolist()] for codebook, positions in layout.codebooks]
         self.spec = TokenizerSpec(
             name=name,
-            fingerprint=fingerprint({"mode": self.mode.bitrate, "pycodec2": release, "codebooks": tables}),
+            fingerprint=fingerprint({"mode": self.layout.bitrate, "pycodec2": release, "codebooks": tables}),
             sample_rate_hz=8000,
-            hop_samples=self.mode.hop_samples,
-            codebook_sizes=self.mode.codebook_sizes,
-            taxonomy={
-                "architecture": "sinusoidal vocoder (no neural network)",
-                "quantization": "vector quantization and scalars" if "vq" in str(tables) else "scalar quantization",
-                "training": "codebooks fitted apart from the vocoder",
-                "distillation": "none",
-                "bitrate": "fixed",
-                "streamable": "yes",
-                "domain": "speech",
-                "codebooks": " ".join(codebook for codebook, _ in self.mode.codebooks),
-            },
+            hop_samples=self.layout.hop_samples,
+            codebook_sizes=self.layout.codebook_sizes,
+            taxonomy={**taxonomy_of(name), "codebooks": " ".join(codebook for codebook, _ in layout.codebooks)},
         )
 
     @staticmethod
@@ -164,16 +156,16 @@ class Codec2Tokenizer(Tokenizer):
         """Float32 samples `[N]` at 8 kHz -> the T whole frames as libcodec2 writes them."""
         import pycodec2
 
-        codec, hop = pycodec2.Codec2(self.mode.bitrate), self.mode.hop_samples
+        codec, hop = pycodec2.Codec2(self.layout.bitrate), self.layout.hop_samples
         pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
         return b"".join(codec.encode(pcm[start : start + hop]) for start in range(0, len(pcm) - hop + 1, hop))
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [self.mode.unpack(self.encode_bytes(signal)) for signal in signals]
+        return [self.layout.unpack(self.encode_bytes(signal)) for signal in signals]
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        command = [sys.executable, "-c", _DECODE_IN_FRESH_PROCESS, str(self.mode.bitrate)]
-        done = subprocess.run(command, input=self.mode.pack(codes), capture_output=True)
+        command = [sys.executable, "-c", _DECODE_IN_FRESH_PROCESS, str(self.layout.bitrate)]
+        done = subprocess.run(command, input=self.layout.pack(codes), capture_output=True)
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise RuntimeError(f"the codec2 decoder process failed ({done.returncode}): {reason[0]}")

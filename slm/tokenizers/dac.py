@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from slm.tokenizers._codec import conv_context, pad_to_frames
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,15 +43,7 @@ class DacTokenizer(PretrainedCodec):
             num_codebooks,
             available=config.n_codebooks,
             hop_samples=config.hop_length,
-            taxonomy={
-                "architecture": "CNN (Snake activations)",
-                "quantization": "RVQ (factorized, L2-normalized codes)",
-                "training": "joint: reconstruction, adversarial, codebook and commitment losses",
-                "distillation": "none",
-                "bitrate": "scalable (quantizer dropout)",
-                "streamable": "no",
-                "domain": "speech, music, environmental sound",
-            },
+            taxonomy=taxonomy_of("dac", checkpoint),
         )
 
         # Convolutions and nothing else: what a frame sees is bounded, and long clips go in pieces.

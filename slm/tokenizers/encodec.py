@@ -9,14 +9,12 @@ from slm.errors import UsageError
 from slm.tokenizers._pretrained import PretrainedCodec, load_config
 from slm.tokenizers._streaming import CausalCodec
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of, text
 
 if TYPE_CHECKING:
     import torch
 
     from slm.tokenizers.networks.causal import CausalRun
-
-# What each release was trained on; other checkpoints do not say.
-_DOMAINS = {16_000: "environmental sound", 24_000: "speech, music, environmental sound", 32_000: "music"}
 
 
 @TOKENIZERS.register("encodec")
@@ -54,15 +52,7 @@ class EncodecTokenizer(CausalCodec, PretrainedCodec):
             num_codebooks,
             available=max(counts.values()),
             hop_samples=config.hop_length,
-            taxonomy={
-                "architecture": "CNN and LSTM",
-                "quantization": "RVQ",
-                "training": "joint: reconstruction, adversarial and commitment losses",
-                "distillation": "none",
-                "bitrate": "scalable (quantizer dropout)",
-                "streamable": "yes" if config.use_causal_conv else "no",
-                **({"domain": _DOMAINS[config.sampling_rate]} if config.sampling_rate in _DOMAINS else {}),
-            },
+            taxonomy={**taxonomy_of("encodec", checkpoint), "streamable": text(config.use_causal_conv)},
         )
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
 

@@ -9,6 +9,7 @@ from slm.tokenizers._codec import pad_to_frames
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers._streaming import CausalCodec
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -46,15 +47,7 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
             available=config.num_quantizers,
             hop_samples=round(config.sampling_rate / config.frame_rate),
             semantic_codebooks=tuple(range(config.num_semantic_quantizers)),
-            taxonomy={
-                "architecture": "CNN and Transformer",
-                "quantization": "split RVQ: a semantic VQ beside an acoustic RVQ",
-                "training": "joint: adversarial and distillation losses",
-                "distillation": "WavLM into the first codebook",
-                "bitrate": "scalable (quantizer dropout)",
-                "streamable": "yes",
-                "domain": "speech",
-            },
+            taxonomy=taxonomy_of("mimi"),
         )
 
     @property

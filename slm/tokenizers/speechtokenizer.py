@@ -16,6 +16,7 @@ from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import conv_context
 from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick, refuse_filled_folder
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -83,13 +84,7 @@ class SpeechTokenizer(SEANetCodec):
             identity=config,
             settings={"weights": weights},
             semantic_codebooks=(0,),
-            taxonomy={
-                "architecture": "CNN and LSTM",
-                "quantization": "RVQ",
-                "distillation": "HuBERT into the first codebook",
-                "streamable": "no",
-                "domain": "speech",
-            },
+            taxonomy=taxonomy_of("speechtokenizer"),
             published=state.values(),
         )
 
@@ -123,7 +118,7 @@ class SpeechTokenizer(SEANetCodec):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             model = _network(config)
-            fill_with_noise(model, config["sample_rate"], seed)
+            fill_with_noise(model, config["sample_rate"])
         from slm.tokenizers.networks.seanet import published_names
 
         with atomic_directory(folder) as temporary:

@@ -12,6 +12,7 @@ from slm.files import atomic_directory, write_text
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick, refuse_filled_folder
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -71,13 +72,7 @@ class WavTokenizer(SEANetCodec):
             frame_offset_samples=hop - 1,
             identity=form,
             settings={"config": str(Path(config).resolve()) if config and Path(config).exists() else config},
-            taxonomy={
-                "architecture": "CNN and LSTM; attention and ConvNeXt (Vocos) in the decoder",
-                "quantization": "one VQ",
-                "distillation": "none",
-                "streamable": "no",
-                "domain": "speech, music, environmental sound",
-            },
+            taxonomy=taxonomy_of("wavtokenizer", checkpoint),
             published=state.values(),
         )
 
@@ -116,7 +111,7 @@ class WavTokenizer(SEANetCodec):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             model = _network(form, width)
-            fill_with_noise(model, SAMPLE_RATE_HZ, seed)
+            fill_with_noise(model, SAMPLE_RATE_HZ)
         from slm.tokenizers.networks.seanet import published_names
 
         state = {

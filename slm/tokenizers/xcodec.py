@@ -9,6 +9,7 @@ from slm.errors import UsageError
 from slm.tokenizers._codec import conv_context
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -57,13 +58,7 @@ class XCodecTokenizer(PretrainedCodec):
             hop_samples=config.hop_length,
             frame_offset_samples=config.hop_length - _first_frame_samples(config),
             identity=self._identity(config),
-            taxonomy={
-                "architecture": f"CNN and Transformer ({config.semantic_model_config.model_type})",
-                "quantization": "RVQ",
-                "training": "joint: reconstruction, adversarial, semantic reconstruction and commitment losses",
-                "bitrate": "scalable (quantizer dropout)",
-                "streamable": "no",
-            },
+            taxonomy=taxonomy_of(self._name(), checkpoint),
         )
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
         self.decoder_context_frames = conv_context(self.model.acoustic_decoder, config.hop_length, from_frames=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +51,7 @@ class XCodec2Tokenizer(PretrainedCodec):
             hop_samples=hop_samples,
             frame_offset_samples=self._frame_offset_samples(hop_samples),
             identity=self._identity(config),
-            taxonomy={
-                "architecture": "CNN and Transformer (w2v-BERT 2.0); Transformer and inverse STFT to decode",
-                "quantization": "FSQ",
-                "training": "joint: reconstruction, adversarial and semantic reconstruction losses",
-                "bitrate": "fixed",
-                "streamable": "no",
-                "domain": "speech",
-            },
+            taxonomy=taxonomy_of(self.family),
         )
 
     @staticmethod

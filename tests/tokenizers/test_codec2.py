@@ -46,11 +46,11 @@ def test_fields_equal_a_slow_reading_and_pack_to_the_same_bytes(name: str) -> No
     for clip in real_clips(8000):
         packed = tokenizer.encode_bytes(clip.samples)
         codes = tokenizer.encode([clip])[0].codes
-        size = tokenizer.mode.frame_bytes
+        size = tokenizer.layout.frame_bytes
         for t in range(0, len(codes), 7):
-            slow = slow_unpack(tokenizer.mode, packed[t * size : (t + 1) * size])
-            assert codes[t].tolist() == [slow[book] for book, _ in tokenizer.mode.codebooks]
-        assert tokenizer.mode.pack(codes) == packed
+            slow = slow_unpack(tokenizer.layout, packed[t * size : (t + 1) * size])
+            assert codes[t].tolist() == [slow[book] for book, _ in tokenizer.layout.codebooks]
+        assert tokenizer.layout.pack(codes) == packed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,7 +90,7 @@ def test_gray_decoding_equals_the_plain_numbers_of_libcodec2() -> None:
 @pytest.mark.parametrize("name", ["codec2-700c", "codec2-1300", "codec2-1600", "codec2-3200"])
 def test_the_pitch_and_energy_codebooks_follow_pitch_and_level(name: str) -> None:
     tokenizer = load_tokenizer(name)
-    books = [book.rstrip("1") for book, _ in tokenizer.mode.codebooks]
+    books = [book.rstrip("1") for book, _ in tokenizer.layout.codebooks]
 
     def settled(clip: AudioClip, book: str) -> float:
         return float(np.median(tokenizer.encode([clip])[0].codes[10:, books.index(book)]))

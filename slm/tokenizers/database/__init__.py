@@ -61,6 +61,8 @@ class TokenizerRecord:
     """A hub id, or a web address."""
     settings: tuple[tuple[str, Any], ...] = ()
     """What `load_tokenizer` is given beside the name; the checkpoint is among it where the family takes one."""
+    untrained: tuple[tuple[str, Any], ...] = ()
+    """What `write_untrained` of its class must be told for its architecture, where that is not the default one."""
     encoder: str | None = None
     decoder: str | None = None
     inputs: tuple[str, ...] | None = None
@@ -171,8 +173,7 @@ def _record(values: Mapping[str, Any]) -> TokenizerRecord:
         made["codebook_sizes"] = _sizes(str(made.pop("codebooks")))
     if "paper" in made:
         made["paper"] = Paper(**made["paper"])
-    if "settings" in made:
-        made["settings"] = tuple(made["settings"].items())
+    made |= {key: tuple(made[key].items()) for key in ("settings", "untrained") if key in made}
     made |= {key: tuple(value) for key, value in made.items() if isinstance(value, list)}
     if rates := made.get("stated_frame_rates_hz"):
         made["stated_frame_rates_hz"] = tuple(map(float, rates))

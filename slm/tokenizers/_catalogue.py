@@ -1,0 +1,243 @@
+"""The list of tokenizers and the page of one, from their records: `python -m slm.tokenizers [NAME]`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from slm.errors import UsageError, did_you_mean
+from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import VOCABULARY, TokenizerRecord, find_records, records, text
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """List the audio tokenizers, those that slm loads first; with options, those of which all of them hold.
+
+    Several values of one option are joined by commas, and all must hold. What is unknown of a tokenizer never holds.
+    `python -m slm.tokenizers NAME` tells all about one, and measures it on this machine with --measure;
+    `fit --help` and `import-kmeans --help` tell how to make the centroids of k-means tokenizers.
+    """
+
+    quantizer: str | None = None
+    """RVQ, GVQ, SVQ, MSRVQ, CSRVQ, PQ, FSQ, SQ or k-means."""
+    domain: str | None = None
+    """speech, music, audio."""
+    encoder: str | None = None
+    """Its parts: CNN, RNN, T (Transformer), 'signal processing'; 'CNN,RNN' are those that have both."""
+    decoder: str | None = None
+    """As for the encoder; 'none' are those without one."""
+    input: str | None = None
+    """What the encoder reads: time (samples), time-frequency (a spectrum)."""
+    bitrate: str | None = None
+    """fixed or adaptive (entropy coded)."""
+    objective: str | None = None
+    """adversarial, feature-matching, reconstruction, vq, diffusion, masked-prediction, prediction, supervised."""
+    auxiliary: str | None = None
+    """disentanglement, semantic-distillation, supervised-semantic; 'none' are those without."""
+    joint: bool | None = None
+    """Encoder, quantizer and decoder trained together; `--joint false` are those trained in steps."""
+    streamable: bool | None = None
+    """Works while audio comes in; `--streamable false` are those that do not."""
+    scalable: bool | None = None
+    """The first codebooks alone are a code of a lower bitrate."""
+    max_frame_rate_hz: float | None = None
+    """At most so many frames per second."""
+    max_bitrate_bps: float | None = None
+    """At most so many bits per second, with all codebooks."""
+    runnable: bool | None = None
+    """Loaded by slm."""
+    json: bool = False
+    """Print records as JSON."""
+
+
+def catalogue() -> list[TokenizerRecord]:
+    """The database, and a record of what is known (its name and line) of every tokenizer that is not in it."""
+    told = {row.loads for row in records()}
+    return [*records(), *(_undocumented(name) for name in TOKENIZERS.names() if name not in told)]
+
+
+def is_runnable(row: TokenizerRecord) -> bool:
+    return row.loads in TOKENIZERS.names()
+
+
+def list_tokenizers(config: ListConfig) -> None:
+    found, unknown = select(catalogue(), config)
+    if config.json:
+        print(json.dumps([as_dict(row) for row in found], indent=2, ensure_ascii=False))
+        return
+    runnable = [row for row in found if is_runnable(row)]
+    others = [row for row in found if not is_runnable(row)]
+    if runnable:
+        print(
+            "\n".join(["Loaded by slm", *table(runnable, {**_COLUMNS, "loaded as": lambda row: row.loads or ""}), ""])
+        )
+    if others:
+        print("\n".join(["Known, not loaded", *table(others), ""]))
+    print(f"{len(found)} tokenizers, {len(runnable)} of them loaded by slm. ?: unknown. Hz: frames per second.")
+    if unknown:
+        print(f"{unknown} more are left out because what was asked for is unknown of them.")
+
+
+def select(rows: Iterable[TokenizerRecord], config: ListConfig) -> tuple[list[TokenizerRecord], int]:
+    """Those of which every filter holds; and of how many others none fails, but something asked for is unknown."""
+    tests = _tests(config)
+    verdicts = [(row, [test(row) for test in tests]) for row in rows]
+    found = [row for row, answers in verdicts if all(answers)]
+    return found, sum(False not in answers and None in answers for _, answers in verdicts)
+
+
+Test = Callable[[TokenizerRecord], bool | None]
+
+# Option -> the field that it asks for.
+_WORDS = {
+    **{name: name for name in ("quantizer", "encoder", "decoder", "bitrate", "auxiliary")},
+    "domain": "domains",
+    "input": "inputs",
+    "objective": "objectives",
+}
+
+
+def _tests(config: ListConfig) -> list[Test]:
+    """A test for each option given: True, False, or None where the record says nothing of it."""
+    made: list[Test] = []
+    for option, field in _WORDS.items():
+        if wanted := getattr(config, option):
+            made.append(_has_words(field, _words(option, field, wanted)))
+    for field in ("joint", "streamable", "scalable"):
+        if (wanted := getattr(config, field)) is not None:
+            made.append(_is(field, wanted))
+    if config.runnable is not None:
+        made.append(lambda row: is_runnable(row) == config.runnable)
+    if (limit := config.max_frame_rate_hz) is not None:
+        made.append(lambda row: None if row.frame_rates_hz is None else min(row.frame_rates_hz) <= limit)
+    if (most := config.max_bitrate_bps) is not None:
+        made.append(lambda row: None if row.bitrate_bps is None else row.bitrate_bps <= most)
+    return made
+
+
+def _is(field: str, wanted: bool) -> Test:
+    return lambda row: None if getattr(row, field) is None else getattr(row, field) == wanted
+
+
+def _words(option: str, field: str, given: str) -> set[str]:
+    """The words of an option in the spelling of the vocabulary; UsageError with suggestions for others."""
+    known = {word.casefold(): word for word in (*VOCABULARY[field], *(["none"] if field == "auxiliary" else []))}
+    wanted = [part.strip() for part in given.replace("+", ",").split(",")]
+    for part in wanted:
+        if part.casefold() not in known:
+            raise UsageError(f"unknown {option} {part!r}{did_you_mean(part, known.values())}")
+    return {known[part.casefold()] for part in wanted}
+
+
+def _has_words(field: str, wanted: set[str]) -> Test:
+    def test(row: TokenizerRecord) -> bool | None:
+        value = getattr(row, field)
+        if value is None:
+            return None
+        return wanted <= set(value.split("+") if isinstance(value, str) else value or ("none",))
+
+    return test
+
+
+Columns = Mapping[str, Callable[[TokenizerRecord], str]]
+
+_COLUMNS: Columns = {
+    "name": lambda row: row.name,
+    "quantizer": lambda row: row.quantizer or "?",
+    "codebooks": lambda row: sizes(row.codebook_sizes),
+    "Hz": lambda row: "/".join(f"{round(rate, 2):g}" for rate in row.frame_rates_hz or ()) or "?",
+    "kbit/s": lambda row: f"{row.bitrate_bps / 1000:.3g}" if row.bitrate_bps else "?",
+    "from kHz": lambda row: f"{row.sample_rate_hz / 1000:g}" if row.sample_rate_hz else "?",
+    "streams": lambda row: "?" if row.streamable is None else text(row.streamable),
+    "domains": lambda row: "?" if row.domains is None else text(row.domains),
+}
+
+
+def table(rows: Sequence[TokenizerRecord], columns: Columns = _COLUMNS) -> list[str]:
+    """Lines of a table with a header, each record on one."""
+    cells = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def sizes(codebooks: tuple[int, ...] | None) -> str:
+    """`1024 x 8`; mixed ones as `13: 4..128`, how many and from which size to which."""
+    if not codebooks:
+        return "?"
+    if len(set(codebooks)) > 1:
+        return f"{len(codebooks)}: {min(codebooks)}..{max(codebooks)}"
+    return f"{codebooks[0]} x {len(codebooks)}"
+
+
+def as_dict(row: TokenizerRecord) -> dict[str, Any]:
+    """A record with what follows from it, fit for JSON."""
+    derived = {"frame_rates_hz": row.frame_rates_hz, "bitrate_bps": row.bitrate_bps, "runnable": is_runnable(row)}
+    return {**asdict(row), "settings": dict(row.settings), **derived}
+
+
+def page(row: TokenizerRecord) -> list[str]:
+    """All about one tokenizer, a line for each fact; what is unknown says so."""
+    rates = row.frame_rates_hz
+    facts = {
+        "loaded by": loading_line(row) if is_runnable(row) else "nothing here: known, not loaded",
+        "checkpoint": row.checkpoint,
+        "sample rate": row.sample_rate_hz and f"{row.sample_rate_hz} Hz",
+        "frame rate": rates and " / ".join(f"{rate:.6g}" for rate in rates) + " Hz",
+        "codebooks": row.codebook_sizes and f"{len(row.codebook_sizes)}: {_long_sizes(row.codebook_sizes)}",
+        "bitrate": row.bitrate_bps and f"{row.bitrate_bps:.6g} bit/s with all codebooks",
+        "bit allocation": row.bitrate,
+        **{name: getattr(row, name) for name in ("scalable", "encoder", "decoder", "inputs", "quantizer")},
+        **{name: getattr(row, name) for name in ("objectives", "auxiliary")},
+        "trained jointly": row.joint,
+        "streamable": row.streamable,
+        "domains": row.domains,
+        "parameters": row.parameters if row.parameters is None else f"{row.parameters / 1e6:.1f} M (as published)",
+        "operations": row.macs_per_s and f"{row.macs_per_s / 1e9:.1f} G multiply-accumulates per second (as published)",
+        "licence": row.licence,
+        "paper": row.paper and f"{row.paper.title}, {row.paper.year}, {_arxiv(row)}",
+        "in the survey": row.survey or "no",
+    }
+    lines = [f"{row.name} ({row.family})"]
+    for name, value in facts.items():
+        lines += _wrapped(f"  {name + ':':<17}{text(value)}")
+    return lines + (_wrapped(f"  {'note:':<17}{row.note}") if row.note else [])
+
+
+def _arxiv(row: TokenizerRecord) -> str:
+    return f"arXiv {row.paper.arxiv}" if row.paper and row.paper.arxiv else "arXiv id unknown"
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent=" " * 19, break_on_hyphens=False, break_long_words=False)
+
+
+def loading_line(row: TokenizerRecord) -> str:
+    """The call that loads it."""
+    return f"load_tokenizer({', '.join([repr(row.loads), *(f'{k}={v!r}' for k, v in row.settings)])})"
+
+
+def _long_sizes(codebooks: tuple[int, ...]) -> str:
+    return sizes(codebooks) if len(set(codebooks)) == 1 else ", ".join(map(str, codebooks))
+
+
+def _undocumented(name: str) -> TokenizerRecord:
+    """The record of a tokenizer that the database does not know: a plug-in's, mostly."""
+    try:
+        cls = TOKENIZERS.get(name)
+    except UsageError as error:  # a broken plug-in: the others are there
+        return TokenizerRecord(name=name, family=name, loads=name, note=str(error))
+    first_line = (inspect.getdoc(cls) or "").partition("\n")[0]
+    return TokenizerRecord(name=name, family=name, loads=name, note=cls.about.get(name, first_line))
+
+
+def find_one(name: str) -> tuple[TokenizerRecord, list[TokenizerRecord]]:
+    """The record that a name means, and others that it may mean as well."""
+    found = find_records(name, catalogue())
+    return found[0], found[1:]

@@ -1,0 +1,151 @@
+"""What a tokenizer costs on this machine: parameters, multiply-accumulates per second of audio, speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.tokenizers.base import TOKENIZERS, Tokenizer
+from slm.tokenizers.database import TokenizerRecord, find_records
+from slm.types import AudioClip
+
+COUNTED = "convolutions, matrix products, attention and recurrent layers as executed; not FFTs, norms and activations"
+_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Costs of one clip of `seconds_s`, alone. `*_macs_per_s` and `*_speed` are per second of audio."""
+
+    weights: str
+    """Whose weights: those of the checkpoint, or random ones."""
+    parameters: int
+    encode_macs_per_s: float
+    decode_macs_per_s: float | None
+    encode_speed: float
+    """Seconds of audio coded in a second; the median of some runs after one to warm up."""
+    decode_speed: float | None
+    seconds_s: float
+    device: str
+    threads: int
+
+
+def measure(row: TokenizerRecord, device: str, seconds_s: float, seed: int = 0) -> Measured:
+    """Measure the tokenizer of a record. UsageError where neither it nor an untrained one of its form can be had."""
+    with _loaded(row, device, seed) as (tokenizer, weights):
+        return measure_tokenizer(tokenizer, weights, device, seconds_s, seed)
+
+
+@contextmanager
+def _loaded(row: TokenizerRecord, device: str, seed: int) -> Iterator[tuple[Tokenizer, str]]:
+    """The tokenizer of its checkpoint; where that cannot be had, one of random weights and the same architecture."""
+    if row.loads is None or row.loads not in TOKENIZERS.names():
+        raise UsageError(f"{row.name} is known, but not loaded by slm: there is nothing to measure")
+    try:
+        tokenizer = load_tokenizer(row.loads, device, **dict(row.settings))
+    except UsageError as error:
+        reason = error
+    else:
+        yield tokenizer, f"of {row.checkpoint or 'the package'}"
+        return
+    write = getattr(TOKENIZERS.get(row.loads), "write_untrained", None)
+    is_default = find_records(row.loads)[0].name == row.name
+    if write is None or not (is_default or row.untrained):
+        raise UsageError(f"{row.name} cannot be measured without its weights: {reason}") from reason
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "untrained"
+        write(checkpoint, seed=seed, **dict(row.untrained))
+        yield load_tokenizer(row.loads, device, checkpoint=str(checkpoint)), f"random (seed {seed}); {reason}"
+
+
+def measure_tokenizer(tokenizer: Tokenizer, weights: str, device: str, seconds_s: float, seed: int = 0) -> Measured:
+    """Measure with one clip of noise, encoded and, where there is a decoder, decoded."""
+    import torch
+
+    rate = tokenizer.spec.sample_rate_hz
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=round(seconds_s * rate)).astype(np.float32)
+    clip = AudioClip("noise", noise, rate)
+    if not tokenizer.spec.num_frames(len(noise)):
+        raise UsageError(f"--seconds {seconds_s:g} is too short for a frame of {tokenizer.spec.name}")
+    (codes,) = tokenizer.encode([clip])
+
+    def encode() -> None:
+        tokenizer.encode([clip])
+
+    def decode() -> None:
+        tokenizer.decode(codes)
+
+    decodes = tokenizer.spec.has_decoder
+    return Measured(
+        weights=weights,
+        parameters=sum({id(p): p.numel() for p in _parameters(tokenizer)}.values()),
+        encode_macs_per_s=_macs(encode) / clip.duration_s,
+        decode_macs_per_s=_macs(decode) / clip.duration_s if decodes else None,
+        encode_speed=clip.duration_s / _median_s(encode),
+        decode_speed=clip.duration_s / _median_s(decode) if decodes else None,
+        seconds_s=clip.duration_s,
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _macs(run: Callable[[], None]) -> float:
+    """Multiply-accumulates: half the floating-point operations that PyTorch's counter sees.
+
+    oneDNN runs recurrent layers as one operation, which the counter does not know: it is switched off meanwhile.
+    """
+    from torch.backends import mkldnn
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2
+
+
+def _median_s(run: Callable[[], None]) -> float:
+    run()
+    times = []
+    for _ in range(_RUNS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def _parameters(holder: Any, depth: int = 2) -> Iterator[Any]:
+    """The parameters of all networks that an object of ours holds."""
+    from torch import nn
+
+    for value in vars(holder).values():
+        if isinstance(value, nn.Module):
+            yield from value.parameters()
+        elif depth and type(value).__module__.startswith("slm.") and hasattr(value, "__dict__"):
+            yield from _parameters(value, depth - 1)
+
+
+def report(made: Measured) -> list[str]:
+    """Lines for the page of a tokenizer."""
+    return [
+        f"measured here on {made.device}, {made.threads} thread(s), with {made.seconds_s:g} s of noise at once",
+        f"  weights:         {made.weights}",
+        f"  parameters:      {made.parameters / 1e6:.1f} M",
+        f"  operations:      {_both(made.encode_macs_per_s, made.decode_macs_per_s, 1e9, 'G')} (multiply-accumulates "
+        "per second of audio)",
+        f"  counted are:     {COUNTED}",
+        f"  speed:           {_both(made.encode_speed, made.decode_speed, 1, ' x real time')} (median of {_RUNS} runs)",
+    ]
+
+
+def _both(encode: float, decode: float | None, unit: float, name: str) -> str:
+    back = "no decoder" if decode is None else f"decode {decode / unit:.3g}{name}"
+    return f"encode {encode / unit:.3g}{name}, {back}"
