@@ -67,9 +67,9 @@ def refuse_filled_folder(folder: Path) -> None:
         raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
 
 
-def fill_with_noise(model: Any, rate_hz: int, seed: int) -> None:
-    """Give the codebooks latents of noise, level by level, so that many codes come out."""
-    from slm.tokenizers._untrained import filling_codebooks, noise
+def fill_with_noise(model: Any, rate_hz: int) -> None:
+    """Draw the encoder and the codebooks of a new model so that many codes come out, at every level."""
+    from slm.tokenizers._untrained import noise, redraw
 
-    signal = noise(rate_hz)
-    filling_codebooks(model, lambda: model.quantizer.encode(model.encoder(signal)), seed)
+    redraw(model.encoder)
+    model.quantizer.fill(model.encoder(0.1 * noise(rate_hz)))  # about as loud as speech

@@ -12,9 +12,11 @@ from torch.nn import functional
 class EuclideanCodebook(nn.Module):
     """Vectors `embed [V, D]`; a latent is coded as the nearest one, the first of equals."""
 
+    embed: torch.Tensor
+
     def __init__(self, size: int, width: int):
         super().__init__()
-        self.embed = nn.Parameter(torch.zeros(size, width))
+        self.register_buffer("embed", torch.zeros(size, width))  # as in EnCodec: moved by averages, not by gradients
 
     def quantize(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents `[N, D]` -> codes `[N]`."""
@@ -45,6 +47,15 @@ class ResidualQuantizer(nn.Module):
         books = self._books()
         parts = [functional.embedding(codes[:, k], books[k].embed) for k in range(codes.shape[1])]
         return sum(parts[1:], parts[0]).transpose(1, 2)
+
+    def fill(self, latents: torch.Tensor) -> None:
+        """Draw codebooks that give many codes at every level: each code the mean of two latents `[1, D, N]`, which
+        leaves something to the next level, of what the levels before have left of them."""
+        rest = latents[0].T
+        for book in self._books():
+            pairs = torch.randint(len(rest), (2, len(book.embed)), device=rest.device)
+            book.embed.copy_(rest[pairs].mean(dim=0))
+            rest = rest - functional.embedding(book.quantize(rest), book.embed)
 
     def _books(self) -> list[EuclideanCodebook]:
         return [cast(EuclideanCodebook, layer) for layer in self.layers]
