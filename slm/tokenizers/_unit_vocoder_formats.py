@@ -163,15 +163,17 @@ def _speechbrain(path: Path, num_units: int | None) -> Published:
     model = UnitGenerator(
         generator, rows, width, attention_width=given.get("attn_dim", 128) if pools else 0, durations=durations
     )
-    size = values.get("num_clusters", num_units or rows - 1)
-    if (rows - 1) % size:
-        raise UsageError(f"{path}: {rows - 1} units are no whole number of codebooks of {size}")
-    codebooks = (rows - 1) // size
-    for layers in (values.get("layer"), _SPEECHBRAIN_LAYERS):
-        known = tuple(layers) if isinstance(layers, Sequence) and len(layers) == codebooks else ()
-        if known:
-            break
-    return Published(model, values.get("sample_rate", 16_000), size, codebooks, first_row=1, layers=known)
+    units, layers = rows - 1, values.get("layer")
+    layers = tuple(layers) if isinstance(layers, Sequence) else ()
+    size = values.get("num_clusters", units // len(layers) if layers else num_units or units)
+    if units % size or len(layers) not in (0, units // size):
+        raise UsageError(
+            f"{path}: {units} units are no whole number of codebooks of {size}, or not one for each of its layers "
+            f"{list(layers)}"
+        )
+    if not layers and units // size == len(_SPEECHBRAIN_LAYERS):
+        layers = _SPEECHBRAIN_LAYERS
+    return Published(model, values.get("sample_rate", 16_000), size, units // size, first_row=1, layers=layers)
 
 
 def _check_blocks(path: Path, kind: object) -> None:

@@ -2,20 +2,24 @@
 
 After GSLM (Lakhotia et al., 2021) and TWIST (Hassid et al., 2023), which cluster a layer of HuBERT, and DASB's Discrete
 WavLM (Mousavi et al., 2024), which clusters six layers of WavLM; Whisper's encoder is clustered in the same way. The
-units carry what is said far more than who says it, and have no decoder of their own.
+units carry what is said far more than who says it, and have no decoder of their own: a unit vocoder takes them back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._encoders import check_layers, load_encoder
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
-from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers._unit_vocoder import UnitVocoder, load_unit_vocoder
+from slm.tokenizers.base import TOKENIZERS, fingerprint
 
 MAX_WINDOW_S = 100.0  # as textlesslib
 
@@ -32,8 +36,13 @@ class SslKmeansTokenizer(KmeansTokenizer):
     encoder's feature extractor says: units fitted by fairseq or SpeechBrain need what these did. `padding_samples`
     zeros are put before and behind each clip (slamkit: 40, with which T = floor(N / hop)).
 
-    Raises UsageError when the encoder cannot be had, or when the centroids were fitted on another encoder or layer:
-    other weights under the same name are another encoder, be it by a bit.
+    `vocoder` (folder or hub id, see `_unit_vocoder_formats`) was trained on these very units and makes audio of them,
+    frame by frame, in the voice `vocoder_speaker` where it has several. It has no part in the codes: their fingerprint
+    is the same with and without it, and the spec has its own as `decoder_fingerprint`.
+
+    Raises UsageError when encoder or vocoder cannot be had, when the vocoder does not fit (rate, hop, number of units,
+    layers), or when the centroids were fitted on another encoder or layer: other weights under the same name are
+    another encoder, be it by a bit.
 
     Long clips are the exception to one pass: these encoders attend to (and, base models, normalize over) the whole
     clip. A clip of more than `max_window_s` (Whisper: 30 s at most) is encoded as the fewest windows of equal length,
@@ -42,7 +51,8 @@ class SslKmeansTokenizer(KmeansTokenizer):
 
     about: ClassVar[Mapping[str, str]] = {
         "ssl-kmeans": "100 at 50 Hz from 16 kHz (Whisper tiny.en; fit or import others: HuBERT, WavLM, wav2vec 2.0, "
-        "w2v-BERT 2.0); no decoder; needs the encoder (extra `offline`, a local folder or the hub)"
+        "w2v-BERT 2.0); decodes by a unit vocoder, if given one; needs the encoder (extra `offline`, a local folder or "
+        "the hub)"
     }
 
     def __init__(
@@ -54,6 +64,8 @@ class SslKmeansTokenizer(KmeansTokenizer):
         input_norm: str | None = None,
         padding_samples: int = 0,
         max_window_s: float = MAX_WINDOW_S,
+        vocoder: str | None = None,
+        vocoder_speaker: int = 0,
         device: str = "cpu",
     ):
         layers = _first_layers(check_layers(layer), num_codebooks)
@@ -91,6 +103,30 @@ class SslKmeansTokenizer(KmeansTokenizer):
                 "domain": "speech",
             },
         )
+        self.vocoder: UnitVocoder | None = None
+        if vocoder is not None:
+            self._use_vocoder(vocoder, vocoder_speaker, layers, device)
+
+    def _use_vocoder(self, source: str, speaker: int, layers: tuple[int, ...], device: str) -> None:
+        if Path(source).is_dir():
+            source = str(Path(source).resolve())
+        self.vocoder = load_unit_vocoder(
+            source, device, num_units=self.spec.codebook_sizes[0], layers=layers, speaker=speaker
+        )
+        self.vocoder.check_fits(self.spec, source)
+        self.spec = replace(
+            self.spec,
+            has_decoder=True,
+            decoder_fingerprint=fingerprint(self.vocoder.identity()),
+            settings={**self.spec.settings, "vocoder": source, **({"vocoder_speaker": speaker} if speaker else {})},
+        )
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        assert self.vocoder is not None  # `decode` has asked the spec
+        return self.vocoder.decode(codes)
+
+    def predict_durations(self, units: np.ndarray) -> np.ndarray | None:
+        return self.vocoder.predict_durations(units) if self.vocoder and self.vocoder.predicts_durations else None
 
     @classmethod
     def make_encoder(

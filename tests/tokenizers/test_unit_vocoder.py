@@ -185,6 +185,7 @@ def test_bad_units_and_durations_are_refused(tmp_path: Path) -> None:
         ("speechbrain", {"multi_speaker": True}, r"more than units \(multi_speaker\)"),
         ("speechbrain", {"resblock_type": "2"}, "only type 1"),
         ("speechbrain", {"num_clusters": 7}, "no whole number of codebooks of 7"),
+        ("speechbrain", {"num_clusters": 20, "layer": [1, 3]}, r"not one for each of its layers \[1, 3\]"),
         ("speechbrain", {"pooling_type": "sum"}, r"has besides 3 weights \(attention\.0\.bias"),
     ],
 )
