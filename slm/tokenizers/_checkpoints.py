@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -116,6 +116,19 @@ def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
             if not name.endswith(tuple("." + gain for gain, _ in pairs)):
                 folded[name] = value
     return folded
+
+
+def with_weight_norm(model: torch.nn.Module, without: Collection[torch.nn.Module] = ()) -> dict[str, torch.Tensor]:
+    """The inverse: weights as published with a weight norm in all convolutions and linear layers, but for some."""
+    from torch import nn
+
+    state = model.state_dict()
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)) and module not in without:
+            weight = state.pop(f"{path}.weight")
+            gain = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+            state |= {f"{path}.weight_g": gain, f"{path}.weight_v": weight}
+    return dict(state)
 
 
 class Inert:
