@@ -24,7 +24,7 @@ class SEANetCodec(NeuralCodec):
     """
 
     batching = "samples"
-    pieces_per_block: int = 15
+    pieces_per_block: int = 10
 
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         return self.model.quantizer.encode(self.model.encoder(signals), self.spec.num_codebooks)

@@ -50,7 +50,7 @@ class SpeechTokenizer(SEANetCodec):
     keeps the first n (default: all 8). T = ceil(N / 320).
 
     The encoder's LSTM runs both ways, so that each code depends on the whole clip; long clips are exact all the same
-    (see SEANetCodec), and take three times as long beyond 15 minutes. Raises UsageError when files cannot be had or
+    (see SEANetCodec), and take three times as long beyond 10 minutes. Raises UsageError when files cannot be had or
     do not fit, and when codebooks are asked for that do not exist.
 
     Follows github.com/ZhangXInFD/SpeechTokenizer.

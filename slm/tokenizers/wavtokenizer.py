@@ -33,9 +33,11 @@ _FIRST = f"{_ENCODER}encoder.model.0.conv.conv.weight_v"
 class WavTokenizer(SEANetCodec):
     """WavTokenizer: one codebook of 4096 for any sound, 75 or 40 frames per second (hop 320 or 600) at 24 kHz.
 
-    `checkpoint` is a `.ckpt` file, by its path or by its place on the hub (novateur/WavTokenizer/FILE.ckpt), or a
-    folder with one `.ckpt` and one `.yaml`. `config` is the YAML that goes with it; by default the one beside a local
-    file, and for the hub the authors' YAML for the hop that the file's name gives. T = ceil(N / hop).
+    `checkpoint` is a `.ckpt` file, by its path or by its place on the hub, or a folder with one `.ckpt` and one
+    `.yaml`. Releases: novateur/WavTokenizer/WavTokenizer_small_{320,600}_24k_4096.ckpt, and for more than speech those
+    of the larger models (`python -m slm.tokenizers wavtokenizer`). `config` is the YAML that goes with it; by default
+    the one beside a local file, and for the hub the authors' YAML for the hop that the file's name gives.
+    T = ceil(N / hop).
 
     The encoder's LSTM runs forward, so that long clips are encoded in pieces exactly. The decoder normalizes and
     attends over the whole clip: it decodes a clip in one piece, in time that grows with the square of its length.
@@ -46,13 +48,13 @@ class WavTokenizer(SEANetCodec):
 
     about: ClassVar[Mapping[str, str]] = {
         "wavtokenizer": "4096 at 75 Hz from 24 kHz (40 Hz by checkpoint); decodes; "
-        "needs novateur/WavTokenizer (hub, or local .ckpt and .yaml)"
+        "needs novateur/WavTokenizer-... (hub, or local .ckpt and .yaml)"
     }
 
     def __init__(
         self,
         *,
-        checkpoint: str = "novateur/WavTokenizer/WavTokenizer_small_320_24k_4096.ckpt",
+        checkpoint: str = "novateur/WavTokenizer-large-speech-75token/wavtokenizer_large_speech_320_v2.ckpt",
         config: str | None = None,
         num_codebooks: int | None = None,
         device: str = "cpu",

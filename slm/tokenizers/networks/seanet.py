@@ -109,7 +109,8 @@ class Recurrence(nn.Module):
         """Output, and the states `[layers x directions, B, C]` with which each direction leaves the frames."""
         inputs = frames.permute(2, 0, 1)
         outputs, state = self.lstm(inputs, state)
-        return (outputs + (inputs.repeat(1, 1, 2) if self.lstm.bidirectional else inputs)).permute(1, 2, 0), state
+        directions = outputs.unflatten(-1, (-1, inputs.shape[-1]))
+        return (directions + inputs[..., None, :]).flatten(-2).permute(1, 2, 0), state
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return self.run(frames)[0]
