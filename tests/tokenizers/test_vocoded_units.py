@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from slm.errors import UsageError
+from slm.model.backbone import build_causal_lm
+from slm.model.checkpoint import ModelRecord, save_model
+from slm.model.statistics import CodeStatistics
+from slm.spoken_lm import load_lm
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
@@ -18,9 +23,11 @@ from slm.tokenizers._unit_vocoder import load_unit_vocoder
 from slm.types import AudioClip
 from slm.units import deduplicate
 from tests.contracts import tokenizer_law
+from tests.fakes import TINY_BACKBONE
 from tests.tokenizers.speech import real_clips
 from tests.tokenizers.unit_vocoders import write_vocoder
 
+ROOT = Path(__file__).parents[2]
 KINDS: dict[str, dict[str, Any]] = {  # golden case of the vocoder -> units that fit it
     "fairseq": {"hop": 320, "k": 50, "layer": 1},
     "textless": {"hop": 40, "k": 30, "layer": 1},
@@ -87,6 +94,15 @@ def test_units_with_a_vocoder_keep_the_law(kind: str, settings: dict[str, dict[s
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_tokenizer_files_say_what_can_be_said(kind: str, settings: dict[str, dict[str, Any]]) -> None:
+    files = {"fairseq": "mhubert-25hz", "textless": "hubert-base-l9", "speechbrain": "discrete-wavlm-large"}
+    file = ROOT / f"configs/tokenizers/{files[kind]}-vocoder.yaml"
+    tokenizer = load_tokenizer(str(file), **settings[kind])
+    assert tokenizer.spec.has_decoder
+    assert len(yaml.safe_load(file.read_text(encoding="utf-8"))["vocoder"]) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_audio_is_the_vocoders_frame_by_frame(kind: str, settings: dict[str, dict[str, Any]]) -> None:
     tokenizer = load_tokenizer("ssl-kmeans", **settings[kind])
     vocoder = load_unit_vocoder(settings[kind]["vocoder"], num_units=KINDS[kind]["k"])
@@ -143,6 +159,31 @@ def test_durations_are_predicted_where_the_vocoder_can(settings: dict[str, dict[
     assert predicted.shape == (len(units),)
     assert predicted.min() >= 1
     assert cannot.predict_durations(units % 30) is None
+
+
+def test_a_model_of_units_without_a_decoder_speaks_when_given_a_vocoder(
+    settings: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A continuation of deduplicated units lasts as long as the vocoder predicts, and is the audio of its codes."""
+    spec = load_tokenizer("ssl-kmeans", **{**settings["fairseq"], "vocoder": None}).spec
+    record = ModelRecord(spec, "flat", dedup=True)
+    codes = [c.codes for c in load_tokenizer(spec).encode(clips())]
+    statistics = CodeStatistics.measure(spec.codebook_sizes, [(deduplicate(c)[0], c) for c in codes])
+    save_model(tmp_path, build_causal_lm(TINY_BACKBONE, record.make_pattern(), 0), record, statistics)
+    mute, lm = load_lm(tmp_path), load_lm(tmp_path, vocoder=settings["fairseq"]["vocoder"])
+    assert lm.fingerprint == mute.fingerprint
+    clip = clips()[0]
+    with pytest.raises(UsageError, match="no decoder"):
+        mute.continue_clip(clip, seconds=0.4, seed=0)
+    prompt = lm.tokenizer.encode([clip])[0]
+    made = lm.continue_codes(prompt, seconds=0.4, seed=0, may_stop=False)
+    assert len(made.codes) == len(prompt.codes) + 20
+    spoken = lm.continue_clip(clip, seconds=0.4, seed=0, may_stop=False)
+    assert np.array_equal(spoken.samples, lm.tokenizer.decode(made).samples)
+    units, lasting = deduplicate(made.codes)
+    new = slice(len(deduplicate(prompt.codes)[0]) + 1, len(units) - 3)  # the ends merge with neighbours, or are cut
+    assert len(set(lasting[new].tolist())) > 1
+    assert lasting[new].tolist() == lm.tokenizer.predict_durations(units)[new].tolist()
 
 
 def test_vocoders_that_do_not_fit_are_refused(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
