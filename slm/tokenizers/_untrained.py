@@ -81,7 +81,8 @@ def _filling(book: Any, generator: torch.Generator) -> Callable[[torch.Tensor], 
             full = True
             table = book.embed_sum if hasattr(book, "embed_sum") else book.embed
             rows = torch.randperm(len(latents), generator=generator)[torch.arange(len(table)) % len(latents)]
-            jitter = 0.01 * latents.std() * torch.randn(table.shape, generator=generator)
+            # Wide enough that what is left over is spread too, down to the 32nd level.
+            jitter = 0.3 * latents.std(dim=0) * torch.randn(table.shape, generator=generator)
             table.copy_(latents[rows] + jitter)
             book._embed = None  # Mimi keeps embed_sum / cluster_usage
         return quantize(latents)

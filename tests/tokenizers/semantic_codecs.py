@@ -15,6 +15,10 @@ from safetensors.torch import load_file, save_file
 from slm.errors import UsageError
 from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.types import AudioClip
+from tests.tokenizers.light_codecs import speech
+from tests.tokenizers.seeded import fill_seeded
+
+GOLDEN = Path(__file__).parents[1] / "data/golden"
 
 _HUBERT = {
     "hidden_size": 32,
@@ -64,6 +68,27 @@ LIGHT: dict[str, dict[str, Any]] = {
 def write_light(name: str, folder: Path) -> Path:
     TOKENIZERS.get(name).write_untrained(folder, **LIGHT[name])  # type: ignore[attr-defined]
     return folder
+
+
+def seeded_model(name: str) -> Any:
+    """The light model with weights that the authors' own code can be given too: by name, not by torch's generator."""
+    network = TOKENIZERS.get(name)._network()  # type: ignore[attr-defined]
+    published = TOKENIZERS.get(name).published  # type: ignore[attr-defined]
+    return fill_seeded(network(network.config_class(**{**published, **LIGHT[name]})).eval())
+
+
+def gives_the_authors_codes(name: str, folder: Path) -> None:
+    """The codes of four clips of any length, and the first of their audio, as tests/data/golden/NAME.md says."""
+    golden = np.load(GOLDEN / f"{name.replace('-', '_')}.npz")
+    seeded_model(name).save_pretrained(folder)
+    tokenizer: Any = load_tokenizer(name, checkpoint=str(folder))
+    tokenizer.model.double()
+    made = tokenizer.encode(speech(tokenizer.spec.sample_rate_hz))
+    for i, codes in enumerate(made):
+        assert np.array_equal(codes.codes, golden[f"codes_{i}"])
+    assert all(len(np.unique(column)) >= 10 for column in np.concatenate([c.codes for c in made]).T)
+    audio = tokenizer.decode(made[0]).samples[:2000]
+    np.testing.assert_allclose(audio, golden["audio"], atol=1e-6 * np.abs(golden["audio"]).max())
 
 
 def has_the_models_frames(tokenizer: Any, direct: Callable[[np.ndarray], np.ndarray], clip: AudioClip) -> None:

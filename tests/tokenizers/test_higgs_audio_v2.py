@@ -22,6 +22,7 @@ from slm.types import AudioClip
 from tests.contracts import tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (
+    gives_the_authors_codes,
     gives_the_models_codes,
     has_the_models_frames,
     one_weight_changes_the_fingerprint,
@@ -96,6 +97,10 @@ def test_any_length_gives_the_codes_of_the_authors(
     lengths = [len(clip.samples) % 960 for clip in clips]
     assert any(119 <= rest < 632 for rest in lengths), "no clip whose last frame is padded"
     gives_the_models_codes(tokenizer, lambda samples: direct_codes(reference, samples), clips)
+
+
+def test_codes_and_audio_are_those_of_the_authors(tmp_path: Path) -> None:
+    gives_the_authors_codes("higgs-audio-v2", tmp_path)
 
 
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:

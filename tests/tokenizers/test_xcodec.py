@@ -18,6 +18,7 @@ from slm.tokenizers import load_tokenizer
 from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (
+    gives_the_authors_codes,
     gives_the_models_codes,
     has_the_models_frames,
     one_weight_changes_the_fingerprint,
@@ -69,6 +70,10 @@ def test_long_clips_are_decoded_in_pieces(folder: Path) -> None:
     whole = tokenizer.decode(codes).samples
     tokenizer.piece_s = 0.3
     np.testing.assert_allclose(tokenizer.decode(codes).samples, whole, atol=1e-6 * np.abs(whole).max())
+
+
+def test_codes_and_audio_are_those_of_the_authors(tmp_path: Path) -> None:
+    gives_the_authors_codes("xcodec", tmp_path)
 
 
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
