@@ -176,13 +176,13 @@ def test_a_model_of_units_without_a_decoder_speaks_when_given_a_vocoder(
     with pytest.raises(UsageError, match="no decoder"):
         mute.continue_clip(clip, seconds=0.4, seed=0)
     prompt = lm.tokenizer.encode([clip])[0]
-    made = lm.continue_codes(prompt, seconds=0.4, seed=0, may_stop=False)
-    assert len(made.codes) == len(prompt.codes) + 20
-    spoken = lm.continue_clip(clip, seconds=0.4, seed=0, may_stop=False)
+    made = lm.continue_codes(prompt, seconds=4, seed=0, may_stop=False)
+    assert len(made.codes) == len(prompt.codes) + 200
+    spoken = lm.continue_clip(clip, seconds=4, seed=0, may_stop=False)
     assert np.array_equal(spoken.samples, lm.tokenizer.decode(made).samples)
     units, lasting = deduplicate(made.codes)
     new = slice(len(deduplicate(prompt.codes)[0]) + 1, len(units) - 3)  # the ends merge with neighbours, or are cut
-    assert len(set(lasting[new].tolist())) > 1
+    assert len(set(lasting[new].tolist())) > 2
     assert lasting[new].tolist() == lm.tokenizer.predict_durations(units)[new].tolist()
 
 
