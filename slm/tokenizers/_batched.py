@@ -7,7 +7,7 @@ fills up. The same clip then meets the same kernels whatever its neighbours, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,17 +83,18 @@ def _codes_of_rows(codec: NeuralCodec, signals: Sequence[np.ndarray], rung: int,
         return codec._codes_of(values.to(parameter.device, parameter.dtype, non_blocking=True))
 
 
-def to_bfloat16(encoder: torch.nn.Module) -> None:
-    """From now on `encoder` computes in bfloat16, and gives fp32 to what follows (the quantizer)."""
+def to_bfloat16(model: Any) -> None:
+    """From now on `model.encoder` computes in bfloat16, and `model.quantizer` as before, whatever it is given."""
     import torch
-    from torch.utils._pytree import tree_map_only
 
-    def cast(dtype: torch.dtype, values: Any) -> Any:
-        return tree_map_only(torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, values)
+    def in_fp32(quantize: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda latents, *rest, **others: quantize(latents.float(), *rest, **others)
 
-    encoder.to(torch.bfloat16)
-    encoder.register_forward_pre_hook(lambda _, inputs: cast(torch.bfloat16, inputs))
-    encoder.register_forward_hook(lambda _, inputs, output: cast(torch.float32, output))
+    model.encoder.to(torch.bfloat16)
+    model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16), *inputs[1:]))
+    model.quantizer.forward = in_fp32(model.quantizer.forward)
+    if hasattr(model.quantizer, "encode"):
+        model.quantizer.encode = in_fp32(model.quantizer.encode)
 
 
 def code_mismatch(tokenizer: Tokenizer, exact: Tokenizer, clips: Sequence[AudioClip]) -> float:

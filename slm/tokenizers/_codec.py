@@ -62,7 +62,7 @@ class NeuralCodec(Tokenizer):
         if entering and mode == "bf16":
             from slm.tokenizers._batched import to_bfloat16
 
-            to_bfloat16(self.model.encoder)
+            to_bfloat16(self.model)
 
     @abstractmethod
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
@@ -190,8 +190,6 @@ def exact_fp32() -> Any:
 
     return cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
-
-_exact_fp32 = exact_fp32
 
 
 def pad_to_frames(signals: torch.Tensor, hop_samples: int) -> torch.Tensor:

@@ -29,10 +29,10 @@ class CausalRun:
         self.last = False
 
     def through(self, networks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
-        """The next chunk of what the last network gives, in fp32 where the networks compute in bfloat16."""
+        """The next chunk of what the last network gives."""
         for network in networks:
             x = self._step(network, x)
-        return x.float() if x.dtype == torch.bfloat16 else x
+        return x
 
     def _step(self, module: Any, x: torch.Tensor) -> torch.Tensor:
         if isinstance(module, (nn.ELU, nn.Identity)):

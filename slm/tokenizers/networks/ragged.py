@@ -8,7 +8,7 @@ what the layer would have put. What lies behind the end of a row is never seen b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ class RaggedRows(TorchFunctionMode):
     """Within it, a network sees rows of `lengths` samples in a tensor `[R, 1, padded_length]`.
 
     It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition),
-    LSTMs of both directions, and pooling of whole windows; other layers must not look along time. Lengths are known by
+    LSTMs of both directions, and pooling of whole windows; other layers must not look along time. `padded_length` is
+    whole strides at every layer, so that none completes a window for it. Lengths are known by
     the width of a tensor, so that no width may stand for two sets of lengths: RuntimeError if it does. Nothing is read
     back from the device.
     """
@@ -43,6 +44,7 @@ class RaggedRows(TorchFunctionMode):
     def __init__(self, lengths: Sequence[int], padded_length: int):
         super().__init__()
         self._ends = {padded_length: Ends(tuple(lengths))}
+        self._padded: dict[int, Ends] = {}
         self._indices: dict[tuple[Any, ...], tuple[torch.Tensor, ...]] = {}
 
     def __torch_function__(
@@ -64,7 +66,7 @@ class RaggedRows(TorchFunctionMode):
             ends = self._of(x)
             if mode == "reflect" and min(ends.lengths) <= max(widths):
                 raise RuntimeError(f"a row of {min(ends.lengths)} is too short to be reflected by {max(widths)}")
-            self._learn(padded, Ends(ends.lengths, widths[0], widths[1], mode, value or 0.0))
+            self._padded[padded.shape[-1]] = Ends(ends.lengths, widths[0], widths[1], mode, value or 0.0)
         return padded
 
     def conv1d(
@@ -77,7 +79,7 @@ class RaggedRows(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> torch.Tensor:
-        ends, step = self._of(x), _one(stride)
+        ends, step = self._padded.pop(x.shape[-1], None) or self._of(x), _one(stride)
         reach = (weight.shape[-1] - 1) * _one(dilation) + 1
         before, behind = (
             (((reach - 1) // 2, reach // 2) if padding == "same" else (0, 0))
@@ -154,7 +156,7 @@ class RaggedRows(TorchFunctionMode):
 
     def _learn(self, x: torch.Tensor, ends: Ends) -> None:
         known = self._ends.setdefault(x.shape[-1], ends)
-        if replace(known, value=ends.value) != ends:
+        if known != ends:
             raise RuntimeError(f"the width {x.shape[-1]} stands for rows of {known} and of {ends}")
 
 

@@ -1,0 +1,159 @@
+"""Modes of encoding: clips of different lengths in one batch, against each clip alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from slm.errors import UsageError
+from slm.tokenizers import TOKENIZERS, load_tokenizer
+from slm.tokenizers._batched import code_mismatch, num_rows, rung_frames
+from slm.tokenizers._codec import NeuralCodec
+from slm.tokenizers.networks.ragged import RaggedRows
+from tests.contracts import ragged_law, tokenizer_law
+from tests.tokenizers.light_codecs import DAC, ENCODEC, MIMI
+from tests.tokenizers.speech import real_clips
+
+RATES = {"encodec": 24_000, "dac": 16_000, "mimi": 24_000}
+SMALL: dict[str, dict[str, Any]] = {
+    "encodec": ENCODEC,
+    "dac": DAC,
+    "mimi": MIMI,
+    "speechtokenizer": {"n_filters": 4, "dimension": 24, "codebook_size": 64, "n_q": 3},
+    "wavtokenizer": {
+        "width": 4,
+        "input_channels": 24,
+        "vq_bins": 64,
+        "dim": 64,
+        "intermediate_dim": 48,
+        "num_layers": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("untrained")
+    for name, changes in SMALL.items():
+        TOKENIZERS.get(name).write_untrained(root / name, **changes)  # type: ignore[attr-defined]
+    return {name: str(root / name) for name in SMALL}
+
+
+@pytest.fixture
+def rows_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 8 s, where a CPU would take clips one by one."""
+    monkeypatch.setattr(NeuralCodec, "batch_s", {"cpu": 8.0})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_batch_of_any_lengths_equals_its_clips(name: str, folders: dict[str, str], rows_on_cpu: None) -> None:
+    exact, batched = (load_tokenizer(name, checkpoint=folders[name], mode=mode) for mode in ("exact", "batched"))
+    assert isinstance(exact, NeuralCodec)
+    assert isinstance(batched, NeuralCodec)
+    ragged_law(exact, batched, real_clips(exact.spec.sample_rate_hz)[:2])
+
+
+@pytest.mark.parametrize(("name", "mode"), [("encodec", "batched"), ("dac", "bf16"), ("mimi", "bf16")])
+def test_no_neighbour_changes_a_code_in_any_precision(
+    name: str, mode: str, folders: dict[str, str], rows_on_cpu: None
+) -> None:
+    tokenizer_law(load_tokenizer(name, checkpoint=folders[name], mode=mode), real_clips(RATES[name])[:3])
+
+
+@pytest.mark.parametrize("name", ["encodec", "mimi"])
+def test_long_clips_and_streams_work_in_bfloat16(name: str, folders: dict[str, str], rows_on_cpu: None) -> None:
+    tokenizer = load_tokenizer(name, checkpoint=folders[name], mode="bf16")
+    assert isinstance(tokenizer, NeuralCodec)
+    clips, tokenizer.piece_s = real_clips(RATES[name]), 1.0
+    exact = load_tokenizer(name, checkpoint=folders[name])
+    assert {p.dtype for p in tokenizer.model.encoder.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in tokenizer.model.decoder.parameters()} == {torch.float32}
+    assert 0 < code_mismatch(tokenizer, exact, clips) < 0.9
+
+
+def test_the_mode_is_part_of_the_spec(folders: dict[str, str], tmp_path: Path) -> None:
+    exact, batched = (load_tokenizer("mimi", checkpoint=folders["mimi"], mode=mode) for mode in ("exact", "batched"))
+    assert exact.spec == load_tokenizer("mimi", checkpoint=folders["mimi"]).spec
+    assert "mode" not in exact.spec.settings
+    assert batched.spec.fingerprint != exact.spec.fingerprint
+    assert batched.spec.taxonomy["mode"].startswith("batched: ")
+    assert load_tokenizer(batched.spec).spec == batched.spec
+    (tmp_path / "fast.yaml").write_text(f"name: mimi\nmode: batched\ncheckpoint: {folders['mimi']}\n")
+    assert load_tokenizer(tmp_path / "fast.yaml").spec == batched.spec
+    with pytest.raises(UsageError, match="two different tokenizers"):
+        exact.decode(batched.encode(real_clips(24_000)[:1])[0])
+
+
+def test_a_mode_that_a_tokenizer_has_not_is_refused(folders: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="no mode 'quick', only exact, batched, bf16"):
+        load_tokenizer("mimi", checkpoint=folders["mimi"], mode="quick")
+    with pytest.raises(UsageError, match="no mode 'batched', only exact"):
+        load_tokenizer("logmel-kmeans", mode="batched")
+
+
+def test_mismatch_counts_codes(folders: dict[str, str]) -> None:
+    exact = load_tokenizer("dac", checkpoint=folders["dac"])
+    clips = real_clips(16_000)
+    assert code_mismatch(exact, exact, clips) == 0
+    other = load_tokenizer("dac", checkpoint=folders["dac"])
+    encode = other._encode
+    other._encode = lambda signals: [codes ^ np.array([0, 0, 0, 1]) for codes in encode(signals)]  # type: ignore
+    assert code_mismatch(other, exact, clips) == 0.25
+
+
+def test_rungs_hold_their_clips_and_waste_little() -> None:
+    rungs = {frames: rung_frames(frames) for frames in range(16, 9000)}
+    assert all(0 <= rung - frames <= frames / 8 for frames, rung in rungs.items())
+    assert len(set(rungs.values())) < 80, "each rung is a shape that a device must be ready for"
+    assert all(rung_frames(rung) == rung for rung in rungs.values())
+    assert [num_rows(s, 64.0) for s in (0.3, 2.0, 60.0, 100.0)] == [64, 32, 1, 1]
+
+
+class Odd(nn.Module):
+    """Each way of a layer to end a row that the codecs have: own zeros; zeros, reflection, repetition put before it."""
+
+    def __init__(self, mode: str, stride: int, dilation: int):
+        super().__init__()
+        self.first = nn.Conv1d(1, 4, 7, padding=3)
+        self.second = nn.Conv1d(4, 4, 5, stride, dilation=dilation)
+        self.both = nn.LSTM(4, 3, num_layers=2, bidirectional=True)
+        self.last = nn.Conv1d(6, 2, 3, padding="same", dilation=2)
+        self.mode = mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, reach = self.first(x), 4 * self.second.dilation[0]
+        extra = -x.shape[-1] % self.second.stride[0]
+        x = self.second(functional.pad(functional.elu(x), (reach, 1 + extra), self.mode))
+        return self.last(self.both(x.permute(2, 0, 1))[0].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 3), (3, 1)])
+def test_rows_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    model, lengths = Odd(mode, stride, dilation).double(), [60, 59, 58, 41, 30]
+    signals = [torch.randn(length, dtype=torch.float64) for length in lengths]
+    batch = nn.utils.rnn.pad_sequence(signals, batch_first=True)[:, None]
+    alone = [model(signal[None, None])[0] for signal in signals]
+    with RaggedRows(lengths, batch.shape[-1]), torch.no_grad():
+        together = model(batch.clone())
+    for row, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(row[:, : expected.shape[1]], expected)
+    assert not torch.allclose(model(batch)[3][:, : alone[3].shape[1]], alone[3]), "the ends do not matter here"
+
+
+def test_layers_that_cannot_be_followed_are_refused() -> None:
+    batch = torch.randn(2, 1, 60)
+    with RaggedRows([60, 41], 60):
+        with pytest.raises(RuntimeError, match="whole windows"):
+            functional.avg_pool1d(batch, 4)
+        with pytest.raises(RuntimeError, match="nothing is known"):
+            functional.conv1d(batch[..., :50], torch.ones(1, 1, 3))
+        with pytest.raises(RuntimeError, match="too short"):
+            functional.pad(batch, (50, 0), "reflect")
