@@ -1,41 +1,19 @@
-"""`python -m slm.tokenizers` lists the tokenizers; `fit` and `import-kmeans` after it make k-means centroids."""
+"""`python -m slm.tokenizers` lists the tokenizers, and tells about the one whose name follows; `fit` and
+`import-kmeans` after it make k-means centroids."""
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from slm.config import run_command
-from slm.errors import UsageError
+from slm.tokenizers._catalogue import ListConfig, ShowConfig, list_tokenizers, show
 from slm.tokenizers._fit_command import FitConfig, ImportConfig, fit, import_kmeans
-from slm.tokenizers.base import TOKENIZERS
 
-
-@dataclass(frozen=True)
-class ListConfig:
-    """List the audio tokenizers: codebook sizes at frame rate, sample rate, decoder, what is needed.
-
-    `python -m slm.tokenizers fit --help` tells how to fit the centroids of a k-means tokenizer, `import-kmeans --help`
-    how to import those of others.
-    """
-
-
-def list_tokenizers(config: ListConfig) -> None:
-    names = TOKENIZERS.names()
-    width = max(len(name) for name in names)
-    for name in names:
-        try:
-            cls = TOKENIZERS.get(name)
-        except UsageError as error:  # a broken plug-in: the others are there
-            print(f"{name:<{width}}  {error}")
-            continue
-        first_line = (inspect.getdoc(cls) or "").partition("\n")[0]
-        print(f"{name:<{width}}  {cls.about.get(name, first_line)}")
-
-
+PROG = "python -m slm.tokenizers"
 COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any]]] = {
     "fit": (fit, FitConfig),
     "import-kmeans": (import_kmeans, ImportConfig),
@@ -44,14 +22,24 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any]]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] and args[0] in COMMANDS:
+    if not args or args[0].startswith("-"):
+        run_command(list_tokenizers, ListConfig, spell_out_flags(args, ListConfig), prog=PROG)
+    elif args[0] in COMMANDS:
         command, config = COMMANDS[args[0]]
-        run_command(command, config, args[1:], prog=f"python -m slm.tokenizers {args[0]}")
-    if args and not args[0].startswith("-"):
-        known = " and ".join(f"`{name}`" for name in COMMANDS)
-        print(f"error: unknown command {args[0]!r}; there are {known}, and without one the list", file=sys.stderr)
-        sys.exit(2)
-    run_command(list_tokenizers, ListConfig, args, prog="python -m slm.tokenizers")
+        run_command(command, config, args[1:], prog=f"{PROG} {args[0]}")
+    else:
+        page = partial(show, args[0], COMMANDS)
+        run_command(page, ShowConfig, spell_out_flags(args[1:], ShowConfig), prog=f"{PROG} {args[0]}")
+
+
+def spell_out_flags(args: Sequence[str], config: type[Any]) -> list[str]:
+    """`--streamable` alone means `--streamable true`, of every option that is true or false."""
+    flags = {f"--{field.name}" for field in fields(config) if str(field.type).startswith("bool")}
+    made: list[str] = []
+    for i, arg in enumerate(args):
+        alone = arg in flags and (i + 1 == len(args) or args[i + 1].startswith("-"))
+        made += [arg, "true"] if alone else [arg]
+    return made
 
 
 if __name__ == "__main__":

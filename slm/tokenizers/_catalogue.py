@@ -57,6 +57,27 @@ class ListConfig:
     """Print records as JSON."""
 
 
+@dataclass(frozen=True)
+class ShowConfig:
+    """All that is known about one tokenizer, and what it costs on this machine."""
+
+    measure: bool = False
+    """Measure parameters, multiply-accumulates and speed of the true architecture: with its checkpoint where that can
+    be had, else with random weights."""
+    device: str = "cpu"
+    """Where to measure: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    seconds: float = 10.0
+    """Length of the clip that is measured."""
+    seed: int = 0
+    """Decides the clip, which is noise, and random weights."""
+    json: bool = False
+    """Print the record as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise UsageError(f"--seconds must be positive, not {self.seconds:g}")
+
+
 def catalogue() -> list[TokenizerRecord]:
     """The database, and a record of what is known (its name and line) of every tokenizer that is not in it."""
     told = {row.loads for row in records()}
@@ -80,9 +101,9 @@ def list_tokenizers(config: ListConfig) -> None:
         )
     if others:
         print("\n".join(["Known, not loaded", *table(others), ""]))
-    print(f"{len(found)} tokenizers, {len(runnable)} of them loaded by slm. ?: unknown. Hz: frames per second.")
+    print(f"Tokenizers: {len(found)}; loaded by slm: {len(runnable)}. ? is unknown, Hz are frames per second.")
     if unknown:
-        print(f"{unknown} more are left out because what was asked for is unknown of them.")
+        print(f"Left out because what was asked for is unknown of them: {unknown}.")
 
 
 def select(rows: Iterable[TokenizerRecord], config: ListConfig) -> tuple[list[TokenizerRecord], int]:
@@ -182,49 +203,65 @@ def as_dict(row: TokenizerRecord) -> dict[str, Any]:
     return {**asdict(row), "settings": dict(row.settings), **derived}
 
 
-def page(row: TokenizerRecord) -> list[str]:
+def page(row: TokenizerRecord, measured: Mapping[str, str] | None = None) -> list[str]:
     """All about one tokenizer, a line for each fact; what is unknown says so."""
     rates = row.frame_rates_hz
+    runnable = is_runnable(row)
     facts = {
-        "loaded by": loading_line(row) if is_runnable(row) else "nothing here: known, not loaded",
-        "checkpoint": row.checkpoint,
+        "loaded by": loading_line(row) if runnable else "nothing here: known, not loaded",
+        "checkpoint": row.checkpoint or ("none is needed" if runnable else None),
         "sample rate": row.sample_rate_hz and f"{row.sample_rate_hz} Hz",
         "frame rate": rates and " / ".join(f"{rate:.6g}" for rate in rates) + " Hz",
-        "codebooks": row.codebook_sizes and f"{len(row.codebook_sizes)}: {_long_sizes(row.codebook_sizes)}",
+        "codebooks": row.codebook_sizes and _codebooks(row.codebook_sizes),
         "bitrate": row.bitrate_bps and f"{row.bitrate_bps:.6g} bit/s with all codebooks",
         "bit allocation": row.bitrate,
         **{name: getattr(row, name) for name in ("scalable", "encoder", "decoder", "inputs", "quantizer")},
         **{name: getattr(row, name) for name in ("objectives", "auxiliary")},
         "trained jointly": row.joint,
-        "streamable": row.streamable,
-        "domains": row.domains,
-        "parameters": row.parameters if row.parameters is None else f"{row.parameters / 1e6:.1f} M (as published)",
-        "operations": row.macs_per_s and f"{row.macs_per_s / 1e9:.1f} G multiply-accumulates per second (as published)",
+        **{name: getattr(row, name) for name in ("streamable", "domains")},
+        "parameters": _published(row.parameters, 1e6, "M"),
+        "operations": _published(row.macs_per_s, 1e9, "G multiply-accumulates per second of audio"),
         "licence": row.licence,
         "paper": row.paper and f"{row.paper.title}, {row.paper.year}, {_arxiv(row)}",
         "in the survey": row.survey or "no",
+        **({"note": row.note} if row.note else {}),
     }
-    lines = [f"{row.name} ({row.family})"]
-    for name, value in facts.items():
-        lines += _wrapped(f"  {name + ':':<17}{text(value)}")
-    return lines + (_wrapped(f"  {'note:':<17}{row.note}") if row.note else [])
+    lines = [f"{row.name} ({row.family})", *_lines(facts)]
+    return [*lines, "", *_lines(measured)] if measured else lines
+
+
+def _lines(facts: Mapping[str, Any]) -> list[str]:
+    margin = " " * 19
+    return [
+        line
+        for name, value in facts.items()
+        for line in textwrap.wrap(
+            f"  {name + ':':<17}{text(value)}",
+            WIDTH,
+            subsequent_indent=margin,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    ]
+
+
+def _codebooks(given: tuple[int, ...]) -> str:
+    return f"{len(given)} of {', '.join(map(str, given)) if len(set(given)) > 1 else given[0]} codes"
+
+
+def _published(value: float | None, unit: float, name: str) -> str | None:
+    if value is None:
+        return None
+    return f"{value / unit:.4g} {name} (as published)" if value else "none: no network"
 
 
 def _arxiv(row: TokenizerRecord) -> str:
     return f"arXiv {row.paper.arxiv}" if row.paper and row.paper.arxiv else "arXiv id unknown"
 
 
-def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(line, WIDTH, subsequent_indent=" " * 19, break_on_hyphens=False, break_long_words=False)
-
-
 def loading_line(row: TokenizerRecord) -> str:
     """The call that loads it."""
     return f"load_tokenizer({', '.join([repr(row.loads), *(f'{k}={v!r}' for k, v in row.settings)])})"
-
-
-def _long_sizes(codebooks: tuple[int, ...]) -> str:
-    return sizes(codebooks) if len(set(codebooks)) == 1 else ", ".join(map(str, codebooks))
 
 
 def _undocumented(name: str) -> TokenizerRecord:
@@ -237,7 +274,18 @@ def _undocumented(name: str) -> TokenizerRecord:
     return TokenizerRecord(name=name, family=name, loads=name, note=cls.about.get(name, first_line))
 
 
-def find_one(name: str) -> tuple[TokenizerRecord, list[TokenizerRecord]]:
-    """The record that a name means, and others that it may mean as well."""
-    found = find_records(name, catalogue())
-    return found[0], found[1:]
+def show(name: str, commands: Iterable[str], config: ShowConfig) -> None:
+    """Print all about the tokenizer that `name` means, measured if asked for; `commands` may have been meant."""
+    row, *others = find_records(name, catalogue(), commands)
+    measured: Mapping[str, str] = {}
+    if config.measure:
+        from slm.devices import choose_device
+        from slm.tokenizers._measure import measure, report
+
+        measured = report(measure(row, choose_device(config.device), config.seconds, config.seed))
+    if config.json:
+        print(json.dumps({**as_dict(row), "measured": measured or None}, indent=2, ensure_ascii=False))
+        return
+    print("\n".join(page(row, measured)))
+    if others:
+        print(f"\n{name} is also: {', '.join(other.name for other in others)}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -32,6 +34,8 @@ class Measured:
     parameters: int
     encode_macs_per_s: float
     decode_macs_per_s: float | None
+    surveyed_macs_per_s: float
+    """Both ways, as the survey counts (`_surveyed_convolution`): for comparison with published figures."""
     encode_speed: float
     """Seconds of audio coded in a second; the median of some runs after one to warm up."""
     decode_speed: float | None
@@ -86,11 +90,13 @@ def measure_tokenizer(tokenizer: Tokenizer, weights: str, device: str, seconds_s
         tokenizer.decode(codes)
 
     decodes = tokenizer.spec.has_decoder
+    there, back = _macs(encode), _macs(decode) if decodes else (0.0, 0.0)
     return Measured(
         weights=weights,
         parameters=sum({id(p): p.numel() for p in _parameters(tokenizer)}.values()),
-        encode_macs_per_s=_macs(encode) / clip.duration_s,
-        decode_macs_per_s=_macs(decode) / clip.duration_s if decodes else None,
+        encode_macs_per_s=there[0] / clip.duration_s,
+        decode_macs_per_s=back[0] / clip.duration_s if decodes else None,
+        surveyed_macs_per_s=(there[1] + back[1]) / clip.duration_s,
         encode_speed=clip.duration_s / _median_s(encode),
         decode_speed=clip.duration_s / _median_s(decode) if decodes else None,
         seconds_s=clip.duration_s,
@@ -99,17 +105,35 @@ def measure_tokenizer(tokenizer: Tokenizer, weights: str, device: str, seconds_s
     )
 
 
-def _macs(run: Callable[[], None]) -> float:
-    """Multiply-accumulates: half the floating-point operations that PyTorch's counter sees.
+def _macs(run: Callable[[], None]) -> tuple[float, float]:
+    """Multiply-accumulates of `run`, half the operations that PyTorch's counter sees: those done, and those that the
+    survey's tool would count.
 
     oneDNN runs recurrent layers as one operation, which the counter does not know: it is switched off meanwhile.
     """
+    import torch
     from torch.backends import mkldnn
     from torch.utils.flop_counter import FlopCounterMode
 
-    with mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+    as_surveyed = {torch.ops.aten.convolution: _surveyed_convolution}
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # oneDNN's, on being switched
+        mkldnn.flags(enabled=False, allow_tf32=False),
+        FlopCounterMode(display=False) as done,
+        FlopCounterMode(display=False, custom_mapping=as_surveyed) as surveyed,
+    ):
         run()
-    return counter.get_total_flops() / 2
+    return done.get_total_flops() / 2, surveyed.get_total_flops() / 2
+
+
+def _surveyed_convolution(
+    signal: Sequence[int], kernel: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+) -> int:
+    """Operations as ptflops counts them: the whole kernel for every sample that comes out, transposed or not.
+
+    A transposed convolution does that only for every sample that goes in: `stride` times less.
+    """
+    return 2 * signal[0] * prod(kernel) * prod(out_shape[2:])
 
 
 def _median_s(run: Callable[[], None]) -> float:
@@ -133,17 +157,22 @@ def _parameters(holder: Any, depth: int = 2) -> Iterator[Any]:
             yield from _parameters(value, depth - 1)
 
 
-def report(made: Measured) -> list[str]:
-    """Lines for the page of a tokenizer."""
-    return [
-        f"measured here on {made.device}, {made.threads} thread(s), with {made.seconds_s:g} s of noise at once",
-        f"  weights:         {made.weights}",
-        f"  parameters:      {made.parameters / 1e6:.1f} M",
-        f"  operations:      {_both(made.encode_macs_per_s, made.decode_macs_per_s, 1e9, 'G')} (multiply-accumulates "
-        "per second of audio)",
-        f"  counted are:     {COUNTED}",
-        f"  speed:           {_both(made.encode_speed, made.decode_speed, 1, ' x real time')} (median of {_RUNS} runs)",
-    ]
+def report(made: Measured) -> dict[str, str]:
+    """What was measured, for the page of a tokenizer."""
+    told = {
+        "measured": f"on {made.device}, {made.threads} thread(s), {made.seconds_s:g} s of noise at once",
+        "weights": made.weights,
+        "speed": f"{_both(made.encode_speed, made.decode_speed, 1, ' x real time')} (median of {_RUNS} runs)",
+    }
+    if not made.surveyed_macs_per_s:
+        return told
+    operations = _both(made.encode_macs_per_s, made.decode_macs_per_s, 1e9, " G")
+    return told | {
+        "parameters": f"{made.parameters / 1e6:.1f} M",
+        "operations": f"{operations} multiply-accumulates per second of audio ({COUNTED})",
+        "as surveyed": f"{made.surveyed_macs_per_s / 1e9:.3g} G both ways, counted as ptflops does, which takes "
+        "transposed convolutions for stride times too many",
+    }
 
 
 def _both(encode: float, decode: float | None, unit: float, name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
 from slm.tokenizers.base import TOKENIZERS
+from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -90,15 +91,7 @@ class LogmelKmeansTokenizer(KmeansTokenizer):
             cut={},
             settings={},
             name="logmel-kmeans",
-            taxonomy={
-                "architecture": "log-mel spectrogram (no neural network)",
-                "quantization": "k-means (single codebook)",
-                "training": "quantizer fitted on fixed features",
-                "distillation": "none",
-                "bitrate": "fixed",
-                "streamable": "no",
-                "domain": "speech",
-            },
+            taxonomy=taxonomy_of("logmel-kmeans"),
         )
 
     @classmethod

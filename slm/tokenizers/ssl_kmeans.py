@@ -20,6 +20,7 @@ from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
 from slm.tokenizers._unit_vocoder import UnitVocoder, load_unit_vocoder
 from slm.tokenizers.base import TOKENIZERS, fingerprint
+from slm.tokenizers.database import taxonomy_of
 
 MAX_WINDOW_S = 100.0  # as textlesslib
 
@@ -91,17 +92,7 @@ class SslKmeansTokenizer(KmeansTokenizer):
             settings={**origin, **changed},
             name="ssl-kmeans",
             semantic_codebooks=tuple(range(len(layers))),
-            taxonomy={
-                "architecture": "speech encoder, one layer of it"
-                if len(layers) == 1
-                else "speech encoder, layers of it",
-                "quantization": "k-means (single codebook)" if len(layers) == 1 else "k-means (a codebook per layer)",
-                "training": "quantizer fitted after the encoder, which is frozen",
-                "distillation": "none",
-                "bitrate": "fixed",
-                "streamable": "no",
-                "domain": "speech",
-            },
+            taxonomy=taxonomy_of("ssl-kmeans", encoder),
         )
         self.vocoder: UnitVocoder | None = None
         if vocoder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -15,6 +16,7 @@ import torch
 from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.tokenizers.__main__ import main
 from slm.tokenizers._kmeans import Centroids
+from slm.tokenizers.database import records
 from tests.tokenizers.speech import SPEECH, real_clips
 
 
@@ -26,19 +28,87 @@ def test_the_list_has_a_line_for_each_and_loads_no_model() -> None:
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
     assert lines.pop() == "loaded: set()"
-    assert [line.split()[0] for line in lines] == TOKENIZERS.names()
-    assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
+    assert max(map(len, lines)) <= 120
+    listed = [line.split()[0] for line in lines if line]
+    assert {row.name for row in records()} <= set(listed)
+    assert len(listed) == len(set(listed) | {"name"}) + 1  # no name twice, but the header of two tables
+    above = lines[: lines.index("Known, not loaded")]
+    assert {line.split()[-1] for line in above[2:] if line} == set(TOKENIZERS.names())
 
 
-def test_a_broken_plug_in_does_not_hide_the_others(
+def test_plug_ins_are_listed_and_a_broken_one_hides_nobody(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = EntryPoint("broken", "no_such_module:Tokenizer", TOKENIZERS.group)
-    monkeypatch.setattr(TOKENIZERS, "_plugins", lambda: {"broken": broken})
-    assert run() == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert "cannot be loaded: the entry point no_such_module:Tokenizer fails" in lines["broken"]
-    assert {"mimi", "codec2-700c"} < set(lines)
+    fine = EntryPoint("arithmetic", "tests.fakes:ArithmeticTokenizer", TOKENIZERS.group)
+    monkeypatch.setattr(TOKENIZERS, "_plugins", lambda: {"broken": broken, "arithmetic": fine})
+    assert {"broken", "arithmetic", "mimi"} < set(listed(capsys, "--runnable"))
+    assert run("broken") == 0
+    assert "cannot be loaded: the entry point no_such_module:Tokenizer fails" in words(capsys)
+    assert run("arithmetic") == 0
+    assert "quantizer: unknown" in words(capsys)
+
+
+def words(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def listed(capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
+    """The names that a filter leaves, by way of the JSON."""
+    assert run(*args, "--json") == 0
+    return [row["name"] for row in json.loads(capsys.readouterr().out)]
+
+
+def test_all_filters_must_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    music = listed(capsys, "--quantizer", "rvq", "--streamable", "--domain", "music")
+    assert set(music) == {"encodec-24khz", "hilcodec", "soundstream"}
+    assert listed(capsys, "--quantizer", "RVQ", "--streamable", "--domain", "music", "--runnable") == ["encodec-24khz"]
+    assert set(listed(capsys, "--objective", "diffusion,vq")) == {"semanticodec"}
+    assert set(listed(capsys, "--bitrate", "adaptive")) == {"disen-tf-codec", "harp-net"}
+    assert set(listed(capsys, "--encoder", "CNN+T", "--auxiliary", "supervised-semantic")) == {"past"}
+    assert "encodec-32khz" not in listed(capsys, "--encoder", "RNN", "--streamable")
+    assert set(listed(capsys, "--max_bitrate_bps", "225", "--runnable")) == {"mhubert-25hz"}
+    slow = listed(capsys, "--max_frame_rate_hz", "12.5")
+    assert "mimi" in slow
+    assert "s3" not in slow  # whose rate is unknown
+
+
+def test_what_is_unknown_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--quantizer", "SVQ", "--max_bitrate_bps", "1") == 0
+    unknown = sum(row.quantizer == "SVQ" and row.bitrate_bps is None for row in records())
+    assert words(capsys).endswith(f"is unknown of them: {unknown}.")
+    assert run("s3") == 0
+    page = words(capsys)
+    for fact in ("licence: unknown", "sample rate: unknown", "bitrate: unknown", "not loaded"):
+        assert fact in page
+
+
+def test_the_page_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("mimi") == 0
+    page = words(capsys)
+    for fact in ("load_tokenizer('mimi', checkpoint='kyutai/mimi')", "frame rate: 12.5 Hz", "bitrate: 4400 bit/s"):
+        assert fact in page
+    assert run("dac") == 0
+    assert words(capsys).endswith("dac is also: dac-24khz, dac-44khz")
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["mimmi"], "unknown tokenizer 'mimmi'; did you mean 'mimi'"),
+        (["fitt"], "unknown tokenizer 'fitt'; did you mean 'fit'"),
+        (["--quantizer", "RQV"], "unknown quantizer 'RQV'; did you mean 'RVQ'"),
+        (["--domain", "speech,musik"], "unknown domain 'musik'; did you mean 'music'"),
+        (["--streamble"], "did you mean 'streamable'"),
+        (["mimi", "--measure", "--seconds", "0"], "--seconds must be positive"),
+        (["soundstream", "--measure"], "soundstream is known, but not loaded by slm"),
+    ],
+)
+def test_wrong_use_is_one_line(args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*args) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
 
 
 def run(*args: str) -> int:
@@ -112,8 +182,3 @@ def test_wrong_use_of_fit_is_one_line(
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
-
-
-def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("fitt") == 2
-    assert "unknown command 'fitt'" in capsys.readouterr().err

@@ -140,17 +140,19 @@ def records() -> tuple[TokenizerRecord, ...]:
     return tuple(rows)
 
 
-def find_records(name: str, among: Iterable[TokenizerRecord] | None = None) -> list[TokenizerRecord]:
+def find_records(
+    name: str, among: Iterable[TokenizerRecord] | None = None, other_words: Iterable[str] = ()
+) -> list[TokenizerRecord]:
     """The record of that name; else those that the registered name loads; else those of the family.
 
-    UsageError with suggestions when there is none.
+    UsageError when there is none, with suggestions, also from `other_words` that could have been meant.
     """
     rows = list(records() if among is None else among)
     wanted = name.casefold()
     for key in ("name", "loads", "family", "survey"):
         if found := [row for row in rows if (getattr(row, key) or "").casefold() == wanted]:
             return found
-    known = {row.name for row in rows} | {row.loads for row in rows if row.loads}
+    known = {row.name for row in rows} | {row.loads for row in rows if row.loads} | set(other_words)
     raise UsageError(f"unknown tokenizer {name!r}{did_you_mean(name, known)}")
 
 
