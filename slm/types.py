@@ -48,6 +48,7 @@ class TokenizerSpec:
     hop_samples: int
     codebook_sizes: tuple[int, ...]
     frame_offset_samples: int = 0
+    frame_multiple: int = 1
     semantic_codebooks: tuple[int, ...] = ()
     has_decoder: bool = True
     decoder_fingerprint: str = ""
@@ -75,11 +76,14 @@ class TokenizerSpec:
     def num_frames(self, num_samples: int) -> int:
         """Frames T for a clip of `num_samples`: floor((N + frame_offset_samples) / hop_samples), at least 0.
 
+        Where frames come in groups of m = `frame_multiple`: m x floor((N + frame_offset_samples) / (m x hop_samples)).
         The offset is 0 for a codec that drops the tail, hop - 1 for one that pads it, hop for one that always pads,
         and hop - receptive field for a stack of unpadded convolutions (nested floors collapse into one). Nothing has
         no frames, whatever the offset.
         """
-        return max(0, (num_samples + self.frame_offset_samples) // self.hop_samples) if num_samples > 0 else 0
+        group = self.frame_multiple
+        whole = (num_samples + self.frame_offset_samples) // (self.hop_samples * group)
+        return max(0, whole) * group if num_samples > 0 else 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

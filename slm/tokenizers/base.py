@@ -79,6 +79,11 @@ class Tokenizer(ABC):
             taxonomy={**spec.taxonomy, "mode": f"{mode}: {self.modes[mode]}"},
         )
 
+    @property
+    def codebook_counts(self) -> Sequence[int]:
+        """What `num_codebooks` may be while loading, up to the codebooks that this one has."""
+        return range(1, self.spec.num_codebooks + 1)
+
     @abstractmethod
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Float32 signals `[N_i]`, each of at least one frame -> integer codes `[T_i, K]`."""
