@@ -28,6 +28,7 @@ _FAIRSEQ = ("config.json", "model.pt")
 _SPEECHBRAIN = ("hyperparams.yaml", "generator.ckpt")
 # What SpeechBrain's published vocoders of six layers are over (WavLM, HuBERT and wav2vec 2.0, each large).
 _SPEECHBRAIN_LAYERS = (1, 3, 7, 12, 18, 23)
+_NOT_WEIGHTS = (".json", ".txt", ".md", ".yaml")
 # The modules of both formats, as the network calls them.
 _MODULES = {
     "dict": "units",
@@ -81,21 +82,23 @@ def _find(source: str) -> tuple[Path, Path]:
     """Configuration and weights."""
     folder = Path(source).expanduser()
     if folder.is_dir() and not (folder / _SPEECHBRAIN[0]).is_file():
-        # The names vary by publisher: config.json and model.pt, generator.pt or g_00400000; *_config.json and *.pt.
-        configs = sorted(folder.glob("*config.json"))
-        weights = sorted(p for pattern in ("*.pt", "*.pth", "g_*[0-9]", "*.safetensors") for p in folder.glob(pattern))
+        # Names vary by publisher: config.json and model.pt, generator.pt, g_00400000 or hifigan_vocoder; X_config.json
+        # and X.pt; besides them speakers.txt and the like.
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        configs = [path for path in files if path.name.endswith("config.json")]
+        weights = [path for path in files if path.suffix not in _NOT_WEIGHTS]
         if len(configs) == len(weights) == 1:
             return configs[0], weights[0]
-        found = ", ".join(path.name for path in [*configs, *weights]) or "neither"
+        there = ", ".join(path.name for path in [*configs, *weights]) or "neither"
         raise UsageError(
             f"the folder {source} must hold one unit vocoder: one *config.json and one file of weights (found: "
-            f"{found}), or {' and '.join(_SPEECHBRAIN)}"
+            f"{there}), or {' and '.join(_SPEECHBRAIN)}"
         )
     complaints = []
     for names in (_SPEECHBRAIN,) if folder.is_dir() else (_FAIRSEQ, _SPEECHBRAIN):
         try:
-            files = find_files(source, names)
-            return files[names[0]], files[names[1]]
+            found = find_files(source, names)
+            return found[names[0]], found[names[1]]
         except UsageError as error:
             complaints.append(str(error))
     raise UsageError("; or ".join(dict.fromkeys(complaints)))

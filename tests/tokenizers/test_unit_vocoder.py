@@ -113,8 +113,10 @@ def test_the_identity_knows_each_weight_and_the_voice_not_the_place(tmp_path: Pa
 def test_names_of_other_publishers_are_found(tmp_path: Path) -> None:
     made = golden("fairseq")
     reference = load(tmp_path, "fairseq").decode(made["units"])
-    for config, weights in (("hifigan_lj_config.json", "hifigan_lj.pt"), ("config.json", "g_00400000")):
+    names = (("lj_config.json", "lj.pt"), ("config.json", "g_00400000"), ("config.json", "hifigan_vocoder"))
+    for config, weights in names:
         other = write_vocoder(tmp_path / weights, "fairseq")
+        (other / "speakers.txt").write_text("lj")
         (other / "model.pt").rename(other / weights)
         (other / "config.json").rename(other / config)
         assert np.array_equal(load_unit_vocoder(str(other)).decode(made["units"]), reference)
