@@ -184,5 +184,6 @@ def write(job: Job, layer: int, centroids: Centroids, taken: torch.Tensor) -> No
     used = taken[taken > 0].double()
     probabilities = used / used.sum()
     perplexity = float((-(probabilities * probabilities.log()).sum()).exp())
+    job.state.begin()
     centroids.save(job.out_of(layer))
     job.report(f"{len(used)} of {job.k} units used, perplexity {perplexity:.1f}; wrote {job.out_of(layer)}")

