@@ -25,8 +25,8 @@ _MAX_BYTES = 4 * 2**30  # of a file, unpacked: a k-means holds a few MB
 
 
 def read_foreign_centroids(path: Path) -> torch.Tensor:
-    """Centroids `[k, d]`, in the precision of the file, from a scikit-learn k-means or array (joblib, also compressed, or pickle), or from a
-    torch file of a tensor. Nothing in the file is executed. UsageError where there are none."""
+    """Centroids `[k, d]`, in the precision of the file: a scikit-learn k-means or array (joblib, also compressed, or
+    pickle), or a torch file of a tensor. Nothing in the file is executed. UsageError where there are none."""
     import torch
 
     found = _centers(_read(path))
