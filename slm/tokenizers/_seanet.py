@@ -45,7 +45,8 @@ class SEANetCodec(NeuralCodec):
             return torch.cat(made, dim=-1)
 
         latents = encoder.in_pieces(features, len(blocks), conv_context(encoder.back, 1), 1)
-        return np.concatenate([self.model.quantizer.encode(e, self.spec.num_codebooks)[0].T.cpu() for e in latents])
+        codes = [self.model.quantizer.encode(each, self.spec.num_codebooks)[0].T.cpu().numpy() for each in latents]
+        return np.concatenate(codes)
 
     def _blocks(self, frames: int, context: int) -> list[list[tuple[int, int, int, int]]]:
         pieces, size = list(self._pieces(frames, context)), self.pieces_per_block

@@ -134,6 +134,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = pick(values, PUBLISHED, str(path))
     if config["activation"] not in ("ELU", "Snake"):
         raise UsageError(f"{path}: activation must be ELU or Snake, as in the authors' releases")
+    if config["lstm_layers"] < 1:
+        raise UsageError(f"{path}: lstm_layers must be 1 or more, as in the authors' releases")
     return config
 
 

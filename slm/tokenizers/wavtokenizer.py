@@ -92,22 +92,7 @@ class WavTokenizer(SEANetCodec):
         import yaml
 
         refuse_filled_folder(folder)
-        form: dict[str, dict[str, Any]] = {
-            "feature_extractor": {
-                "encodec_model": "encodec_24khz",
-                "num_quantizers": 1,
-                "dowmsamples": [8, 5, 4, 2] if hop == 320 else [6, 5, 5, 4],
-                "vq_bins": 4096,
-            },
-            "backbone": {
-                "input_channels": 512,
-                "dim": 768,
-                "intermediate_dim": 2304,
-                "num_layers": 12,
-                "adanorm_num_embeddings": 4,
-            },
-            "head": {"dim": 768, "n_fft": 4 * hop, "hop_length": hop, "padding": "same"},
-        }
+        form = _published_form(hop)
         for section in form.values():
             section.update({name: value for name, value in changes.items() if name in section})
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -125,6 +110,26 @@ class WavTokenizer(SEANetCodec):
             text = yaml.safe_dump({"model": {"init_args": {"sample_rate": SAMPLE_RATE_HZ, **sections}}})
             write_text(temporary / "wavtokenizer.yaml", text)
             torch.save({"state_dict": state}, temporary / "wavtokenizer.ckpt")
+
+
+def _published_form(hop: int) -> dict[str, dict[str, Any]]:
+    """What the YAML says of the networks: that of the releases with hop 320, or with 600."""
+    return {
+        "feature_extractor": {
+            "encodec_model": "encodec_24khz",
+            "num_quantizers": 1,
+            "dowmsamples": [8, 5, 4, 2] if hop == 320 else [6, 5, 5, 4],
+            "vq_bins": 4096,
+        },
+        "backbone": {
+            "input_channels": 512,
+            "dim": 768,
+            "intermediate_dim": 2304,
+            "num_layers": 12,
+            "adanorm_num_embeddings": 4,
+        },
+        "head": {"dim": 768, "n_fft": 4 * hop, "hop_length": hop, "padding": "same"},
+    }
 
 
 def _find(checkpoint: str, config: str | None) -> tuple[Path, Path]:

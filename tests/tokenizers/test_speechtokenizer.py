@@ -13,9 +13,9 @@ import torch
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
-from slm.tokenizers.speechtokenizer import SpeechTokenizer, _inference_weights, build
+from slm.tokenizers.speechtokenizer import PUBLISHED, SpeechTokenizer, _inference_weights, _network, build
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, tokenizer_law
+from tests.contracts import long_audio_law, ragged_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 
@@ -49,6 +49,10 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("speechtokenizer") / "small"
     SpeechTokenizer.write_untrained(folder, **SMALL)
     return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    return SpeechTokenizer(checkpoint=str(folder)).spec.fingerprint
 
 
 def golden_clips(form: str) -> list[tuple[int, AudioClip]]:
@@ -102,6 +106,17 @@ def test_long_clips_are_exact_although_the_lstm_runs_both_ways(untrained: Path, 
     assert np.abs(whole).max() > 0
 
 
+def test_the_untrained_form_is_the_published_one(untrained: Path, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in _network(PUBLISHED).parameters())
+    transform = (1024 + 1) * 768  # to HuBERT's features, in training only
+    assert (parameters + transform) / 1e6 == pytest.approx(103.7, abs=0.05)  # table 2 of arXiv 2506.10274
+    SpeechTokenizer.write_untrained(tmp_path / "again", **SMALL)
+    assert fingerprint_of(tmp_path / "again") == fingerprint_of(untrained)
+    SpeechTokenizer.write_untrained(tmp_path / "other", seed=1, **SMALL)
+    assert fingerprint_of(tmp_path / "other") != fingerprint_of(untrained)
+
+
 def test_spec_of_the_published_form(untrained: Path) -> None:
     spec = load_tokenizer("speechtokenizer", checkpoint=str(untrained), num_codebooks=2).spec
     assert (spec.sample_rate_hz, spec.hop_samples, spec.codebook_sizes) == (16_000, 320, (64, 64))
@@ -119,9 +134,9 @@ def test_one_weight_or_one_setting_changes_the_fingerprint(untrained: Path, tmp_
         state["encoder.model.0.conv.conv.bias"][0] += 1e-3 * change_weight
         state["transform.weight"] = torch.ones(2, 2)  # only training needs it
         torch.save(state, folder / "SpeechTokenizer.pt")
-        return SpeechTokenizer(checkpoint=str(folder)).spec.fingerprint
+        return fingerprint_of(folder)
 
-    first = SpeechTokenizer(checkpoint=str(untrained)).spec.fingerprint
+    first = fingerprint_of(untrained)
     assert fingerprint_with(False) == first
     assert fingerprint_with(True) != first
     assert fingerprint_with(False, sample_rate=8000) != first
@@ -140,6 +155,11 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
     torch.save({"layer": torch.ones(3)}, folder / "SpeechTokenizer.pt")
     with pytest.raises(UsageError, match="no SpeechTokenizer"):
         SpeechTokenizer(checkpoint=str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    for changes in ({"activation": "ReLU"}, {"lstm_layers": 0}):
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UsageError, match=f"{next(iter(changes))} must be"):
+            SpeechTokenizer(checkpoint=str(folder))
     (folder / "config.json").write_text('{"n_filters": 4}')
     with pytest.raises(UsageError, match="lacks strides"):
         SpeechTokenizer(checkpoint=str(folder))
@@ -155,12 +175,8 @@ def test_the_tokenizer_file_is_that_of_the_release(untrained: Path) -> None:
     assert load_tokenizer(config, checkpoint=str(untrained), num_codebooks=2).spec.name == "speechtokenizer"
 
 
-def test_batches_of_different_lengths_give_the_codes_of_each_alone(untrained: Path) -> None:
-    tokenizer = SpeechTokenizer(checkpoint=str(untrained))
-    tokenizer.model.double()
-    samples = real_clips(16_000, 1)[0].samples
-    clips = [AudioClip(str(n), samples[:n], 16_000) for n in (16_007, 17_234, 16_320, 8_000, 18_000)]
-    alone = [tokenizer.encode([clip])[0].codes for clip in clips]
-    tokenizer.use_mode("batched")
-    tokenizer.batch_s = {"cpu": 8.0}
-    assert all(np.array_equal(made.codes, one) for made, one in zip(tokenizer.encode(clips), alone, strict=True))
+def test_clips_share_batches_and_keep_their_codes(untrained: Path) -> None:
+    exact, batched = (SpeechTokenizer(checkpoint=str(untrained)) for _ in range(2))
+    batched.use_mode("batched")
+    batched.batch_s = {"cpu": 8.0}
+    ragged_law(exact, batched, real_clips(16_000, 2))

@@ -14,9 +14,10 @@ import yaml
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
-from slm.tokenizers.wavtokenizer import WavTokenizer, _inference_weights, build
+from slm.tokenizers.networks import seanet
+from slm.tokenizers.wavtokenizer import WavTokenizer, _inference_weights, _network, _published_form, build
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, tokenizer_law
+from tests.contracts import long_audio_law, ragged_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 
@@ -94,6 +95,17 @@ def test_keeps_the_law(hop: int, tmp_path: Path) -> None:
     tokenizer = load_tokenizer("wavtokenizer", checkpoint=str(tmp_path / "small"))
     assert (tokenizer.spec.codebook_sizes, tokenizer.spec.hop_samples) == ((64,), hop)
     tokenizer_law(tokenizer, real_clips(24_000, 3))
+
+
+@pytest.mark.parametrize(("hop", "millions"), [(320, 80.6), (600, 80.9)])
+def test_the_untrained_form_is_the_published_one(hop: int, millions: float) -> None:
+    """The parameters are those of table 2 of arXiv 2506.10274, with EnCodec's decoder that the release carries."""
+    with torch.device("meta"):
+        network = _network(_published_form(hop), 32)
+        unused = seanet.decoder(seanet.SEANetConfig((8, 5, 4, 2), 32, 512))
+    parameters = sum(p.numel() for module in (network, unused) for p in module.parameters())
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.1)
+    assert (network.quantizer.layers[0].embed.shape, network.head.hop_samples) == ((4096, 512), hop)
 
 
 @pytest.mark.parametrize("pieces_per_block", [1, 2])
@@ -181,12 +193,8 @@ def test_tokenizer_files_name_a_release(config: str, untrained: Path) -> None:
     assert loaded.spec.name == "wavtokenizer"
 
 
-def test_batches_of_different_lengths_give_the_codes_of_each_alone(untrained: Path) -> None:
-    tokenizer = WavTokenizer(checkpoint=str(untrained))
-    tokenizer.model.double()
-    samples = real_clips(24_000, 1)[0].samples
-    clips = [AudioClip(str(n), samples[:n], 24_000) for n in (24_007, 25_234, 24_320, 12_000, 26_000)]
-    alone = [tokenizer.encode([clip])[0].codes for clip in clips]
-    tokenizer.use_mode("batched")
-    tokenizer.batch_s = {"cpu": 8.0}
-    assert all(np.array_equal(made.codes, one) for made, one in zip(tokenizer.encode(clips), alone, strict=True))
+def test_clips_share_batches_and_keep_their_codes(untrained: Path) -> None:
+    exact, batched = (WavTokenizer(checkpoint=str(untrained)) for _ in range(2))
+    batched.use_mode("batched")
+    batched.batch_s = {"cpu": 8.0}
+    ragged_law(exact, batched, real_clips(24_000, 2))
