@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 # What the authors lay around a signal before HuBERT or WavLM, on either side.
 _SEMANTIC_PADDING_SAMPLES = 160
+_SEMANTIC_SETTINGS = (
+    *("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "conv_stride", "feat_extract_norm"),
+    *("feat_extract_activation", "do_stable_layer_norm", "max_bucket_distance"),
+)
 
 
 @TOKENIZERS.register("xcodec")
@@ -28,8 +32,9 @@ class XCodecTokenizer(PretrainedCodec):
     so that a tail of less than 80 samples has no frame, and silence stands there in the decoded audio. (The feature
     extractor of transformers would fill the last frame with zeros; for whole frames both are the same.)
 
-    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, however long. Decoding goes
-    in pieces. Raises UsageError when weights cannot be had or codebooks are asked for that do not exist.
+    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, however long, at a cost that
+    grows with the square of its length (cut hours into segments before). Decoding goes in pieces. Raises UsageError
+    when weights cannot be had or codebooks are asked for that do not exist.
     """
 
     family = "xcodec"
@@ -70,18 +75,11 @@ class XCodecTokenizer(PretrainedCodec):
     def _identity(self, config: Any) -> dict[str, Any]:
         """What changes the codes and leaves no trace in the weights."""
         semantic = config.semantic_model_config
-        names = (
-            "model_type",
-            "num_attention_heads",
-            "hidden_act",
-            "layer_norm_eps",
-            "conv_stride",
-            "feat_extract_norm",
-        )
         return {
             **{key: getattr(config, key) for key in self.code_settings},
             "acoustic": {"downsampling_ratios": config.acoustic_model_config.downsampling_ratios},
-            "semantic": {key: getattr(semantic, key) for key in (*names, "do_stable_layer_norm")},
+            # WavLM alone has the last one.
+            "semantic": {key: getattr(semantic, key, None) for key in _SEMANTIC_SETTINGS},
         }
 
     def _check_config(self, config: Any, checkpoint: str) -> None:

@@ -24,8 +24,9 @@ class XCodec2Tokenizer(PretrainedCodec):
     for this model computes the same with torchaudio, which is not needed here.
 
     w2v-BERT attends to the whole clip, the features are normalized over it, and the decoder attends to it and
-    normalizes over it too: a clip is encoded and decoded in one piece, however long. Raises UsageError when weights
-    cannot be had or more than one codebook is asked for.
+    normalizes over it too: a clip is encoded and decoded in one piece, however long, at a cost that grows with the
+    square of its length (cut hours into segments before). Raises UsageError when weights cannot be had or more than
+    one codebook is asked for.
     """
 
     family = "xcodec2"
@@ -64,7 +65,10 @@ class XCodec2Tokenizer(PretrainedCodec):
 
     def _identity(self, config: Any) -> dict[str, Any]:
         """What changes the codes and leaves no trace in the weights."""
-        names = ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embeddings_type")
+        names = (
+            *("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embeddings_type"),
+            *("left_max_position_embeddings", "right_max_position_embeddings"),
+        )
         semantic = config.semantic_model_config
         return {
             **{key: list(getattr(config, key)) for key in self.code_settings},

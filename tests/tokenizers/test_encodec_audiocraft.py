@@ -62,6 +62,25 @@ def test_the_fingerprint_follows_every_weight(folder: Path, tmp_path: Path) -> N
     assert load(write_package(tmp_path, **package)).spec.fingerprint != load(folder).spec.fingerprint
 
 
+def test_a_hub_id_without_a_configuration_is_asked_for_the_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"hf download facebook/audiogen-nothing"):
+        load_tokenizer("encodec", checkpoint="facebook/audiogen-nothing")
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(folder / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    tokenizer = load_tokenizer("encodec", checkpoint="facebook/audiogen-nothing")
+    assert asked == [("facebook/audiogen-nothing", "compression_state_dict.bin")]
+    assert tokenizer.spec.fingerprint == load(folder).spec.fingerprint
+    assert tokenizer.spec.settings["checkpoint"] == "facebook/audiogen-nothing"
+
+
 def test_a_package_may_name_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     make_model("encodec").save_pretrained(tmp_path / "encodec")
     torch.save({"pretrained": str(tmp_path / "encodec"), "exported": True}, tmp_path / "compression_state_dict.bin")

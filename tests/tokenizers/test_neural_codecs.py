@@ -68,7 +68,7 @@ def test_dac_in_pieces_equals_one_pass(checkpoints: dict[str, Path]) -> None:
 def test_codes_equal_a_direct_call_of_the_model(family: str, checkpoints: dict[str, Path]) -> None:
     tokenizer, hop = load(family, checkpoints[family]), HOPS[family]
     clips = speech(RATES_HZ[family])
-    model_class = {"encodec": EncodecModel, "dac": DacModel, "mimi": MimiModel}[family]
+    model_class: Any = {"encodec": EncodecModel, "dac": DacModel, "mimi": MimiModel}[family]
     model = model_class.from_pretrained(checkpoints[family]).eval()
     cuts = [AudioClip(f"cut-{n}", clips[0].samples[:n], clips[0].sample_rate_hz) for n in (hop, 2 * hop + 1, 5 * hop)]
     made = tokenizer.encode([*clips, *cuts])

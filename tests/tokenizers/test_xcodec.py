@@ -15,9 +15,11 @@ from transformers import XcodecModel
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.xcodec import XCodecTokenizer
 from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (
+    LIGHT,
     gives_the_authors_codes,
     gives_the_models_codes,
     has_the_models_frames,
@@ -59,6 +61,17 @@ def test_codes_frames_and_audio_are_those_of_the_model(folder: Path) -> None:
     size = min(len(made), len(expected))
     np.testing.assert_allclose(made[:size], expected[:size], atol=1e-6 * np.abs(expected).max())
     assert not made[size:].any()
+
+
+def test_with_wavlm_too(tmp_path: Path) -> None:
+    """The form of hf-audio/xcodec-wavlm-mls."""
+    hubert = LIGHT["xcodec"]["semantic_model_config"]
+    wavlm = {**LIGHT["xcodec"], "semantic_model_config": {**hubert, "model_type": "wavlm"}}
+    XCodecTokenizer.write_untrained(tmp_path, **wavlm)
+    model: Any = XcodecModel.from_pretrained(tmp_path).eval().double()
+    assert model.semantic_model.config.model_type == "wavlm"
+    tokenizer = load_tokenizer("xcodec", checkpoint=str(tmp_path))
+    gives_the_models_codes(tokenizer, lambda samples: direct_codes(model, samples), speech(16_000))
 
 
 def test_long_clips_are_decoded_in_pieces(folder: Path) -> None:
