@@ -1,0 +1,81 @@
+"""What `--measure` counts, against hand calculations and published figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import DacConfig, DacModel
+
+from slm.errors import UsageError
+from slm.tokenizers._measure import _macs, measure, measure_tokenizer, report
+from slm.tokenizers.dac import DacTokenizer
+from slm.tokenizers.database import find_records
+from tests.fakes import ArithmeticTokenizer
+
+
+@pytest.mark.parametrize(
+    ("layer", "signal", "macs", "surveyed"),
+    [  # (multiply-accumulates for each output) x (outputs)
+        (nn.Conv1d(3, 5, 4, stride=2), (1, 3, 12), 3 * 4 * 5 * 5, 3 * 4 * 5 * 5),
+        # Each of 6 inputs touches 4 outputs in each of 5 channels; the survey's tool: each of 14 outputs, 4 inputs.
+        (nn.ConvTranspose1d(3, 5, 4, stride=2), (1, 3, 6), 6 * 3 * 4 * 5, 14 * 3 * 4 * 5),
+        (nn.Linear(7, 2), (1, 9, 7), 9 * 7 * 2, 9 * 7 * 2),
+        # Two layers of four gates, each of the input and of the state; 9 steps.
+        (nn.LSTM(6, 6, 2), (9, 1, 6), 9 * 2 * 4 * (36 + 36), 9 * 2 * 4 * (36 + 36)),
+    ],
+)
+def test_operations_are_those_done(layer: nn.Module, signal: tuple[int, ...], macs: int, surveyed: int) -> None:
+    values = torch.randn(signal)
+
+    def run() -> None:
+        with torch.inference_mode():
+            layer(values)
+
+    assert _macs(run) == (macs, surveyed)
+
+
+def test_the_survey_s_figures_come_out_for_the_published_architecture() -> None:
+    """DAC at 16 kHz: 74.1 M parameters, 55.6 G for a second there and back (Table 2 of arXiv 2506.10274)."""
+    row = find_records("dac-16khz")[0]
+    with torch.device("meta"):  # shapes are all that is counted
+        model = DacModel(DacConfig(**DacTokenizer.published)).eval()
+        second = torch.zeros(1, 1, 16_000)
+
+    def there_and_back() -> None:
+        with torch.inference_mode():
+            model.decode(quantized_representation=model.encode(second).quantized_representation)
+
+    done, surveyed = _macs(there_and_back)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(row.parameters, rel=1e-3)
+    assert surveyed == pytest.approx(row.macs_per_s, rel=5e-3)
+    assert done < 0.75 * surveyed
+
+
+def test_without_a_checkpoint_random_weights_are_measured_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    wrote: list[int] = []
+
+    def write_small(cls: type, folder: Path, seed: int = 0, **changes: object) -> None:
+        wrote.append(seed)
+        shrunk = {"encoder_hidden_size": 4, "decoder_hidden_size": 32, "codebook_size": 16, "n_codebooks": 2}
+        written(folder, seed=seed, **{**shrunk, "downsampling_ratios": [2, 4, 5, 8], "upsampling_ratios": [8, 5, 4, 2]})
+
+    written = DacTokenizer.write_untrained
+    monkeypatch.setattr(DacTokenizer, "write_untrained", classmethod(write_small))
+    told = report(measure(find_records("dac-16khz")[0], "cpu", 0.5, seed=3))
+    assert wrote == [3]
+    assert told["weights"].startswith("random (seed 3); cannot load the dac checkpoint 'descript/dac_16khz'")
+    assert {"parameters", "operations", "speed"} <= set(told)
+    with pytest.raises(UsageError, match=r"dac-44khz cannot be measured without its weights: .*hf download"):
+        measure(find_records("dac-44khz")[0], "cpu", 0.5)  # another architecture than the one that can be written
+
+
+def test_what_has_no_network_has_a_speed_alone() -> None:
+    told = report(measure_tokenizer(ArithmeticTokenizer(), "none", "cpu", 0.5))
+    assert "speed" in told
+    assert not {"operations", "parameters"} & set(told)
+    with pytest.raises(UsageError, match="too short for a frame"):
+        measure_tokenizer(ArithmeticTokenizer(), "none", "cpu", 1e-4)
