@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections import defaultdict
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -76,11 +75,11 @@ def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
     store, spec = CodeStore(path), lm.spec
     check_same_spec(spec, store.spec)
     try:
-        plan = Plan.from_dict(read_object(path / "plan.json"))
-    except (OSError, KeyError, TypeError):
+        plan = Plan(path)
+    except (OSError, UsageError):
         raise UsageError(f"--corpus {path}: plan.json is not one that this version wrote; tokenize it again") from None
     records = [read_record(shard_path(path, plan, shard)) for shard in plan.shards]
-    summary = summarize(path, spec, plan, records, defaultdict(int))
+    summary = summarize(path, spec, plan, records)
     return {
         "path": str(path),
         "trained_on": was_trained_on(lm, store),

@@ -12,7 +12,6 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from slm.errors import AudioError, UnreadableError, UsageError
 from slm.files import atomic_file
 from slm.types import AudioClip
 
-__all__ = ["AudioInfo", "find_audio", "probe", "read_audio", "scan_folder", "write_wav"]
+__all__ = ["AudioInfo", "find_audio", "probe", "read_audio", "walk_folder", "write_wav"]
 
 SNDFILE_SUFFIXES = {
     *(".wav", ".wave", ".rf64", ".w64", ".flac", ".mp3", ".mp2", ".ogg", ".oga", ".opus"),
@@ -34,29 +33,20 @@ FFMPEG_SUFFIXES = {".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".amr", ".3gp", ".wma
 AUDIO_SUFFIXES = SNDFILE_SUFFIXES | FFMPEG_SUFFIXES
 
 
-@dataclass(frozen=True)
-class FolderScan:
-    """The audio files of a folder, sorted by path, and how many other files there are of each suffix."""
-
-    audio: list[Path]
-    skipped: dict[str, int]
-
-
 def find_audio(folder: Path | str) -> list[Path]:
-    """All audio files below `folder`, sorted by path; as `scan_folder`."""
-    return scan_folder(folder).audio
+    """All audio files below `folder`, in the order of `walk_folder`."""
+    return [Path(parent, name) for parent, audio, _ in walk_folder(folder) for name in audio]
 
 
-def scan_folder(folder: Path | str) -> FolderScan:
-    """The files below `folder`, by suffix in any case; hidden files and folders are left out.
+def walk_folder(folder: Path | str) -> Iterator[tuple[str, list[str], Counter[str]]]:
+    """(folder, sorted names of its audio files, number of its other files by suffix), for a folder and all below it,
+    in sorted order.
 
-    Links are followed (a folder once). Raises UsageError for a folder that is not there or cannot be listed.
+    Audio is known by its suffix, in any case. Hidden files and folders are left out; links are followed (a folder
+    once). Raises UsageError for a folder that is not there or cannot be listed.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"no such folder: {folder}")
-    audio: list[Path] = []
-    skipped: Counter[str] = Counter()
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):
         real = os.path.realpath(parent)
@@ -64,13 +54,10 @@ def scan_folder(folder: Path | str) -> FolderScan:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if _suffix(name) in AUDIO_SUFFIXES and not name.startswith("."):
-                audio.append(Path(parent, name))
-            elif not name.startswith("."):
-                skipped[_suffix(name)] += 1
-    return FolderScan(sorted(audio, key=lambda path: path.relative_to(folder).as_posix()), dict(skipped))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in names if not name.startswith("."))
+        audio = [name for name in shown if _suffix(name) in AUDIO_SUFFIXES]
+        yield os.fspath(parent), audio, Counter(_suffix(name) for name in shown if _suffix(name) not in AUDIO_SUFFIXES)
 
 
 def _cannot_list(error: OSError) -> None:

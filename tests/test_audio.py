@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import soxr
 
 from slm import _sndfile, audio
 from slm._segment import cut as cut_stream
-from slm.audio import AudioInfo, find_audio, probe, read_audio, scan_folder, write_wav
+from slm.audio import AudioInfo, find_audio, probe, read_audio, walk_folder, write_wav
 from slm.errors import AudioError, UnreadableError, UsageError
 from slm.types import AudioClip
 
@@ -279,7 +280,7 @@ def test_find_audio_skips_hidden_files_and_follows_links_once(tmp_path):
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "c.wav").symlink_to(tmp_path / "gone.wav")  # stays in the list, to be named as missing
     names = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)]
-    assert names == ["a.mp3", "b/a.flac", "b/Ünïcode ♫.WAV", "c.wav"]
+    assert names == ["a.mp3", "c.wav", "b/a.flac", "b/Ünïcode ♫.WAV"]
     with pytest.raises(UsageError, match="no such folder"):
         find_audio(tmp_path / "nowhere")
 
@@ -288,7 +289,8 @@ def test_a_scan_counts_what_it_leaves_out_by_suffix(tmp_path):
     for name in ("a.WAV", "a.txt", "b.TXT", "README", "sub/x.json", ".hidden.txt", "a.wav.part"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert scan_folder(tmp_path).skipped == {".txt": 2, "": 1, ".json": 1, ".part": 1}
+    skipped = sum((found for _, _, found in walk_folder(tmp_path)), Counter())
+    assert skipped == {".txt": 2, "": 1, ".json": 1, ".part": 1}
 
 
 def test_write_wav_comes_back_to_half_a_step_and_clips(tmp_path):

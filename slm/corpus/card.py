@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from slm.corpus.plan import reasons
+from slm.corpus.plan import count_kinds
 from slm.corpus.summary import CorpusSummary
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -76,5 +76,5 @@ def _codebook_rows(summary: CorpusSummary) -> str:
 def _rejects(summary: CorpusSummary) -> str:
     if not summary.rejects:
         return "Nothing: every clip of the source is here."
-    rows = "\n".join(f"| {kind} | {count:,} |" for kind, count in reasons(summary.rejects).items())
+    rows = "\n".join(f"| {kind} | {count:,} |" for kind, count in count_kinds(summary.rejects).items())
     return f"Each clip is named with its reason in `rejects.jsonl`.\n\n| reason | clips |\n|---|---|\n{rows}"

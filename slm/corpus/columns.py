@@ -8,21 +8,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from slm.corpus.sources import SourceClip
-
 RESERVED = ("id", "codes", "num_samples", "duration_s")
 """Columns that tokenizing writes: a manifest's own columns of these names are left out."""
 
 
-def column_types(clips: Iterable[SourceClip]) -> dict[str, str]:
-    """Column -> bool, int64, float64 or string, in the order of first appearance. None fits all; the rest mixes to
-    string, as do lists and objects (as JSON)."""
-    seen: dict[str, set[type]] = {}
-    for clip in clips:
-        for name, value in clip.metadata.items():
+class ColumnTypes:
+    """Finds the type of each column over all rows: bool, int64, float64 or string, in the order of first appearance.
+    None fits all; the rest mixes to string, as do lists and objects (as JSON)."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[type]] = {}
+
+    def add(self, metadata: Mapping[str, Any]) -> None:
+        for name, value in metadata.items():
             if name not in RESERVED:
-                seen.setdefault(name, set()).add(_kind(value))
-    return {name: _one_type(types - {type(None)}) for name, types in seen.items()}
+                self._seen.setdefault(name, set()).add(_kind(value))
+
+    def result(self) -> dict[str, str]:
+        return {name: _one_type(types - {type(None)}) for name, types in self._seen.items()}
 
 
 class _LongInt(int):

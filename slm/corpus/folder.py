@@ -7,17 +7,18 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slm.corpus.card import dataset_card
-from slm.corpus.contents import describe_changes
+from slm.corpus.changes import describe_changed_files, describe_changed_list
 from slm.corpus.plan import Plan
+from slm.corpus.planning import PlanSettings
 from slm.corpus.shards import plan_features, shard_path
-from slm.corpus.sources import SourceClip
+from slm.corpus.sources.base import Source
 from slm.corpus.summary import CorpusSummary
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
@@ -53,29 +54,23 @@ def _usable(out: Path) -> Iterator[None]:
         raise UsageError(f"--out {out} cannot be used ({error.strerror}): give a folder that can be written") from None
 
 
-def load_plan(
-    out: Path, shard_hours: float, source_hash: str, files: Mapping[str, str], clips: Sequence[SourceClip]
-) -> Plan | None:
-    """The plan that `out` was begun with, if any; UsageError where the command would make another, or where the files
-    (relative path -> digest) hold something else now."""
-    path = out / "plan.json"
-    if not path.is_file():
+def load_plan(out: Path, settings: PlanSettings, source: Source) -> Plan | None:
+    """The plan that `out` was begun with, if any; UsageError where the command would make another, or where the source
+    or its files are others now."""
+    if not (out / "plan.json").is_file():
         return None
-    try:
-        plan = Plan.from_dict(read_json(path))
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} is not a plan that this version wrote: give another --out") from None
-    if plan.shard_hours != shard_hours:
+    plan = Plan(out, source.base)
+    for name, then, now in _differing(plan.head.settings, settings.to_dict()):
         raise UsageError(
-            f"--out {out} was begun with --shard_hours {plan.shard_hours:g}, and this command says {shard_hours:g}: "
-            f"give --shard_hours {plan.shard_hours:g}, or another --out"
+            f"--out {out} was begun with --{name} {_shown(then)}, and this command says {_shown(now)}: "
+            f"give --{name} {_shown(then)}, or another --out"
         )
-    if plan.source_hash != source_hash:
+    if difference := describe_changed_list(plan, source):
         raise UsageError(
-            f"the clips have changed since {out} was begun ({_difference(plan, clips)}): bring the same clips back "
+            f"the clips have changed since {out} was begun ({difference}): bring the same clips back "
             "to go on, or give another --out"
         )
-    if changes := describe_changes(plan.files, files):
+    if changes := describe_changed_files(plan):
         raise UsageError(
             f"the audio has changed since {out} was begun ({changes}): bring the same files back to go on, or give "
             "another --out"
@@ -83,27 +78,31 @@ def load_plan(
     return plan
 
 
-def _difference(plan: Plan, clips: Sequence[SourceClip]) -> str:
-    then = {id for shard in plan.shards for id in shard.ids} | {reject.id for reject in plan.rejects}
-    now = {clip.id for clip in clips}
-    if then == now:
-        return "the same ids, but another order, or other paths, segments or metadata"
-    examples = sorted(then ^ now)[:3]
-    return f"{len(now - then)} new and {len(then - now)} gone, such as {', '.join(repr(id) for id in examples)}"
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(option, then, now) of settings that are not the same."""
+    for name in now:
+        if isinstance(now[name], Mapping):
+            yield from _differing(then.get(name, {}), now[name], f"{prefix}{name}.")
+        elif then.get(name) != now[name]:
+            yield prefix + name, then.get(name), now[name]
 
 
-def begin(out: Path, spec: TokenizerSpec, plan: Plan) -> None:
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def begin(out: Path, spec: TokenizerSpec) -> None:
+    """Mark the folder as a corpus of this tokenizer, before anything else is written to it."""
     with _usable(out):
         write_json(out / "tokenizer.json", spec.to_dict())
-        write_json(out / "plan.json", plan.to_dict())
 
 
-def abandon(out: Path, plan: Plan) -> None:
+def abandon(out: Path) -> None:
     """Take away a corpus that has come to nothing, so that `out` is free again; `tokenizer.json`, by which the folder
     is known, last."""
-    for shard in plan.shards:
-        shard_path(out, plan, shard).unlink(missing_ok=True)
-    (out / "plan.json").unlink(missing_ok=True)
+    for path in (*out.glob("data-*.arrow"), out / "plan.json", out / "plan.arrow"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(out / "plan.parts", ignore_errors=True)
     (out / "tokenizer.json").unlink(missing_ok=True)
 
 
@@ -123,7 +122,7 @@ def finish(summary: CorpusSummary, plan: Plan, source: str) -> None:
     names = [shard_path(out, plan, shard).name for shard in plan.shards]
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
-        "_fingerprint": stable_hash([plan.source_hash, plan.shard_hours, spec.fingerprint])[:16],
+        "_fingerprint": stable_hash([plan.head.source_hash, plan.head.settings, spec.fingerprint])[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,

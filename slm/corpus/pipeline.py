@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from slm.corpus.config import CorpusConfig
-from slm.corpus.contents import digest_files
+from slm.corpus.encoding import EncodedShard, encode_shards
 from slm.corpus.folder import abandon, begin, check_out, exclusive, finish, is_finished, load_plan
-from slm.corpus.local import encode_shards
-from slm.corpus.plan import NothingUsableError, Plan, PlannedShard, hash_source, make_plan
+from slm.corpus.plan import NothingUsableError, Plan, count_kinds
+from slm.corpus.planning import PlanSettings, make_plan
 from slm.corpus.progress import Progress
 from slm.corpus.shards import read_record, shard_path, write_shard
-from slm.corpus.sources import SourceClip, list_source
+from slm.corpus.sources import Source, open_source
 from slm.corpus.summary import CorpusSummary, describe_skipped, summarize
 from slm.devices import choose_device
 from slm.tokenizers import Tokenizer, load_tokenizer
@@ -28,78 +28,81 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
     when no clip at all is left; RuntimeError when the tokenizer itself is at fault.
     """
     out = Path(config.out)
-    source = list_source(config.audio)
-    if source.skipped:
-        _say(f"skipped: {describe_skipped(source.skipped)}")
+    source = open_source(config.audio, config.source, **config.source_settings)
     if tokenizer is None:
         tokenizer = load_tokenizer(config.tokenizer, choose_device(config.device), **config.tokenizer_settings)
     check_out(out, tokenizer.spec)
     with exclusive(out):
         check_out(out, tokenizer.spec)  # again: another run may have ended in between
-        plan = _find_or_make_plan(config, out, source.clips, tokenizer)
+        plan = _find_or_make_plan(config, out, source, tokenizer)
+        if source.skipped:
+            _say(f"skipped: {describe_skipped(source.skipped)}")
         finished = is_finished(out, plan)
         if finished:
             _say(f"{out} is finished: nothing to do")
-        real_time_factor = None if finished else _tokenize(config, out, plan, source.clips, tokenizer)
-        summary = _summarize(out, tokenizer, plan, source.clips)
+        real_time_factor = None if finished else _tokenize(config, out, plan, tokenizer)
+        records = (read_record(shard_path(out, plan, shard)) for shard in plan.shards)
+        summary = summarize(out, tokenizer.spec, plan, records)
         summary = replace(summary, real_time_factor=real_time_factor, skipped=source.skipped)
         if summary.num_clips == 0:
-            abandon(out, plan)
-            raise NothingUsableError(summary.rejects)
+            abandon(out)
+            raise NothingUsableError(count_kinds(summary.rejects), summary.rejects[0])
         if not finished:
             finish(summary, plan, config.audio)
     return summary
 
 
-def _find_or_make_plan(config: CorpusConfig, out: Path, clips: Sequence[SourceClip], tokenizer: Tokenizer) -> Plan:
-    source_hash = hash_source(config.audio, clips)
-    files = digest_files(config.audio, clips, _num_workers(config))
-    plan = load_plan(out, config.shard_hours, source_hash, files, clips)
-    if plan is None:
-        plan = _make_plan(config, clips, source_hash, files, tokenizer)
-        begin(out, tokenizer.spec, plan)
-    return plan
+def _find_or_make_plan(config: CorpusConfig, out: Path, source: Source, tokenizer: Tokenizer) -> Plan:
+    settings = PlanSettings(config.shard_hours, config.segmentation)
+    if plan := load_plan(out, settings, source):
+        return plan
+    begin(out, tokenizer.spec)
+    try:
+        return make_plan(out, source, tokenizer.spec, settings, _num_workers(config), _say_planned)
+    except NothingUsableError:
+        abandon(out)
+        raise
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _say_planned(clips: int) -> None:
+    if clips >= 10_000:
+        _say(f"planning: {clips:,} clips looked at")
+
+
 def _num_workers(config: CorpusConfig) -> int:
-    return config.num_workers or min(8, os.cpu_count() or 1)
+    return min(8, os.cpu_count() or 1) if config.num_workers is None else config.num_workers
 
 
-def _make_plan(
-    config: CorpusConfig, clips: Sequence[SourceClip], source_hash: str, files: Mapping[str, str], tokenizer: Tokenizer
-) -> Plan:
-    def on_probed(probed: int) -> None:
-        if probed < len(clips):
-            _say(f"planning: {probed:,} of {len(clips):,} clips looked at")
-
-    return make_plan(clips, source_hash, files, tokenizer.spec, config.shard_hours, _num_workers(config), on_probed)
-
-
-def _tokenize(config: CorpusConfig, out: Path, plan: Plan, clips: Sequence[SourceClip], tokenizer: Tokenizer) -> float:
-    """Make the shards that are not there yet; how many times real time that went."""
-    done: list[PlannedShard] = []
-    left: list[PlannedShard] = []
-    for shard in plan.shards:
-        (done if shard_path(out, plan, shard).is_file() else left).append(shard)
+def _tokenize(config: CorpusConfig, out: Path, plan: Plan, tokenizer: Tokenizer) -> float:
+    """Make the shards that are not there yet, writing one while the next is encoded; how many times real time that
+    went."""
+    done = [shard for shard in plan.shards if shard_path(out, plan, shard).is_file()]
+    left = [shard for shard in plan.shards if shard not in done]
     records = [read_record(shard_path(out, plan, shard)) for shard in done]
     if done:
         _say(f"going on: {len(done)} of {len(plan.shards)} shards are there")
-    by_id = {clip.id: clip for clip in clips}
-    rejects = len(plan.rejects) + sum(len(record.rejects) for record in records)
+    rejects = plan.num_rejects + sum(len(record.rejects) for record in records)
     proven = any(record.num_clips for record in records)
-    with Progress(plan.duration_s, sum(shard.duration_s for shard in done), rejects) as progress:
+
+    def write(made: EncodedShard) -> None:
+        path = shard_path(out, plan, made.shard)
+        write_shard(path, plan, tokenizer.spec, made.codes, made.clips, made.rejects)
+
+    with (
+        Progress(plan.duration_s, sum(shard.duration_s for shard in done), rejects) as progress,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        writing: Future[None] | None = None
+        members = ((shard, plan.clips(shard)) for shard in left)
         workers = _num_workers(config)
-        for made in encode_shards(left, by_id, tokenizer, config.batch_seconds, workers, proven, progress.advance):
-            path = shard_path(out, plan, made.shard)
-            write_shard(path, plan, tokenizer.spec, made.codes, by_id, made.rejects)
+        for made in encode_shards(members, tokenizer, config.batch_seconds, workers, proven, progress.advance):
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(write, made)
+        if writing is not None:
+            writing.result()
         return progress.real_time_factor
-
-
-def _summarize(out: Path, tokenizer: Tokenizer, plan: Plan, clips: Sequence[SourceClip]) -> CorpusSummary:
-    order = {clip.id: i for i, clip in enumerate(clips)}
-    records = (read_record(shard_path(out, plan, shard)) for shard in plan.shards)
-    return summarize(out, tokenizer.spec, plan, records, order)

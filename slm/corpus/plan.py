@@ -1,23 +1,45 @@
-"""The plan of a corpus: which clips are in which shard. Made once, from headers only, the same for any number of
-workers; `plan.json` keeps it, and holds the source and the settings to it when a run goes on."""
+"""The plan of a corpus: which clips are in which shard, and which are left out before any is read.
+
+It is made once (`slm.corpus.planning`) and kept in two files: `plan.json` (settings, metadata columns, the rows of each
+shard) and `plan.arrow` (a row a clip, in the source's order), which is mapped, not loaded: a plan of millions of clips
+opens in no time.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slm.audio import AudioInfo, probe
-from slm.corpus.columns import column_types
-from slm.corpus.contents import relative_paths
-from slm.corpus.sources import SourceClip, readable
-from slm.errors import AudioError, UsageError
-from slm.types import TokenizerSpec, stable_hash
+import pyarrow as pa
 
-_PROBED_AT_ONCE = 10_000
+from slm.corpus.sources.base import SourceClip, readable
+from slm.errors import UsageError
+from slm.files import read_json
+from slm.types import TokenizerSpec
+
+FORMAT = 2
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.binary()),  # as the system names it (not always UTF-8), below the source's base where it lies there
+        ("member", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("metadata", pa.string()),  # JSON
+        ("duration_s", pa.float64()),
+        ("reason", pa.string()),  # why the clip is left out; null for those in a shard
+        ("num_bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("digest", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -31,152 +53,149 @@ class Reject:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """Clips in the order of their rows, with their lengths by their headers."""
+    """Rows `start`..`stop` of the plan; those that are left out lie between, and do not count."""
 
     index: int
-    ids: tuple[str, ...]
-    durations_s: tuple[float, ...]
-
-    @property
-    def duration_s(self) -> float:
-        return sum(self.durations_s)
+    start: int
+    stop: int
+    num_clips: int
+    duration_s: float
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`source_hash` covers ids, relative paths, segments and metadata of all clips, `files` (relative path ->
-    `file_digest`) what they hold; `columns` are metadata types."""
+class PlannedClip:
+    """A clip of a shard with its length by its header."""
 
+    clip: SourceClip
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class PlanHead:
+    """`plan.json`. `source_hash` covers ids, relative paths, segments and metadata of all clips; `columns` are types of
+    metadata; `settings` are those that decide which clips there are and where they go."""
+
+    format: int
+    settings: Mapping[str, Any]
     source_hash: str
-    files: Mapping[str, str]
-    shard_hours: float
     columns: Mapping[str, str]
+    num_rows: int
+    rejects: Mapping[str, int]
     shards: tuple[PlannedShard, ...]
-    rejects: tuple[Reject, ...]
-
-    @property
-    def duration_s(self) -> float:
-        return sum(shard.duration_s for shard in self.shards)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        shards = [PlannedShard(s["index"], tuple(s["ids"]), tuple(s["durations_s"])) for s in values["shards"]]
-        rejects = [Reject(**reject) for reject in values["rejects"]]
-        return cls(**{**values, "shards": tuple(shards), "rejects": tuple(rejects)})
+    def from_dict(cls, values: Mapping[str, Any]) -> PlanHead:
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}")
+        return cls(**{**values, "shards": tuple(PlannedShard(**shard) for shard in values["shards"])})
 
 
-def make_plan(
-    clips: Sequence[SourceClip],
-    source_hash: str,
-    files: Mapping[str, str],
-    spec: TokenizerSpec,
-    shard_hours: float,
-    num_workers: int,
-    on_probed: Callable[[int], None] = lambda probed: None,
-) -> Plan:
-    """Probe every clip and deal them out, in their order, to shards of `shard_hours`.
+class Plan:
+    """The plan in a folder; relative paths are below `base`, where the source lies now.
 
-    Clips that cannot be opened or are too short for one frame become rejects. UsageError when none is left.
+    Raises UsageError where another version wrote it, FileNotFoundError where there is none.
     """
-    usable: list[tuple[str, float]] = []
-    rejects: list[Reject] = []
-    for clip, found in _probe_all(clips, num_workers, on_probed):
-        reason = found if isinstance(found, str) else _too_short(found, spec)
-        if reason:
-            rejects.append(Reject(clip.id, readable(clip.path), reason))
-        elif not isinstance(found, str):
-            usable.append((clip.id, found))
-    if not usable:
-        raise NothingUsableError(rejects)
-    shards = tuple(_deal(usable, shard_hours * 3600))
-    return Plan(source_hash, files, shard_hours, column_types(clips), shards, tuple(rejects))
+
+    def __init__(self, folder: Path | str, base: str = ""):
+        self.base = base
+        path = Path(folder) / "plan.json"
+        try:
+            self.head = PlanHead.from_dict(read_json(path))
+            with pa.memory_map(str(path.with_name("plan.arrow"))) as source:
+                self.table = pa.ipc.open_file(source).read_all()
+        except (ValueError, KeyError, TypeError, pa.ArrowInvalid):
+            raise UsageError(f"{path} is not a plan that this version wrote: give another --out") from None
+        if self.table.num_rows != self.head.num_rows or self.table.schema != SCHEMA:
+            raise UsageError(f"{path} and plan.arrow do not belong together: give another --out")
+
+    @property
+    def shards(self) -> tuple[PlannedShard, ...]:
+        return self.head.shards
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return self.head.columns
+
+    @property
+    def duration_s(self) -> float:
+        return sum(shard.duration_s for shard in self.shards)
+
+    @property
+    def num_rejects(self) -> int:
+        return sum(self.head.rejects.values())
+
+    def clips(self, shard: PlannedShard) -> list[PlannedClip]:
+        """The clips of a shard, in the order of its rows."""
+        rows = self.table.slice(shard.start, shard.stop - shard.start).to_pylist()
+        return [PlannedClip(self._clip(row), row["duration_s"]) for row in rows if row["reason"] is None]
+
+    def rejects(self) -> Iterator[Reject]:
+        """The clips that are left out by the plan, in the source's order."""
+        import pyarrow.compute as pc
+
+        left_out = self.table.select(["id", "path", "reason"]).filter(pc.is_valid(self.table["reason"]))
+        for row in left_out.to_pylist():
+            yield Reject(row["id"], readable(self.path(row["path"])), row["reason"])
+
+    def ids(self) -> list[str]:
+        """All ids, rejects included, in the source's order."""
+        return self.table["id"].to_pylist()
+
+    def source_ids(self) -> list[str]:
+        """The ids that the source gave, of which segments were made."""
+        if self.head.settings["segmentation"]["kind"] == "none":
+            return self.ids()
+        return [re.sub(r"#\d+$", "", id) for id in self.ids()]
+
+    def path(self, stored: bytes) -> str:
+        """Where a file is that the plan calls so."""
+        path = os.fsdecode(stored)
+        return path if "://" in path else os.path.join(self.base, path)
+
+    def _clip(self, row: Mapping[str, Any]) -> SourceClip:
+        metadata = json.loads(row["metadata"]) if row["metadata"] else {}
+        return SourceClip(row["id"], self.path(row["path"]), row["start_s"], row["end_s"], metadata, row["member"])
 
 
 class NothingUsableError(UsageError):
     """Not one clip of the source can be used. `finding` is the message without its advice."""
 
-    def __init__(self, rejects: Sequence[Reject]):
-        first, reasons = rejects[0], count_reasons(rejects)
+    def __init__(self, kinds: Mapping[str, int], first: Reject):
         self.finding = (
-            f"none of the {len(rejects)} clips can be used ({reasons}); the first is {first.path}: {first.reason}"
+            f"none of the {sum(kinds.values())} clips can be used ({describe_kinds(kinds)}); the first is "
+            f"{first.path}: {first.reason}"
         )
         super().__init__(f"{self.finding}; check --audio")
 
 
-def count_reasons(rejects: Iterable[Reject]) -> str:
-    """`"12 truncated, 3 silent"`: how many of each kind, the most frequent first."""
-    return ", ".join(f"{count} {kind}" for kind, count in reasons(rejects).items())
+def kind_of(reason: str) -> str:
+    """The kind of fault that a reason names."""
+    return reason.partition(":")[0]
 
 
-def reasons(rejects: Iterable[Reject]) -> dict[str, int]:
-    """Kind of fault -> number of clips."""
-    kinds = Counter(reject.reason.partition(":")[0] for reject in rejects)
+def count_kinds(rejects: Iterable[Reject]) -> dict[str, int]:
+    """Kind of fault -> number of clips, the most frequent first."""
+    return sort_kinds(Counter(kind_of(reject.reason) for reject in rejects))
+
+
+def sort_kinds(kinds: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent first."""
     return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+
+
+def describe_kinds(kinds: Mapping[str, int]) -> str:
+    """`"12 truncated, 3 silent"`."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def stored_path(path: str, base: str) -> bytes:
+    """A path as the plan keeps it: relative where it lies below `base`, so that both may move together."""
+    below = base if base.endswith(os.sep) or not base else base + os.sep
+    return os.fsencode(path.removeprefix(below) if "://" not in path else path)
 
 
 def too_short(num_samples: int, spec: TokenizerSpec) -> str:
     return f"too short: {num_samples} samples at {spec.sample_rate_hz} Hz are less than one frame"
-
-
-def _too_short(duration_s: float, spec: TokenizerSpec) -> str | None:
-    """Sure only below a margin of one sample: resampling rounds. The rest is seen when the clip is read."""
-    num_samples = round(duration_s * spec.sample_rate_hz)
-    return too_short(num_samples, spec) if spec.num_frames(num_samples + 1) == 0 else None
-
-
-def _probe_all(
-    clips: Sequence[SourceClip], num_workers: int, on_probed: Callable[[int], None]
-) -> Iterator[tuple[SourceClip, float | str]]:
-    """Each clip with its length in seconds, or the reason why it has none; segments of a file probe it once."""
-    probed: dict[Path, AudioInfo | str] = {}
-    with ThreadPoolExecutor(num_workers) as pool:
-        for start in range(0, len(clips), _PROBED_AT_ONCE):
-            part = clips[start : start + _PROBED_AT_ONCE]
-            new = [path for path in dict.fromkeys(clip.path for clip in part) if path not in probed]
-            probed.update(zip(new, pool.map(_probe, new), strict=True))
-            for clip in part:
-                yield clip, _length(clip, probed[clip.path])
-            on_probed(start + len(part))
-
-
-def _probe(path: Path) -> AudioInfo | str:
-    try:
-        return probe(path)
-    except AudioError as error:
-        return str(error)
-
-
-def _length(clip: SourceClip, info: AudioInfo | str) -> float | str:
-    if isinstance(info, str):
-        return info
-    end_s = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
-    # A segment that does not fit its file is refused, with the reason, when it is read.
-    return max(0.0, end_s - clip.start_s) if clip.start_s < end_s else info.duration_s
-
-
-def _deal(clips: Sequence[tuple[str, float]], shard_s: float) -> Iterator[PlannedShard]:
-    """Consecutive clips until the next one would pass `shard_s`; a longer clip has a shard of its own."""
-    index, total_s, part = 0, 0.0, list[tuple[str, float]]()
-    for id, duration_s in clips:
-        if part and total_s + duration_s > shard_s:
-            yield _shard(index, part)
-            index, total_s, part = index + 1, 0.0, []
-        part.append((id, duration_s))
-        total_s += duration_s
-    yield _shard(index, part)
-
-
-def _shard(index: int, part: Sequence[tuple[str, float]]) -> PlannedShard:
-    return PlannedShard(index, tuple(id for id, _ in part), tuple(seconds for _, seconds in part))
-
-
-def hash_source(source: Path | str, clips: Sequence[SourceClip]) -> str:
-    """What a plan depends on; not where the source lies, so that a folder may move between two runs."""
-    rows = [
-        [clip.id, path, clip.start_s, clip.end_s, dict(clip.metadata)]
-        for clip, path in zip(clips, relative_paths(source, clips), strict=True)
-    ]
-    return stable_hash(rows)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from slm.corpus.columns import column, features
 from slm.corpus.plan import Plan, PlannedShard, Reject
-from slm.corpus.sources import SourceClip
+from slm.corpus.sources.base import SourceClip
 from slm.files import atomic_file
 from slm.types import Codes, TokenizerSpec
 

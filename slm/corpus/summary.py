@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slm.corpus.plan import Plan, Reject, count_reasons
+from slm.corpus.plan import Plan, Reject, count_kinds, describe_kinds
 from slm.corpus.shards import ShardRecord
 from slm.types import TokenizerSpec
 
@@ -66,19 +66,19 @@ class CorpusSummary:
             )
         if self.rejects:
             where = self.out / "rejects.jsonl"
-            lines.append(f"left out   {len(self.rejects):,} clips: {count_reasons(self.rejects)} (see {where})")
+            lines.append(
+                f"left out   {len(self.rejects):,} clips: {describe_kinds(count_kinds(self.rejects))} (see {where})"
+            )
         if self.skipped:
             lines.append(f"skipped    {describe_skipped(self.skipped)}")
         return "\n".join([*lines, f"dataset    {self.out}"])
 
 
-def summarize(
-    out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[ShardRecord], order: dict[str, int]
-) -> CorpusSummary:
+def summarize(out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[ShardRecord]) -> CorpusSummary:
     """Sum up the shards; rejects in the source's order."""
     clips = samples = frames = 0
     counts = [np.zeros(size, np.int64) for size in spec.codebook_sizes]
-    rejects = list(plan.rejects)
+    rejects = list(plan.rejects())
     for record in records:
         clips, samples, frames = clips + record.num_clips, samples + record.num_samples, frames + record.num_frames
         counts = [total + count for total, count in zip(counts, record.counts, strict=True)]
@@ -90,9 +90,17 @@ def summarize(
         duration_s=samples / spec.sample_rate_hz,
         num_frames=frames,
         codebooks=tuple(_use(count) for count in counts),
-        rejects=tuple(sorted(rejects, key=lambda reject: order[reject.id])),
+        rejects=tuple(_in_order(rejects, plan)),
         num_shards=len(plan.shards),
     )
+
+
+def _in_order(rejects: list[Reject], plan: Plan) -> list[Reject]:
+    if not rejects:
+        return []
+    left_out = {reject.id for reject in rejects}
+    order = {id: row for row, id in enumerate(plan.ids()) if id in left_out}
+    return sorted(rejects, key=lambda reject: order[reject.id])
 
 
 def describe_skipped(skipped: Mapping[str, int]) -> str:

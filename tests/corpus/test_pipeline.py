@@ -25,11 +25,11 @@ from tests.fakes import ArithmeticTokenizer
 
 def config_for(tmp_path, **kwargs):
     given = {"audio": str(tmp_path / "audio"), "tokenizer": "arithmetic", "out": str(tmp_path / "out"), **kwargs}
-    return CorpusConfig(shard_hours=1.6 / 3600, batch_seconds=2.0, **given)
+    return CorpusConfig(**{"shard_hours": 1.6 / 3600, "batch_seconds": 2.0, "num_workers": 0, **given})
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path):
     assert tokenize_corpus(config_for(tmp_path), Impatient()).num_clips == 7
 
 
-@pytest.mark.parametrize("fails_at", range(1, 8))
+@pytest.mark.parametrize("fails_at", range(1, 10))
 def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on(tmp_path, monkeypatch, fails_at):
     good_folder(tmp_path / "audio")
     config, whole = config_for(tmp_path), config_for(tmp_path, out=str(tmp_path / "whole"))
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on(tmp_path, m
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("field", ["shard_hours", "batch_seconds", "num_workers"])
+@pytest.mark.parametrize("field", ["shard_hours", "batch_seconds"])
 def test_settings_out_of_range(field):
     with pytest.raises(UsageError, match=f"--{field} must be above 0"):
         CorpusConfig("a", "b", "c", **{field: 0})

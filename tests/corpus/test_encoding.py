@@ -6,12 +6,14 @@ import errno
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from slm.corpus import local
-from slm.corpus.local import encode_shards, make_batches, read_ahead
-from slm.corpus.plan import PlannedShard
+from slm.corpus import encoding, readers
+from slm.corpus.encoding import encode_shards
+from slm.corpus.plan import PlannedClip, PlannedShard
+from slm.corpus.readers import Readers, make_batches
 from slm.corpus.sources import SourceClip, list_clips
 from slm.errors import UsageError
 from tests.corpus.audio import good_folder, write_clip
@@ -19,8 +21,8 @@ from tests.fakes import ArithmeticTokenizer
 
 
 def planned(durations):
-    ids = tuple(str(i) for i in range(len(durations)))
-    return PlannedShard(0, ids, tuple(durations)), {id: SourceClip(id, f"{id}.wav") for id in ids}
+    clips = [PlannedClip(SourceClip(str(i), f"{i}.wav"), duration_s) for i, duration_s in enumerate(durations)]
+    return PlannedShard(0, 0, len(clips), len(clips), sum(durations)), clips
 
 
 def test_batches_hold_clips_of_about_one_length_within_the_limit():
@@ -35,16 +37,16 @@ def test_reading_runs_ahead_but_not_further_than_it_may(monkeypatch):
     reading, most = set(), []
     lock = threading.Lock()
 
-    def slow_read(clip, rate_hz):
+    def slow_read(clips, rate_hz):
         with lock:
-            reading.add(clip.id)
+            reading.update(clip.id for clip in clips)
             most.append(len(reading))
         time.sleep(0.001)
-        return clip.id
+        return [clip.id for clip in clips]
 
-    monkeypatch.setattr(local, "_read", slow_read)
+    monkeypatch.setattr(readers, "read_all", slow_read)
     shard, clips = planned([1.0] * 40)
-    for batch, results in read_ahead(make_batches(shard, clips, 2.0), 8000, 4, ahead_s=6.0):
+    for batch, results in Readers(8000, 0).read_ahead(make_batches(shard, clips, 2.0), ahead_s=6.0):
         assert results == [clip.id for clip in batch.clips]
         with lock:
             reading.difference_update(results)
@@ -65,9 +67,9 @@ class Moody(ArithmeticTokenizer):
 
 
 def run(folder, tokenizer, **kwargs):
-    clips = {clip.id: clip for clip in list_clips(folder)}
-    shard = PlannedShard(0, tuple(clips), (1.0,) * len(clips))
-    (made,) = encode_shards([shard], clips, tokenizer, 3.0, 2, **kwargs)
+    clips = [PlannedClip(clip, 1.0) for clip in list_clips(folder)]
+    shard = PlannedShard(0, 0, len(clips), len(clips), float(len(clips)))
+    (made,) = encode_shards([(shard, clips)], tokenizer, 3.0, 0, **kwargs)
     return made
 
 
@@ -87,7 +89,7 @@ def test_a_tokenizer_that_always_fails_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="arithmetic failed on every clip; the last time: no such"):
         run(tmp_path, Moody(everything))
     assert not run(tmp_path, Moody(everything), proven=True).codes  # earlier shards showed that it works
-    monkeypatch.setattr(local, "_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(encoding, "_FAILURES_IN_A_ROW", 3)
     with pytest.raises(RuntimeError, match="3 clips in a row"):
         run(tmp_path, Moody(everything - {"clip-0"}), proven=True)
 
@@ -100,12 +102,13 @@ def test_errors_that_are_not_the_clips_fault_end_the_run(tmp_path, error):
         run(good_folder(tmp_path), Moody({"clip-2"}, error), proven=True)
 
 
-def test_a_file_that_went_away_since_the_plan_ends_the_run(tmp_path):
-    clips = {clip.id: clip for clip in list_clips(good_folder(tmp_path))}
-    clips["clip-3"].path.unlink()
-    shard = PlannedShard(0, tuple(clips), (1.0,) * len(clips))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_file_that_went_away_since_the_plan_ends_the_run(tmp_path, num_workers):
+    clips = [PlannedClip(clip, 1.0) for clip in list_clips(good_folder(tmp_path))]
+    Path(clips[3].clip.path).unlink()
+    shard = PlannedShard(0, 0, len(clips), len(clips), float(len(clips)))
     with pytest.raises(UsageError, match=r"clip-3\.wav could be read .* but not now \(missing file\): .* to go on"):
-        list(encode_shards([shard], clips, ArithmeticTokenizer(), 3.0, 2))
+        list(encode_shards([(shard, clips)], ArithmeticTokenizer(), 3.0, num_workers))
 
 
 def test_a_fault_of_the_disk_while_encoding_ends_the_run(tmp_path, monkeypatch):

@@ -1,0 +1,102 @@
+"""Whether the source of a corpus is still what it was when the corpus was begun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from slm.corpus.plan import Plan, stored_path
+from slm.corpus.sources.base import Source, SourceClip, readable
+
+_END_BYTES = 1 << 16
+_ROWS = 10_000
+
+
+class SourceHash:
+    """A digest of all that a source lists, and in which order; not of where it lies, so that it may move."""
+
+    def __init__(self, base: str):
+        self.base, self._digest = base, hashlib.sha256()
+
+    def add(self, clip: SourceClip) -> None:
+        metadata = json.dumps(dict(clip.metadata), sort_keys=True, default=str) if clip.metadata else ""
+        row = f"{clip.id}\0{clip.member}\0{clip.start_s!r}\0{clip.end_s!r}\0{metadata}\0"
+        self._digest.update(row.encode("utf-8", "surrogatepass") + stored_path(clip.path, self.base) + b"\n")
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def hash_source(source: Source) -> str:
+    listed = SourceHash(source.base)
+    for clip in source.clips():
+        listed.add(clip)
+    return listed.hexdigest()
+
+
+def file_digest(path: str) -> str:
+    """Size in bytes and sha256 of the first and last 64 KiB (header, length and rate with them); "" if unreadable.
+
+    Times are no part of it: copying a folder changes them.
+    """
+    try:
+        with open(path, "rb") as raw:
+            size = os.fstat(raw.fileno()).st_size
+            digest = hashlib.sha256(raw.read(_END_BYTES))
+            raw.seek(max(raw.tell(), size - _END_BYTES))
+            digest.update(raw.read(_END_BYTES))
+    except (OSError, ValueError):
+        return ""
+    return f"{size}-{digest.hexdigest()[:16]}"
+
+
+def describe_changed_list(plan: Plan, source: Source) -> str:
+    """`""` where the source lists what it did, else how it differs."""
+    if hash_source(source) == plan.head.source_hash:
+        return ""
+    then, now = set(plan.source_ids()), {clip.id for clip in source.clips()}
+    if then == now:
+        return "the same ids, but another order, or other paths, segments or metadata"
+    examples = ", ".join(repr(id) for id in sorted(then ^ now)[:3])
+    return f"{len(now - then)} new and {len(then - now)} gone, such as {examples}"
+
+
+def describe_changed_files(plan: Plan) -> str:
+    """`""` where the files hold what they did, else how many do not, and an example.
+
+    A file of the same size and time is taken for the same; another time alone is looked into.
+    """
+    files = changed = gone = 0
+    example = ""
+    for stored, num_bytes, mtime_ns, digest in _files(plan):
+        files += 1
+        path = plan.path(stored)
+        try:
+            found = os.stat(path)
+            same = (found.st_size, found.st_mtime_ns) == (num_bytes, mtime_ns)
+        except (OSError, ValueError):
+            same = False
+        if same or (now := file_digest(path)) == digest:
+            continue
+        changed, gone = changed + 1, gone + (not now)
+        example = example or readable(os.fsdecode(stored))
+    return f"{changed} of {files} files, {gone} of them gone or unreadable, such as {example!r}" if changed else ""
+
+
+def _files(plan: Plan) -> Iterator[tuple[bytes, int, int, str]]:
+    """Each local file of the plan once, where its rows follow each other."""
+    columns = plan.table.select(["path", "num_bytes", "mtime_ns", "digest"])
+    last = None
+    for batch in columns.to_batches(_ROWS):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if row[0] != last and b"://" not in row[0]:
+                last = row[0]
+                yield row
+
+
+def chunks(clips: Iterator[SourceClip], size: int = _ROWS) -> Iterator[list[SourceClip]]:
+    while part := list(islice(clips, size)):
+        yield part

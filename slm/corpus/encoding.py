@@ -1,0 +1,123 @@
+"""Shard after shard through the tokenizer: readers run ahead of it, and its failures are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from slm.corpus.plan import PlannedClip, PlannedShard, Reject, too_short
+from slm.corpus.readers import Batch, Readers, make_batches
+from slm.corpus.sources.base import SourceClip, readable
+from slm.errors import UsageError
+from slm.tokenizers.base import Tokenizer
+from slm.types import AudioClip, Codes
+
+_BATCHES_AHEAD = 4
+_FAILURES_IN_A_ROW = 20
+
+
+@dataclass(frozen=True)
+class EncodedShard:
+    """The codes and rejects of one shard, both in the order of the plan, and its clips by id."""
+
+    shard: PlannedShard
+    codes: list[Codes]
+    rejects: list[Reject]
+    clips: dict[str, SourceClip]
+
+
+def encode_shards(
+    shards: Iterable[tuple[PlannedShard, list[PlannedClip]]],
+    tokenizer: Tokenizer,
+    batch_seconds: float,
+    num_workers: int,
+    proven: bool = False,
+    on_batch: Callable[[float, int], None] = lambda seconds, rejects: None,
+) -> Iterator[EncodedShard]:
+    """Encode shard after shard; `on_batch` hears of the seconds of audio dealt with and the clips left out.
+
+    A clip that cannot be decoded, is too short for a frame or makes the tokenizer fail becomes a reject. Raises
+    UsageError when a file is gone or cannot be opened since it was planned; RuntimeError when the tokenizer fails on
+    clip after clip, or on all that it gets unless it is `proven` by earlier shards: that is a fault of its own.
+    """
+    members: dict[int, list[PlannedClip]] = {}
+
+    def batches() -> Iterator[Batch]:
+        for shard, clips in shards:
+            members[shard.index] = clips
+            yield from make_batches(shard, clips, batch_seconds)
+
+    encoder = _Encoder(tokenizer, proven)
+    with Readers(tokenizer.spec.sample_rate_hz, num_workers) as readers:
+        read = readers.read_ahead(batches(), _BATCHES_AHEAD * batch_seconds)
+        for shard, parts in groupby(read, key=lambda part: part[0].shard):
+            codes: dict[str, Codes] = {}
+            rejects: dict[str, Reject] = {}
+            for batch, results in parts:
+                found = [r for r in results if isinstance(r, Reject)]
+                made = encoder.encode(batch, [r for r in results if isinstance(r, AudioClip)])
+                found += [r for r in made if isinstance(r, Reject)]
+                rejects.update((reject.id, reject) for reject in found)
+                codes.update((c.id, c) for c in made if isinstance(c, Codes))
+                on_batch(batch.duration_s, len(found))
+            encoder.check_any_success()
+            clips = {planned.clip.id: planned.clip for planned in members.pop(shard.index)}
+            yield EncodedShard(
+                shard,
+                [codes[id] for id in clips if id in codes],
+                [rejects[id] for id in clips if id in rejects],
+                clips,
+            )
+
+
+class _Encoder:
+    """A tokenizer that turns its failures on single clips into rejects, and stops when they are not single."""
+
+    def __init__(self, tokenizer: Tokenizer, proven: bool):
+        self.tokenizer = tokenizer
+        self.failures_in_a_row = 0
+        self.succeeded = proven
+        self.last_error: Exception | None = None
+
+    def encode(self, batch: Batch, audio: Sequence[AudioClip]) -> list[Codes | Reject]:
+        paths = {clip.id: readable(clip.path) for clip in batch.clips}
+        try:
+            made = self.tokenizer.encode(audio)
+        except Exception as error:
+            self._raise_if_not_the_clips_fault(error)
+            return [self._encode_alone(clip, paths[clip.id]) for clip in audio]
+        return [self._accept(codes, paths[codes.id]) for codes in made]
+
+    def _encode_alone(self, clip: AudioClip, path: str) -> Codes | Reject:
+        try:
+            (codes,) = self.tokenizer.encode([clip])
+        except Exception as error:
+            self._raise_if_not_the_clips_fault(error)
+            self.last_error = error
+            self.failures_in_a_row += 1
+            if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
+                self._give_up(f"failed on {self.failures_in_a_row} clips in a row")
+            return Reject(clip.id, path, f"tokenizer failed: {type(error).__name__}: {' '.join(str(error).split())}")
+        return self._accept(codes, path)
+
+    def _accept(self, codes: Codes, path: str) -> Codes | Reject:
+        self.succeeded, self.failures_in_a_row = True, 0
+        if len(codes.codes) == 0:
+            return Reject(codes.id, path, too_short(codes.num_samples, self.tokenizer.spec))
+        return codes
+
+    @staticmethod
+    def _raise_if_not_the_clips_fault(error: Exception) -> None:
+        """Wrong use, a full disk, and a CUDA error, after which every later call in this process fails too."""
+        if isinstance(error, (UsageError, OSError)) or "CUDA error" in str(error):
+            raise error
+
+    def check_any_success(self) -> None:
+        if self.last_error is not None and not self.succeeded:
+            self._give_up("failed on every clip")
+
+    def _give_up(self, what: str) -> None:
+        raise RuntimeError(
+            f"the tokenizer {self.tokenizer.spec.name} {what}; the last time: {self.last_error}"
+        ) from self.last_error

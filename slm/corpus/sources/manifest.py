@@ -1,0 +1,201 @@
+"""A manifest: one row a clip, as JSONL, CSV, TSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, TextIO
+
+import numpy as np
+
+from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
+from slm.errors import UsageError
+
+PATH_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "filename", "wav")
+START_COLUMNS, END_COLUMNS = ("start_s", "start"), ("end_s", "end")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+_LARGEST_CELL = 2**31 - 1  # of a CSV: Python's own limit is 128 KiB, less than a long transcript
+
+Row = tuple[int, dict[str, Any]]
+"""Line (or row, from 1) and its cells by column."""
+
+
+@SOURCES.register("manifest")
+class ManifestSource(Source):
+    """Rows with the path of a recording, relative to the manifest, or a URL; all other columns are metadata.
+
+    Columns are recognized by name, or given: `path_column`, `id_column`, `start_column` and `end_column` (seconds
+    within the file). A row without an id is called by its path, without suffix where that is unique, and by its times
+    where it has any.
+    """
+
+    about: ClassVar[str] = "a manifest (.jsonl, .csv, .tsv, .parquet) with a path column"
+
+    def __init__(
+        self,
+        location: str,
+        path_column: str | None = None,
+        id_column: str = "id",
+        start_column: str | None = None,
+        end_column: str | None = None,
+    ):
+        super().__init__(location)
+        self.path_column, self.id_column = path_column, id_column
+        self.start_columns = (start_column,) if start_column else START_COLUMNS
+        self.end_columns = (end_column,) if end_column else END_COLUMNS
+
+    @classmethod
+    def recognizes(cls, location: str) -> bool:
+        return location.lower().endswith(SUFFIXES) and os.path.isfile(location)
+
+    def clips(self) -> Iterator[SourceClip]:
+        path_column = self.path_column or self._find_path_column()
+        shared = self._shared_stems(path_column)
+        for line, row in self._rows():
+            path = self._path(line, row, path_column)
+            rest = {name: value for name, value in row.items() if name != path_column}
+            given = rest.pop(self.id_column, None)
+            start_s, end_s = self._times(line, rest)
+            if given in (None, ""):
+                name = self._name(path)
+                given = readable(name if hash(stem(name)) in shared else stem(name))
+                if start_s is not None or end_s is not None:
+                    given += f"@{start_s or 0:g}-" + ("" if end_s is None else f"{end_s:g}")
+            yield SourceClip(str(given), self._where(path), start_s or 0.0, end_s, rest)
+
+    def _find_path_column(self) -> str:
+        seen: dict[str, None] = {}
+        for _, row in self._rows():
+            if found := next((name for name in PATH_COLUMNS if name in row), None):
+                return found
+            seen.update(dict.fromkeys(row))
+        if not seen:
+            raise UsageError(f"{self.location} has no rows: give a manifest with a path column")
+        raise UsageError(
+            f"{self.location} has no path column: it has {', '.join(sorted(seen))}; name one of "
+            f"{', '.join(PATH_COLUMNS)}, or give --source_settings.path_column"
+        )
+
+    def _shared_stems(self, path_column: str) -> set[int]:
+        """Hashes of the stems of two different paths of rows without ids, or that are also a path."""
+        stems, names = [], []
+        for line, row in self._rows():
+            if row.get(self.id_column) in (None, ""):
+                name = self._name(self._path(line, row, path_column))
+                stems.append(hash(stem(name)))
+                names.append(hash(name))
+        pairs = np.unique(np.array([stems, names], np.int64), axis=1) if stems else np.zeros((2, 0), np.int64)
+        found, count = np.unique(np.concatenate([pairs[0], pairs[1][pairs[0] != pairs[1]]]), return_counts=True)
+        return set(found[count > 1].tolist())
+
+    def _path(self, line: int, row: Mapping[str, Any], column: str) -> str:
+        value = row.get(column)
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"{self.location}, line {line}: `{column}` is {value!r}, not the path of a file")
+        return value
+
+    def _name(self, path: str) -> str:
+        """A path as it is seen from the manifest."""
+        return path if "://" in path else os.path.relpath(self._where(path), self.base or ".")
+
+    def _where(self, path: str) -> str:
+        return path if "://" in path else os.path.join(self.base, path)
+
+    def _times(self, line: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
+        """Start and end of the segment, taken out of the row; NeMo says offset and duration."""
+        start_s = self._seconds(line, row, self.start_columns)
+        end_s = self._seconds(line, row, self.end_columns)
+        if start_s is None and end_s is None and (start_s := self._seconds(line, row, ("offset",))) is not None:
+            duration_s = self._seconds(line, row, ("duration",))
+            end_s = None if duration_s is None else start_s + duration_s
+        return start_s, end_s
+
+    def _seconds(self, line: int, row: dict[str, Any], names: tuple[str, ...]) -> float | None:
+        values = [row.pop(name) for name in names if name in row]
+        value = next((value for value in values if value not in (None, "")), None)
+        try:
+            return None if value is None else float(value)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"{self.location}, line {line}: `{names[0]}` is {value!r}, not a time in seconds"
+            ) from None
+
+    def _rows(self) -> Iterator[Row]:
+        """(line, row) of each row that is not blank."""
+        suffix = os.path.splitext(self.location)[1].lower()
+        if suffix == ".parquet":
+            yield from _parquet_rows(self.location)
+            return
+        with _open_text(self.location) as text:
+            yield from _json_rows(self.location, text) if suffix == ".jsonl" else _csv_rows(self.location, text)
+
+
+@contextmanager
+def _open_text(location: str) -> Iterator[TextIO]:
+    try:
+        with open(location, encoding="utf-8-sig", newline="") as text:
+            yield text
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{location} is not UTF-8 text ({error.reason}): convert it") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {location}: {error.strerror}") from None
+
+
+def _parquet_rows(location: str) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(location) as file:
+            for batch in file.iter_batches(4096):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"cannot read {location}: {str(error).splitlines()[0]}") from None
+
+
+def _csv_rows(location: str, text: TextIO) -> Iterator[Row]:
+    # Common Voice and most TSV do not quote; CSV does.
+    tabs = location.lower().endswith(".tsv")
+    csv.field_size_limit(_LARGEST_CELL)
+    reader = csv.DictReader(
+        text,
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        strict=True,  # else a quote that is never closed swallows the rest of the file
+    )
+    done = 0  # lines
+    try:
+        if reader.fieldnames:
+            done = reader.line_num
+        for row in reader:
+            if None in row or None in row.values():
+                raise UsageError(f"{location}, line {reader.line_num}: not as many cells as the header has columns")
+            done = reader.line_num
+            yield done, row
+    except csv.Error as error:
+        raise UsageError(f"{location}, line {done + 1} and after: not CSV ({error}); check its quotes") from None
+
+
+def _json_rows(location: str, text: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if "\\ud" in line.lower():
+                json.dumps(row, ensure_ascii=False).encode()
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{location}, line {number}: not JSON ({error.msg})") from None
+        except UnicodeEncodeError:
+            raise UsageError(f"{location}, line {number}: half a surrogate pair, which is no text") from None
+        except ValueError as error:
+            raise UsageError(f"{location}, line {number}: {error}") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{location}, line {number}: not a JSON object")
+        yield number, row
