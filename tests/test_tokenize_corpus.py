@@ -28,7 +28,7 @@ def arguments(tmp_path: Path, out: str = "out", **options: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_help_is_complete_and_imports_no_torch(tmp_path):
