@@ -18,6 +18,7 @@ from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
+from slm.tokenizers._untrained_encoders import ARCHITECTURES, write_untrained_units
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip
 from tests.contracts import tokenizer_law
@@ -278,3 +279,18 @@ def test_centroids_on_the_hub_are_asked_for_by_their_place(monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert Centroids.load("hf://speechbrain/SSL_Quantization/a/b/x_L7.pt").centroids.shape == (32, 3)
     assert wanted == [("speechbrain/SSL_Quantization", "a/b/x_L7.pt")]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_untrained_units_of_each_architecture_are_many(tmp_path: Path, architecture: str) -> None:
+    small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    if architecture != "w2v-bert-2":
+        small |= {"conv_dim": (8,) * (8 if "25" in architecture else 7), "num_conv_pos_embedding_groups": 2}  # type: ignore[dict-item]
+    file = write_untrained_units(tmp_path / "units", architecture, [1, 3], k=50, seed=1, **small)
+    tokenizer = load_tokenizer(str(file))
+    assert tokenizer.spec.codebook_sizes == (50, 50)
+    assert tokenizer.spec.frame_rate_hz == (25 if architecture == "mhubert-25hz" else 50)
+    (codes,) = tokenizer.encode(real_clips(16_000)[:1])
+    assert min(len(np.unique(column)) for column in codes.codes.T) >= 8
+    with pytest.raises(UsageError, match="is not empty"):
+        write_untrained_units(tmp_path / "units", architecture, [1], k=5)
