@@ -55,7 +55,7 @@ def encode_batched(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> list[np
 
 def _groups(codec: NeuralCodec, lengths: Sequence[int]) -> list[tuple[int, int, list[int]]]:
     """(frames of a row, rows, the signals that go there), longest first, so that a lack of memory shows early."""
-    hop, unit = codec.spec.hop_samples, codec.row_frames
+    hop, unit = codec.spec.hop_samples, codec.spec.frame_multiple
     batch_s = codec.batch_s.get(codec._parameter().device.type, 0.0)
     groups: dict[tuple[int, int], list[int]] = {}
     for i, length in enumerate(lengths):
@@ -78,7 +78,7 @@ def _codes_of_rows(codec: NeuralCodec, signals: Sequence[np.ndarray], rung: int,
     for row, signal in zip(values, signals, strict=False):
         row[0, : len(signal)] = torch.from_numpy(np.ascontiguousarray(signal))
     lengths = [len(signal) for signal in signals] + [total] * (rows - len(signals))
-    unit = codec.row_frames * codec.spec.hop_samples if codec.batching == "frames" else 1
+    unit = codec.spec.frame_multiple * codec.spec.hop_samples if codec.batching == "frames" else 1
     with RaggedRows([-(-length // unit) * unit for length in lengths], total):
         return codec._codes_of(values.to(parameter.device, parameter.dtype, non_blocking=True))
 

@@ -36,10 +36,9 @@ class NeuralCodec(Tokenizer):
     batching: ClassVar[Literal["none", "frames", "samples"]] = "none"
     """How clips of different lengths may share a batch, which a test of the family proves in float64.
 
-    `none`: they may not. `frames`: each is filled up with zeros to whole frames (`row_frames` at a time) and ends
-    there, at every layer. `samples`: so, without the filling up.
+    `none`: they may not. `frames`: each is filled up with zeros to whole frames (of the spec) and ends there, at
+    every layer. `samples`: so, without the filling up.
     """
-    row_frames: int = 1
     batch_s: Mapping[str, float] = {"cuda": 64.0, "cpu": 0.0}
     """Seconds of audio in a batch, by type of device. On a CPU a batch is no faster than its clips one by one."""
     piece_s: float = 60.0
@@ -50,11 +49,13 @@ class NeuralCodec(Tokenizer):
     def modes(self) -> Mapping[str, str]:
         if self.batching == "none":
             return super().modes
-        return {
+        modes = {
             **super().modes,
             "batched": "clips share batches of fixed shapes; equal to exact but for near ties in rounding",
-            "bf16": "as batched, with the encoder in bfloat16",
         }
+        if hasattr(self.model, "quantizer"):
+            modes["bf16"] = "as batched, with the encoder in bfloat16"
+        return modes
 
     def use_mode(self, mode: str) -> None:
         entering = mode != self.mode
@@ -193,12 +194,19 @@ def exact_fp32() -> Any:
     return cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
-
 def pad_to_frames(signals: torch.Tensor, hop_samples: int) -> torch.Tensor:
     """Zeros behind `[B, 1, N]`, up to whole frames."""
     import torch
 
     return torch.nn.functional.pad(signals, (0, -signals.shape[-1] % hop_samples))
+
+
+def scalars_on_host(model: torch.nn.Module) -> None:
+    """Layers of transformers keep strides and paddings as tensors and read them at each call: on a GPU, a wait."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.ndim == 0 and not buffer.is_floating_point():
+                module._buffers[name] = buffer.cpu()
 
 
 def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = False) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
+from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._pretrained import PretrainedCodec, load_config
 from slm.tokenizers._streaming import CausalCodec
 from slm.tokenizers.base import TOKENIZERS
@@ -45,6 +46,7 @@ class EncodecTokenizer(CausalCodec, PretrainedCodec):
         self, *, checkpoint: str = "facebook/encodec_24khz", num_codebooks: int | None = None, device: str = "cpu"
     ):
         config = self._load(checkpoint, device)
+        scalars_on_host(self.model)
         # transformers takes a bandwidth in kbit/s and knows how many codebooks it pays for.
         counts = {b: self.model.quantizer.get_num_quantizers_for_bandwidth(b) for b in config.target_bandwidths}
         self.spec = self._padded_spec(

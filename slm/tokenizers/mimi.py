@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from slm.tokenizers._codec import pad_to_frames
+from slm.tokenizers._codec import pad_to_frames, scalars_on_host
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers._streaming import CausalCodec
 from slm.tokenizers.base import TOKENIZERS
@@ -41,6 +41,7 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
 
     def __init__(self, *, checkpoint: str = "kyutai/mimi", num_codebooks: int | None = None, device: str = "cpu"):
         config = self._load(checkpoint, device)
+        scalars_on_host(self.model)
         self.spec = self._padded_spec(
             checkpoint,
             num_codebooks,
