@@ -214,7 +214,8 @@ def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = 
 
     Every convolution counts as if all stood in one row, in the order of `module.modules()`; side branches thus make
     the bound larger, not wrong. `from_frames`: a decoder, whose transposed convolutions go from frames to samples.
-    Recurrent layers, attention, pooling and resampling filters are not counted: their families know better.
+    Another layer may state its own `reach`, in steps of its input. Recurrent layers, attention and pooling are not
+    counted: their families know better.
     """
     from torch import nn
 
@@ -226,4 +227,6 @@ def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = 
         elif isinstance(layer, nn.Conv1d):
             reach += (int(layer.kernel_size[0]) - 1) * layer.dilation[0] * jump
             jump *= layer.stride[0]
+        else:
+            reach += float(getattr(layer, "reach", 0)) * jump
     return ceil(reach / hop_samples) + 1
