@@ -85,8 +85,11 @@ class Job:
         return {"tokenizer": self.tokenizer, "settings": settings, "encoder_fingerprint": identity, "k": self.k, **how}
 
 
-def clip_features(job: Job, clips: Sequence[SourceClip], first: int) -> Iterator[tuple[int, AudioClip, torch.Tensor]]:
-    """From number `first` on, each clip that gives frames: its number, itself, its features `[layers, T, d]`."""
+def clip_features(
+    job: Job, clips: Sequence[SourceClip], first: int
+) -> Iterator[tuple[int, AudioClip, Iterator[torch.Tensor]]]:
+    """From number `first` on, each clip that gives frames: its number, itself, its features `[layers, T, d]` in
+    windows, which are made as they are asked for."""
     from slm.audio import read_audio
 
     rate = job.encoder.sample_rate_hz
@@ -97,7 +100,7 @@ def clip_features(job: Job, clips: Sequence[SourceClip], first: int) -> Iterator
             job.report(f"left out: {clip.id} ({clip.path}): {error}")
             continue
         if job.encoder.num_frames(len(samples)) > 0:
-            yield number, AudioClip(clip.id, samples, rate), job.encoder.features(samples)
+            yield number, AudioClip(clip.id, samples, rate), job.encoder.windows(samples)
 
 
 def sample_hash(clip: AudioClip) -> str:
@@ -125,10 +128,13 @@ def hold_frames(job: Job) -> Held:
         duration_s, first, count, saved = values["duration_s"], values["next"], values["count"], saved + 1
     fresh = len(parts), len(corpus)
     clips = clip_features(job, job.clips, first) if count < most else iter(())
-    for number, clip, features in clips:
-        parts.append(features[:, : most - count])
+    for number, clip, windows in clips:
+        for features in windows:
+            parts.append(features[:, : most - count])
+            count += parts[-1].shape[1]
+            if count >= most:
+                break
         corpus.append([clip.id, sample_hash(clip)])
-        count += parts[-1].shape[1]
         duration_s += clip.duration_s
         if job.state.due():
             values = {"corpus": corpus[fresh[1] :], "duration_s": duration_s, "next": number + 1, "count": count}

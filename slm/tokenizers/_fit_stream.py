@@ -46,17 +46,20 @@ def _batches(job: Job, batch_frames: int, at: Position) -> Iterator[torch.Tensor
         random.Random(job.seed + at.turn).shuffle(clips)
     held: list[torch.Tensor] = []
     room = batch_frames
-    for number, clip, features in clip_features(job, clips, at.clip):
+    for number, clip, windows in clip_features(job, clips, at.clip):
         if number > at.clip or not at.skip:
             at.clip, at.skip = number, 0
             at.count(clip)
-        while at.skip < features.shape[1]:
-            held.append(features[:, at.skip : at.skip + room])
-            taken = held[-1].shape[1]
-            at.skip, at.frames, room = at.skip + taken, at.frames + taken, room - taken
-            if not room:
-                yield torch.cat(held, dim=1)
-                held, room = [], batch_frames
+        end = 0
+        for features in windows:
+            start, end = end, end + features.shape[1]
+            while at.skip < end:
+                held.append(features[:, at.skip - start : at.skip - start + room])
+                taken = held[-1].shape[1]
+                at.skip, at.frames, room = at.skip + taken, at.frames + taken, room - taken
+                if not room:
+                    yield torch.cat(held, dim=1)
+                    held, room = [], batch_frames
     if held:
         yield torch.cat(held, dim=1)
 

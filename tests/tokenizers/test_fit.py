@@ -150,6 +150,32 @@ def test_streamed_frames_are_those_of_the_clips_in_mini_batches(folder: Path, tm
     assert made.metadata["inertia_per_frame"] == pytest.approx(search.inertia / len(frames))
 
 
+def test_clips_of_several_windows_are_streamed_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 7 frames: batches and held frames begin and end anywhere in them, nothing is lost or doubled."""
+    from slm.tokenizers.logmel_kmeans import LogMelFrames
+
+    whole = LogMelFrames._window
+    loudest = np.concatenate([clip.samples for clip in real_clips(16_000, 8)])
+
+    def same_peak(self: LogMelFrames, samples: np.ndarray) -> torch.Tensor:
+        # The peak of one fixed signal for all, so that features do not depend on the window.
+        together = whole(self, np.concatenate([samples, np.zeros(-len(samples) % 320), loudest]).astype(np.float32))
+        return together[:, : self.num_frames(len(samples))]
+
+    monkeypatch.setattr(LogMelFrames, "_window", same_peak)
+    made = {}
+    for frames in (None, 7):
+        monkeypatch.setattr(LogMelFrames, "max_window_frames", frames)
+        for name, args in {"lloyd": LLOYD, "stream": STREAM}.items():
+            assert run("--audio", str(folder), *args, "--out", str(tmp_path / f"{name}-{frames}")) == 0
+            made[name, frames] = Centroids.load(tmp_path / f"{name}-{frames}")
+    for name in ("lloyd", "stream"):
+        torch.testing.assert_close(made[name, 7].centroids, made[name, None].centroids, atol=1e-3, rtol=1e-3)
+        assert made[name, 7].metadata["frames"] == made[name, None].metadata["frames"]
+
+
 def test_progress_is_told(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
