@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slm.tokenizers._codec import NeuralCodec, exact_fp32
-from slm.tokenizers.base import StreamDecoder, StreamEncoder
+from slm.tokenizers.base import StreamDecoder, StreamEncoder, check_chunk
 
 if TYPE_CHECKING:
     import torch
@@ -108,9 +108,7 @@ class CodecStreamEncoder(_Stream):
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Mono float32 samples `[n]`, any n -> the next codes `[t, K]`. ValueError for other samples."""
-        samples = np.asarray(samples)
-        if samples.ndim != 1 or samples.dtype != np.float32 or not np.isfinite(samples).all():
-            raise ValueError(f"samples must be finite mono float32, not {samples.dtype} {samples.shape}")
+        check_chunk(samples)
         return self._codes(self._take(samples))
 
     def finish(self) -> np.ndarray:

@@ -165,6 +165,12 @@ def check_same_spec(expected: TokenizerSpec, given: TokenizerSpec) -> None:
         raise UsageError(f"two different tokenizers: expected {expected.describe()}, given {given.describe()}")
 
 
+def check_chunk(samples: np.ndarray) -> None:
+    """ValueError for what no stream takes: anything but finite mono float32 samples `[n]`."""
+    if samples.ndim != 1 or samples.dtype != np.float32 or not np.isfinite(samples).all():
+        raise ValueError(f"samples must be finite mono float32, not {samples.dtype} {samples.shape}")
+
+
 def fingerprint(settings: Mapping[str, Any], weights: Iterable[tuple[str, Any]] = ()) -> str:
     """sha256 over the settings that change codes and every weight (name, dtype, shape, bytes; order-independent).
 

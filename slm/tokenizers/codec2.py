@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers.base import TOKENIZERS, Tokenizer, fingerprint
+from slm.tokenizers.base import TOKENIZERS, StreamEncoder, Tokenizer, check_chunk, fingerprint
 from slm.tokenizers.database import taxonomy_of
 from slm.types import TokenizerSpec
 
@@ -157,7 +157,7 @@ class Codec2Tokenizer(Tokenizer):
         import pycodec2
 
         codec, hop = pycodec2.Codec2(self.layout.bitrate), self.layout.hop_samples
-        pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+        pcm = _pcm(samples)
         return b"".join(codec.encode(pcm[start : start + hop]) for start in range(0, len(pcm) - hop + 1, hop))
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -170,3 +170,32 @@ class Codec2Tokenizer(Tokenizer):
             reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise RuntimeError(f"the codec2 decoder process failed ({done.returncode}): {reason[0]}")
         return np.frombuffer(done.stdout, np.int16).astype(np.float32) / 32768.0
+
+    def stream_encoder(self) -> StreamEncoder:
+        return FrameByFrame(self.layout, self.spec.code_dtype)
+
+
+class FrameByFrame:
+    """Codec2 as a stream: a frame is coded as soon as it is whole. What is left at the end is dropped, as always."""
+
+    def __init__(self, layout: Mode, code_dtype: type[np.unsignedinteger]):
+        import pycodec2
+
+        self._layout, self._dtype = layout, code_dtype
+        self._codec = pycodec2.Codec2(layout.bitrate)
+        self._waiting = np.zeros(0, np.int16)
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """Mono float32 samples `[n]` at 8 kHz -> the next codes `[t, K]`."""
+        check_chunk(samples)
+        hop, pcm = self._layout.hop_samples, np.concatenate([self._waiting, _pcm(samples)])
+        frames, self._waiting = np.split(pcm, [len(pcm) // hop * hop])
+        packed = b"".join(self._codec.encode(frame) for frame in frames.reshape(-1, hop))
+        return self._layout.unpack(packed).astype(self._dtype)
+
+    def finish(self) -> np.ndarray:
+        return self._layout.unpack(b"").astype(self._dtype)
+
+
+def _pcm(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)

@@ -82,6 +82,11 @@ def test_long_clips_and_streams_work_in_bfloat16(name: str, folders: dict[str, s
     assert 0 < code_mismatch(tokenizer, exact, clips) < 0.9
 
 
+def test_on_a_cpu_clips_go_one_by_one_and_nothing_differs(folders: dict[str, str]) -> None:
+    exact, batched = (load_tokenizer("encodec", checkpoint=folders["encodec"], mode=m) for m in ("exact", "batched"))
+    assert code_mismatch(batched, exact, real_clips(24_000)) == 0
+
+
 def test_the_mode_is_part_of_the_spec(folders: dict[str, str], tmp_path: Path) -> None:
     exact, batched = (load_tokenizer("mimi", checkpoint=folders["mimi"], mode=mode) for mode in ("exact", "batched"))
     assert exact.spec == load_tokenizer("mimi", checkpoint=folders["mimi"]).spec

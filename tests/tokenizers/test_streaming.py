@@ -13,6 +13,7 @@ from slm.tokenizers import load_tokenizer
 from slm.types import AudioClip
 from tests.contracts import streaming_law
 from tests.tokenizers.light_codecs import HOPS, RATES_HZ, make_model, speech
+from tests.tokenizers.speech import real_clips
 
 CAUSAL = ("encodec", "mimi")
 
@@ -80,3 +81,15 @@ def test_what_is_not_causal_cannot_be_streamed(folders: dict[str, Path], tmp_pat
             tokenizer.stream_encoder()
         with pytest.raises(UsageError, match="cannot be streamed"):
             tokenizer.stream_decoder()
+
+
+@pytest.mark.parametrize("name", ["codec2-700c", "codec2-1300", "codec2-3200"])
+def test_codec2_goes_frame_by_frame(name: str) -> None:
+    pytest.importorskip("pycodec2")
+    tokenizer, clip = load_tokenizer(name), real_clips(8000)[0]
+    [whole] = tokenizer.encode([clip])
+    for longest in (1, 100, 5000):
+        stream = tokenizer.stream_encoder()
+        codes = [stream.feed(clip.samples[i : i + longest]) for i in range(0, len(clip.samples), longest)]
+        assert np.array_equal(np.concatenate([*codes, stream.finish()]), whole.codes)
+        assert sum(map(len, codes)) == len(whole.codes) > 10
