@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from slm.config import run_command
-from slm.tokenizers._catalogue import ListConfig, ShowConfig, list_tokenizers, show
+from slm.tokenizers._catalogue import ListConfig, list_tokenizers
 from slm.tokenizers._fit_command import FitConfig, ImportConfig, fit, import_kmeans
+from slm.tokenizers._page import ShowConfig, show
 
 PROG = "python -m slm.tokenizers"
 COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any]]] = {
