@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class NeuralCodec(Tokenizer):
     """
 
     model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
-    batching: ClassVar[Literal["none", "frames", "samples"]] = "none"
+    batching: Literal["none", "frames", "samples"] = "none"
     """How clips of different lengths may share a batch, which a test of the family proves in float64.
 
     `none`: they may not. `frames`: each is filled up with zeros to whole frames (of the spec) and ends there, at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class SEANetCodec(NeuralCodec):
     them. Both are exact. An LSTM that runs both ways costs (layers + 1) sweeps over a clip of several blocks.
     """
 
-    batching: ClassVar[Literal["none", "frames", "samples"]] = "samples"
+    batching: Literal["none", "frames", "samples"] = "samples"
     pieces_per_block: int = 10
 
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:

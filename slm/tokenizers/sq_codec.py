@@ -54,7 +54,6 @@ class SQCodecTokenizer(NeuralCodec):
     Follows github.com/yangdongchao/SimpleSpeech and `sq_codec.py` of SpeechBrain 1.0.3.
     """
 
-    batching = "samples"
     about: ClassVar[Mapping[str, str]] = {
         "sq-codec": "19683 x 4 (scalars in threes) at 50 Hz from 16 kHz; decodes; needs SQ-Codec.zip of "
         "Dongchao/UniAudio (hub or local folder)"
@@ -65,6 +64,8 @@ class SQCodecTokenizer(NeuralCodec):
             config, state = read_config(config_file), _weights(read_tensors(weights_file), weights_file)
         self.model = build(config, {name: value.float() for name, value in state.items()}, checkpoint).to(device)
         hop, offset = self.model.frame_rule()
+        # Other forms leave out windows at the end of a clip that are not full, which rows of a batch would fill.
+        self.batching = "samples" if config["causal"] and config["num_samples"] == 1 else "none"
         # Averaging over `num_samples`, where there is any, reaches no further than one frame.
         self.context_frames = conv_context(self.model.encoder, hop) + 1
         self.decoder_context_frames = conv_context(self.model.decoder, hop, from_frames=True) + 1

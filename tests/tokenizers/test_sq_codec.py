@@ -125,6 +125,13 @@ def test_context_is_as_far_as_a_frame_sees(golden: tuple[str, SQCodecTokenizer])
         assert abs(moved - middle).max() < (tokenizer.decoder_context_frames or 0)
 
 
+def test_only_causal_networks_have_a_batched_mode(untrained: Path, tmp_path: Path) -> None:
+    assert load_tokenizer("sq-codec", checkpoint=str(untrained), mode="batched").spec.settings["mode"] == "batched"
+    write_checkpoint(tmp_path, *published_form("same"))
+    with pytest.raises(UsageError, match="no mode 'batched'"):
+        load_tokenizer("sq-codec", checkpoint=str(tmp_path), mode="batched")
+
+
 def test_spec_and_first_groups(untrained: Path) -> None:
     spec = load_tokenizer("sq-codec", checkpoint=str(untrained), num_codebooks=2).spec
     assert (spec.sample_rate_hz, spec.hop_samples, spec.codebook_sizes) == (16_000, 320, (CODEBOOK_SIZE,) * 2)
