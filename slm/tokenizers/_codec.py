@@ -39,6 +39,9 @@ class NeuralCodec(Tokenizer):
     `none`: they may not. `frames`: each is filled up with zeros to whole frames (of the spec) and ends there, at
     every layer. `samples`: so, without the filling up.
     """
+    mismatch: ClassVar[Mapping[str, str]] = {}
+    """Mode -> how many codes it changed, as measured by `bench.tokenizers` on random weights (those of a checkpoint:
+    `_batched.code_mismatch`)."""
     batch_s: Mapping[str, float] = {"cuda": 64.0, "cpu": 0.0}
     """Seconds of audio in a batch, by type of device. On a CPU a batch is no faster than its clips one by one."""
     piece_s: float = 60.0
@@ -49,13 +52,11 @@ class NeuralCodec(Tokenizer):
     def modes(self) -> Mapping[str, str]:
         if self.batching == "none":
             return super().modes
-        modes = {
-            **super().modes,
-            "batched": "clips share batches of fixed shapes; equal to exact but for near ties in rounding",
-        }
+        modes = {**super().modes, "batched": "clips share batches of fixed shapes, equal in exact arithmetic"}
         if hasattr(self.model, "quantizer"):
             modes["bf16"] = "as batched, with the encoder in bfloat16"
-        return modes
+        measured = {mode: f"; {share} of codes differed from exact" for mode, share in self.mismatch.items()}
+        return {mode: about + measured.get(mode, "") for mode, about in modes.items()}
 
     def use_mode(self, mode: str) -> None:
         entering = mode != self.mode
