@@ -51,7 +51,7 @@ class SQCodecTokenizer(NeuralCodec):
     `config.yaml`: ceil(N / hop) for causal networks. Raises UsageError when files cannot be had, do not fit, or are
     of SimpleSpeech's other codecs, whose scalars have more levels and no tokens.
 
-    Follows github.com/yangdongchao/SimpleSpeech and `sq_codec.py` of SpeechBrain 1.0.3.
+    Follows github.com/yangdongchao/SimpleSpeech and `sq_codec.py` of SpeechBrain 1.0.
     """
 
     about: ClassVar[Mapping[str, str]] = {
