@@ -178,12 +178,10 @@ def _read_config(path: Path, network: Any) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is no JSON: {error}") from error
-    known = inspect.signature(network).parameters
-    if not isinstance(config, dict) or "vq_strides" not in config or (unknown := sorted(config.keys() - known)):
-        besides = (
-            f" (it has {', '.join(unknown)} besides)" if isinstance(config, dict) and "vq_strides" in config else ""
-        )
-        raise UsageError(f"{path} is no configuration of SNAC{besides}")
+    if not isinstance(config, dict) or "vq_strides" not in config:
+        raise UsageError(f"{path} is no configuration of SNAC: it has no vq_strides")
+    if unknown := sorted(config.keys() - inspect.signature(network).parameters):
+        raise UsageError(f"{path} is no configuration of SNAC, which has no {', '.join(unknown)}")
     strides = config["vq_strides"]
     if any(strides[0] % stride for stride in strides):
         raise UsageError(f"{path}: levels of strides {strides} have no frame in common; the first must be a multiple")

@@ -182,8 +182,8 @@ def test_what_does_not_fit_is_refused(
     torch.save({n: v for n, v in state.items() if n != "encoder.block.0.bias"}, folder / "pytorch_model.bin")
     refused("lacks 1 weights", folder)
     for broken, match in (
-        ({**config, "model_type": "mimi"}, "model_type besides"),
-        ({"sampling_rate": 24_000}, "no configuration of SNAC"),
+        ({**config, "model_type": "mimi"}, "no model_type"),
+        ({"sampling_rate": 24_000}, "no vq_strides"),
         ({**config, "vq_strides": [3, 2, 1]}, "no frame in common"),
     ):
         (folder / "config.json").write_text(json.dumps(broken))
