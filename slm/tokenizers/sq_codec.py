@@ -54,6 +54,7 @@ class SQCodecTokenizer(NeuralCodec):
     Follows github.com/yangdongchao/SimpleSpeech and `sq_codec.py` of SpeechBrain 1.0.
     """
 
+    mismatch: ClassVar[Mapping[str, str]] = {"batched": "under 0.01 %"}
     about: ClassVar[Mapping[str, str]] = {
         "sq-codec": "19683 x 4 (scalars in threes) at 50 Hz from 16 kHz; decodes; needs SQ-Codec.zip of "
         "Dongchao/UniAudio (hub or local folder)"
