@@ -62,14 +62,27 @@ def _loaded(row: TokenizerRecord, device: str, seed: int) -> Iterator[tuple[Toke
     else:
         yield tokenizer, f"of {row.checkpoint or 'the package'}"
         return
-    write = getattr(TOKENIZERS.get(row.loads), "write_untrained", None)
-    is_default = find_records(row.loads)[0].name == row.name
-    if write is None or not (is_default or row.untrained):
-        raise UsageError(f"{row.name} cannot be measured without its weights: {reason}") from reason
     with TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "untrained"
-        write(checkpoint, seed=seed, **dict(row.untrained))
-        yield load_tokenizer(row.loads, device, checkpoint=str(checkpoint)), f"random (seed {seed}); {reason}"
+        made = _untrained(row, Path(folder) / "untrained", seed)
+        if made is None:
+            raise UsageError(f"{row.name} cannot be measured without its weights: {reason}") from reason
+        source, settings = made
+        yield load_tokenizer(source, device, **settings), f"random (seed {seed}); {reason}"
+
+
+def _untrained(row: TokenizerRecord, folder: Path, seed: int) -> tuple[str, dict[str, str]] | None:
+    """Write random weights of the record's architecture -> what `load_tokenizer` takes; None where nobody can."""
+    changes = dict(row.untrained)
+    if "architecture" in changes:
+        from slm.tokenizers._untrained_encoders import write_untrained_units
+
+        return str(write_untrained_units(folder, seed=seed, **changes)), {}
+    write = getattr(TOKENIZERS.get(str(row.loads)), "write_untrained", None)
+    is_default = find_records(str(row.loads))[0].name == row.name
+    if write is None or not (is_default or changes):
+        return None
+    write(folder, seed=seed, **changes)
+    return str(row.loads), {"checkpoint": str(folder)}
 
 
 def measure_tokenizer(tokenizer: Tokenizer, weights: str, device: str, seconds_s: float, seed: int = 0) -> Measured:

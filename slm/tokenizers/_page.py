@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from slm.errors import UsageError
@@ -39,16 +39,17 @@ class ShowConfig:
 def show(name: str, commands: Iterable[str], config: ShowConfig) -> None:
     """Print all about the tokenizer that `name` means, measured if asked for; `commands` may have been meant."""
     row, *others = find_records(name, catalogue(), commands)
-    measured: Mapping[str, str] = {}
+    made, told = None, None
     if config.measure:
         from slm.devices import choose_device
         from slm.tokenizers._measure import measure, report
 
-        measured = report(measure(row, choose_device(config.device), config.seconds, config.seed))
+        made = measure(row, choose_device(config.device), config.seconds, config.seed)
+        told = report(made)
     if config.json:
-        print(json.dumps({**as_dict(row), "measured": measured or None}, indent=2, ensure_ascii=False))
+        print(json.dumps({**as_dict(row), "measured": made and asdict(made)}, indent=2, ensure_ascii=False))
         return
-    print("\n".join(page(row, measured)))
+    print("\n".join(page(row, told)))
     if others:
         print(f"\n{name} is also: {', '.join(other.name for other in others)}")
 

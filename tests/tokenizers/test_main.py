@@ -88,6 +88,12 @@ def test_the_page_of_one(capsys: pytest.CaptureFixture[str]) -> None:
     page = words(capsys)
     for fact in ("load_tokenizer('mimi', checkpoint='kyutai/mimi')", "frame rate: 12.5 Hz", "bitrate: 4400 bit/s"):
         assert fact in page
+    assert run("logmel-kmeans", "--measure", "--seconds", "1", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["measured"]["weights"] == "of the package"
+    # Each of the 49 frames of a second: 80 bands of 201 bins, then its distance from 100 centroids.
+    assert made["measured"]["encode_macs_per_s"] == 49 * (80 * 201 + 80 * 100)
+    assert made["measured"]["decode_speed"] is None
     assert run("dac") == 0
     assert words(capsys).endswith("dac is also: dac-24khz, dac-44khz")
 

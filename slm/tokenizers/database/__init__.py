@@ -62,7 +62,8 @@ class TokenizerRecord:
     settings: tuple[tuple[str, Any], ...] = ()
     """What `load_tokenizer` is given beside the name; the checkpoint is among it where the family takes one."""
     untrained: tuple[tuple[str, Any], ...] = ()
-    """What `write_untrained` of its class must be told for its architecture, where that is not the default one."""
+    """What `write_untrained` of its class must be told for its architecture, where that is not the default one; for
+    `ssl-kmeans`, what `write_untrained_units` must be told."""
     encoder: str | None = None
     decoder: str | None = None
     inputs: tuple[str, ...] | None = None
