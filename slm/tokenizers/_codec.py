@@ -40,10 +40,9 @@ class NeuralCodec(Tokenizer):
     every layer. `samples`: so, without the filling up.
     """
     mismatch: ClassVar[Mapping[str, str]] = {}
-    """Mode -> how many codes it changed, as measured by `bench.tokenizers` on random weights (those of a checkpoint:
-    `_batched.code_mismatch`)."""
+    """Mode -> how many codes it changed, as `_batched.code_mismatch` has it, with random weights and a CPU."""
     batch_s: Mapping[str, float] = {"cuda": 64.0, "cpu": 0.0}
-    """Seconds of audio in a batch, by type of device. On a CPU a batch is no faster than its clips one by one."""
+    """Seconds of audio in a batch, by type of device. 0: one by one, as on a CPU, where a batch gains nothing."""
     piece_s: float = 60.0
     context_frames: int | None = None
     decoder_context_frames: int | None = None
