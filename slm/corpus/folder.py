@@ -36,6 +36,8 @@ def check_out(out: Path, spec: TokenizerSpec) -> None:
             theirs = TokenizerSpec.from_dict(read_json(out / "tokenizer.json"))
         except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a file of that name by another program
             raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder") from None
+    if (out / "state.json").is_file() and not (out / "plan.json").is_file():
+        raise UsageError(f"--out {out} holds a finished corpus that another command made: give a new folder")
     if theirs.fingerprint != spec.fingerprint:
         raise UsageError(
             f"--out {out} holds codes of {theirs.describe()}, and this command asks for {spec.describe()}: "
@@ -111,18 +113,23 @@ def is_finished(out: Path, plan: Plan) -> bool:
 
 
 def finish(summary: CorpusSummary, plan: Plan, source: str) -> None:
-    """Write what describes the finished shards; `state.json`, the last, makes the folder a dataset."""
-    out, spec = summary.out, summary.spec
+    """Write what describes the finished shards."""
+    digest = stable_hash([plan.head.source_hash, plan.head.settings, summary.spec.fingerprint])
+    write_description(summary, source, plan_features(plan, summary.spec), digest)
+
+
+def write_description(summary: CorpusSummary, source: str, features: Mapping[str, Any], digest: str) -> None:
+    """Write what people and `datasets` read beside the shards; `state.json`, the last, makes the folder a dataset."""
+    out = summary.out
     rejects = [json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in summary.rejects]
     write_text(out / "rejects.jsonl", "".join(rejects))
     write_text(out / "README.md", dataset_card(summary, source))
-    features = plan_features(plan, spec)
+    write_json(out / "shards.json", [asdict(shard) for shard in summary.shards])
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
     write_json(out / "dataset_info.json", info)
-    names = [shard_path(out, plan, shard).name for shard in plan.shards]
     state: dict[str, Any] = {
-        "_data_files": [{"filename": name} for name in names],
-        "_fingerprint": stable_hash([plan.head.source_hash, plan.head.settings, spec.fingerprint])[:16],
+        "_data_files": [{"filename": shard.file} for shard in summary.shards],
+        "_fingerprint": digest[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,16 @@ class CodebookUse:
 
 
 @dataclass(frozen=True)
+class ShardEntry:
+    """A shard as `shards.json` lists it, so that a lost or exchanged one is seen."""
+
+    file: str
+    num_clips: int
+    num_frames: int
+    seal: str
+
+
+@dataclass(frozen=True)
 class CorpusSummary:
     """A finished corpus. `real_time_factor` is that of the run that finished it, None where nothing was left to do;
     `skipped` counts, by suffix, the files of the source's folder that were not taken for audio."""
@@ -38,9 +48,13 @@ class CorpusSummary:
     num_frames: int
     codebooks: tuple[CodebookUse, ...]
     rejects: tuple[Reject, ...]
-    num_shards: int
+    shards: tuple[ShardEntry, ...]
     real_time_factor: float | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.shards)
 
     @property
     def num_codes(self) -> int:
@@ -75,14 +89,21 @@ class CorpusSummary:
 
 
 def summarize(out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[ShardRecord]) -> CorpusSummary:
-    """Sum up the shards; rejects in the source's order."""
+    """Sum up the shards of a plan; rejects in the source's order."""
+    made = sum_up(out, spec, records, plan.rejects())
+    return replace(made, rejects=tuple(_in_order(made.rejects, plan)))
+
+
+def sum_up(out: Path, spec: TokenizerSpec, records: Iterable[ShardRecord], rejects: Iterable[Reject]) -> CorpusSummary:
+    """Sum up shards, their rejects after those given."""
+    shards, left_out = list[ShardEntry](), list(rejects)
     clips = samples = frames = 0
     counts = [np.zeros(size, np.int64) for size in spec.codebook_sizes]
-    rejects = list(plan.rejects())
     for record in records:
         clips, samples, frames = clips + record.num_clips, samples + record.num_samples, frames + record.num_frames
         counts = [total + count for total, count in zip(counts, record.counts, strict=True)]
-        rejects += record.rejects
+        left_out += record.rejects
+        shards.append(ShardEntry(record.file, record.num_clips, record.num_frames, record.seal))
     return CorpusSummary(
         out=out,
         spec=spec,
@@ -90,12 +111,12 @@ def summarize(out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[Shar
         duration_s=samples / spec.sample_rate_hz,
         num_frames=frames,
         codebooks=tuple(_use(count) for count in counts),
-        rejects=tuple(_in_order(rejects, plan)),
-        num_shards=len(plan.shards),
+        rejects=tuple(left_out),
+        shards=tuple(shards),
     )
 
 
-def _in_order(rejects: list[Reject], plan: Plan) -> list[Reject]:
+def _in_order(rejects: Sequence[Reject], plan: Plan) -> list[Reject]:
     if not rejects:
         return []
     left_out = {reject.id for reject in rejects}
