@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 
 from slm._segment import AudioInfo, Blocks, check_length, mix_down
+from slm._stream import AudioInput, AudioStream, suffix_of
 from slm.errors import AudioError
 
 # FFmpeg guesses the length of these headerless streams from their bitrate, or not at all.
@@ -17,14 +17,16 @@ _WITHOUT_LENGTH = {"aac", "ac3", "amr", "flac", "g722"}
 
 
 @contextmanager
-def _open(path: Path | str) -> Iterator[Any]:
+def _open(source: AudioInput) -> Iterator[Any]:
     try:
         import av
     except ImportError:
         raise AudioError("needs PyAV to be read: pip install av") from None
-    headerless = "g722" if str(path).lower().endswith(".g722") else None
+    headerless = "g722" if suffix_of(source) == ".g722" else None
     try:
-        with av.open(str(path), format=headerless) as container:
+        with ExitStack() as stack:
+            file = stack.enter_context(source.open()) if isinstance(source, AudioStream) else str(source)
+            container = stack.enter_context(av.open(file, format=headerless))
             if not container.streams.audio:
                 raise AudioError("not audio: no audio stream in the file")
             yield container
@@ -40,23 +42,23 @@ def _length_s(container: Any) -> float | None:
     return float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6
 
 
-def probe_ffmpeg(path: Path | str) -> AudioInfo:
+def probe_ffmpeg(source: AudioInput) -> AudioInfo:
     """From the header, or by decoding where it does not tell the length. AudioError as `slm.audio.probe`."""
-    with _open(path) as container:
+    with _open(source) as container:
         codec, length_s = container.streams.audio[0].codec_context, _length_s(container)
         rate_hz, channels = codec.sample_rate, codec.channels
         if length_s is not None and rate_hz:
             return AudioInfo(round(length_s * rate_hz), rate_hz, channels)
     num_frames = 0
-    for rate_hz, block in ffmpeg_blocks(path):  # noqa: B007 (the rate that is decoded, not the header's)
+    for rate_hz, block in ffmpeg_blocks(source):  # noqa: B007 (the rate that is decoded, not the header's)
         num_frames += len(block)
     return AudioInfo(num_frames, rate_hz, channels)
 
 
-def ffmpeg_blocks(path: Path | str) -> Blocks:
+def ffmpeg_blocks(source: AudioInput, channel: int | None = None) -> Blocks:
     """The whole file; raises AudioError where it is corrupt, shorter than its header says, or changes its rate."""
     got = rate_hz = 0
-    with _open(path) as container:
+    with _open(source) as container:
         promised_s = _length_s(container)
         for frame in container.decode(audio=0):
             # HE-AAC decodes at twice the rate of its header: what frames say counts.
@@ -65,7 +67,7 @@ def ffmpeg_blocks(path: Path | str) -> Blocks:
             rate_hz = frame.sample_rate
             block = _to_float(frame)
             got += len(block)
-            yield rate_hz, mix_down(block)
+            yield rate_hz, mix_down(block, channel)
     if rate_hz and promised_s is not None:
         check_length(got, round(promised_s * rate_hz), rate_hz)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from math import floor
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from slm.errors import AudioError
 
 # Lengths in headers and manifests are rounded, and lossy codecs pad: a difference below this is no fault.
 LENGTH_TOLERANCE_S = 0.1
+_AROUND_S = 0.25
 
 Blocks = Generator[tuple[int, np.ndarray], None, None]
 """(sample rate, mono float32 `[n]`) block by block, so that a long file is never held with all its channels."""
@@ -30,8 +32,12 @@ class AudioInfo:
         return self.num_frames / self.sample_rate_hz
 
 
-def mix_down(block: np.ndarray) -> np.ndarray:
-    """Float32 `[n, channels]` -> the mean of the channels `[n]`."""
+def mix_down(block: np.ndarray, channel: int | None = None) -> np.ndarray:
+    """Float32 `[n, channels]` -> the mean of the channels, or the one asked for, `[n]`."""
+    if channel is not None:
+        if channel >= block.shape[1]:
+            raise AudioError(f"no channel {channel}: it has {block.shape[1]}, counted from 0")
+        return block[:, channel]
     return block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
 
 
@@ -45,20 +51,28 @@ def segment(start_s: float, end_s: float | None, info: AudioInfo) -> tuple[int, 
     return round(start_s * info.sample_rate_hz), min(round(end_s * info.sample_rate_hz), info.num_frames)
 
 
+def with_surroundings(start_s: float, end_s: float | None) -> tuple[float, float | None]:
+    """What a resampler must hear so that a segment comes out as the same part of the whole file would: a bit more on
+    both sides, from a whole second on, where the samples of any two rates meet."""
+    return max(0.0, floor(start_s - _AROUND_S)), None if end_s is None else end_s + _AROUND_S
+
+
 def check_length(got: int, promised: int, rate_hz: int) -> None:
     if got < promised - LENGTH_TOLERANCE_S * rate_hz:
         raise AudioError(f"truncated or corrupt: {got / rate_hz:.3f} of {promised / rate_hz:.3f} s can be decoded")
 
 
-def cut(blocks: Blocks, start_s: float, end_s: float | None) -> Blocks:
-    """A segment of a stream whose length is known only at its end; nothing behind the segment is decoded."""
+def cut(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int | None = None) -> Blocks:
+    """A segment of a stream whose length is known only at its end, with its surroundings where it is to be resampled
+    (`to_hz`); nothing behind it is decoded."""
     if not 0 <= start_s < (start_s + 1 if end_s is None else end_s):
         raise AudioError(f"empty segment: {start_s:g} to {end_s or start_s:g} s")
     position = rate_hz = 0
     with closing(blocks):
         for rate_hz, block in blocks:
-            end = None if end_s is None else round(end_s * rate_hz)
-            part = block[max(0, round(start_s * rate_hz) - position) : None if end is None else end - position]
+            from_s, until_s = (start_s, end_s) if to_hz in (None, rate_hz) else with_surroundings(start_s, end_s)
+            end = None if until_s is None else round(until_s * rate_hz)
+            part = block[max(0, round(from_s * rate_hz) - position) : None if end is None else end - position]
             position += len(block)
             if len(part):
                 yield rate_hz, part

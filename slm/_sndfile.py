@@ -9,11 +9,11 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
-from slm._segment import AudioInfo, Blocks, check_length, cut, mix_down, segment
+from slm._segment import AudioInfo, Blocks, check_length, cut, mix_down, segment, with_surroundings
+from slm._stream import AudioInput, AudioStream, open_input
 from slm.errors import AudioError, UnreadableError
 
 if TYPE_CHECKING:
@@ -24,37 +24,50 @@ _UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC that was written t
 _SYSTEM_ERROR = 2  # SF_ERR_SYSTEM
 
 
-def probe_sndfile(path: Path | str) -> AudioInfo:
+def probe_sndfile(source: AudioInput) -> AudioInfo:
     """From the header; a FLAC that does not tell its length is decoded by FFmpeg. AudioError as `slm.audio.probe`."""
-    with _open(path) as file:
+    with _open(source) as file:
         if file.frames == _UNKNOWN_LENGTH:
-            return probe_ffmpeg(path)
+            return probe_ffmpeg(source)
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
-def sndfile_blocks(path: Path | str, start_s: float, end_s: float | None) -> Blocks:
-    """The segment `start_s`..`end_s`; raises AudioError where it cannot be decoded whole."""
-    with _open(path) as file:
+def sndfile_blocks(
+    source: AudioInput, start_s: float, end_s: float | None, to_hz: int, channel: int | None = None
+) -> Blocks:
+    """The segment `start_s`..`end_s`, with its surroundings where it is to be resampled (`to_hz`); raises AudioError
+    where it cannot be decoded whole."""
+    with _open(source) as file:
         if file.frames == _UNKNOWN_LENGTH:  # libsndfile stumbles over its end
-            yield from cut(ffmpeg_blocks(path), start_s, end_s)
-        elif file.format == "MP3" and not _tells_length(path):
-            yield from cut(_mp3_blocks(path), start_s, end_s)
+            yield from cut(ffmpeg_blocks(source, channel), start_s, end_s, to_hz)
+        elif file.format == "MP3" and not _tells_length(source):
+            yield from cut(_mp3_blocks(source, channel), start_s, end_s, to_hz)
         elif file.frames:
-            yield from _segment_blocks(file, path, start_s, end_s)
+            yield from _segment_blocks(file, source, start_s, end_s, to_hz, channel)
 
 
 @contextmanager
-def _open(path: Path | str) -> Iterator[soundfile.SoundFile]:
+def _open(source: AudioInput) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
-    try:
-        file = soundfile.SoundFile(os.fsencode(path))
-    except soundfile.LibsndfileError as error:
-        if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
-            raise AudioError("not audio: format not recognised") from None
-        raise _fault("corrupt or not audio: {}", error) from None
-    with file:
-        yield file
+    with _what_soundfile_opens(source) as opened:
+        try:
+            file = soundfile.SoundFile(opened)
+        except soundfile.LibsndfileError as error:
+            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+                raise AudioError("not audio: format not recognised") from None
+            raise _fault("corrupt or not audio: {}", error) from None
+        with file:
+            yield file
+
+
+@contextmanager
+def _what_soundfile_opens(source: AudioInput) -> Iterator[bytes | BinaryIO]:
+    if isinstance(source, AudioStream):
+        with source.open() as stream:
+            yield stream
+    else:
+        yield os.fsencode(source)
 
 
 def _fault(reason: str, error: soundfile.LibsndfileError) -> AudioError:
@@ -62,13 +75,19 @@ def _fault(reason: str, error: soundfile.LibsndfileError) -> AudioError:
     return UnreadableError(f"unreadable: {said}") if error.code == _SYSTEM_ERROR else AudioError(reason.format(said))
 
 
-def _segment_blocks(file: soundfile.SoundFile, path: Path | str, start_s: float, end_s: float | None) -> Blocks:
+def _segment_blocks(
+    file: soundfile.SoundFile, source: AudioInput, start_s: float, end_s: float | None, to_hz: int, channel: int | None
+) -> Blocks:
     import soundfile
 
     info = AudioInfo(file.frames, file.samplerate, file.channels)
     if end_s is None or end_s > info.duration_s:
-        _check_not_cut(file, path)
+        _check_not_cut(file, source)
     start, end = segment(start_s, end_s, info)
+    if info.sample_rate_hz != to_hz:
+        from_s, until_s = with_surroundings(start_s, end_s)
+        start = round(from_s * info.sample_rate_hz)
+        end = info.num_frames if until_s is None else min(round(until_s * info.sample_rate_hz), info.num_frames)
     got = 0
     try:
         if start:
@@ -77,7 +96,7 @@ def _segment_blocks(file: soundfile.SoundFile, path: Path | str, start_s: float,
             wanted = min(_BLOCK_FRAMES, end - start - got)
             block = file.read(wanted, dtype="float32", always_2d=True)
             got += len(block)
-            yield info.sample_rate_hz, mix_down(block)
+            yield info.sample_rate_hz, mix_down(block, channel)
             if len(block) < wanted:  # the end, or a hole (a lost Ogg page)
                 break
     except soundfile.LibsndfileError as error:
@@ -85,14 +104,14 @@ def _segment_blocks(file: soundfile.SoundFile, path: Path | str, start_s: float,
     check_length(got, end - start, info.sample_rate_hz)
 
 
-def _check_not_cut(file: soundfile.SoundFile, path: Path | str) -> None:
+def _check_not_cut(file: soundfile.SoundFile, source: AudioInput) -> None:
     """libsndfile mends the length of a cut WAV, AIFF or AU in silence, but says so in its log."""
     log = file.extra_info
     for said, there in re.findall(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", log, re.M):
         if int(there) < int(said) and not _is_placeholder(int(said)):
             raise AudioError(f"truncated: {int(there):,} of {int(said):,} bytes of samples")
     if file.format == "OGG":
-        _check_ogg_pages(path)
+        _check_ogg_pages(source)
 
 
 def _is_placeholder(size: int) -> bool:
@@ -100,9 +119,9 @@ def _is_placeholder(size: int) -> bool:
     return 0x7FFF0000 <= size <= 0x7FFFFFFF or size >= 0xFFFF0000
 
 
-def _check_ogg_pages(path: Path | str) -> None:
+def _check_ogg_pages(source: AudioInput) -> None:
     """The last page must be whole, and no stream begin behind another, where libsndfile would not read it."""
-    with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+    with _all_bytes(source) as pages:
         last = pages.rfind(b"OggS")
         # 27 bytes of header, of which the last is the number of segments, then their sizes, then the segments.
         sizes = pages[last + 27 : last + 27 + pages[last + 26]] if last + 27 <= len(pages) else b""
@@ -116,10 +135,20 @@ def _check_ogg_pages(path: Path | str) -> None:
             begun |= not first_of_stream
 
 
-def _tells_length(path: Path | str) -> bool:
+@contextmanager
+def _all_bytes(source: AudioInput) -> Iterator[bytes | mmap.mmap]:
+    with open_input(source) as raw:
+        if isinstance(source, AudioStream):
+            yield raw.read()
+            return
+        with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            yield mapped
+
+
+def _tells_length(source: AudioInput) -> bool:
     """Whether an MP3 begins with a Xing, Info or VBRI frame: without, its length is a guess from its first bitrate,
     far too short where the bitrate varies."""
-    with open(path, "rb") as raw:
+    with open_input(source) as raw:
         head = raw.read(10)
         # An ID3v2 tag comes first: its size has 7 bits a byte.
         skip = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else 0
@@ -128,23 +157,23 @@ def _tells_length(path: Path | str) -> bool:
     return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _mp3_blocks(path: Path | str) -> Blocks:
+def _mp3_blocks(source: AudioInput, channel: int | None) -> Blocks:
     """Decode from a pipe: there libsndfile cannot estimate and reads to the true end."""
     import soundfile
 
-    source, sink = os.pipe()
-    feeder = threading.Thread(target=_feed, args=(path, sink), daemon=True)
+    outlet, sink = os.pipe()
+    feeder = threading.Thread(target=_feed, args=(source, sink), daemon=True)
     feeder.start()
     try:
-        with soundfile.SoundFile(source) as file:
+        with soundfile.SoundFile(outlet) as file:
             while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                yield file.samplerate, mix_down(block)
+                yield file.samplerate, mix_down(block, channel)
     except soundfile.LibsndfileError:  # mpg123 gets over faults inside a file, not over half a frame at its end
         raise AudioError("truncated or corrupt: the last MP3 frame is incomplete") from None
     finally:
         feeder.join()
 
 
-def _feed(path: Path | str, sink: int) -> None:
-    with suppress(OSError), open(sink, "wb") as pipe, open(path, "rb") as raw:
+def _feed(source: AudioInput, sink: int) -> None:
+    with suppress(OSError), open(sink, "wb") as pipe, open_input(source) as raw:
         shutil.copyfileobj(raw, pipe)

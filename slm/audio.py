@@ -1,5 +1,5 @@
-"""Audio files in and out: with its helpers `_sndfile`, `_ffmpeg` and `_segment` the only place that decodes, mixes
-down or resamples.
+"""Audio files in and out: with its helpers `_sndfile`, `_ffmpeg`, `_segment` and `_stream` the only place that decodes,
+mixes down or resamples.
 
 libsndfile (soundfile) reads most formats, FFmpeg (PyAV, extra `formats`) a few more, soxr resamples. What cannot be
 used raises AudioError with a reason that names the fault, fit for `rejects.jsonl`.
@@ -17,13 +17,24 @@ from pathlib import Path
 import numpy as np
 
 from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
-from slm._segment import AudioInfo, Blocks, cut
+from slm._segment import AudioInfo, Blocks, cut, with_surroundings
 from slm._sndfile import probe_sndfile, sndfile_blocks
+from slm._stream import AudioInput, AudioStream, suffix_of, watched
 from slm.errors import AudioError, UnreadableError, UsageError
 from slm.files import atomic_file
 from slm.types import AudioClip
 
-__all__ = ["AudioInfo", "find_audio", "probe", "read_audio", "walk_folder", "write_wav"]
+__all__ = [
+    "AudioInfo",
+    "AudioInput",
+    "AudioStream",
+    "find_audio",
+    "probe",
+    "read_audio",
+    "read_blocks",
+    "walk_folder",
+    "write_wav",
+]
 
 SNDFILE_SUFFIXES = {
     *(".wav", ".wave", ".rf64", ".w64", ".flac", ".mp3", ".mp2", ".ogg", ".oga", ".opus"),
@@ -68,39 +79,82 @@ def _suffix(path: Path | str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def probe(path: Path | str) -> AudioInfo:
+def probe(source: AudioInput) -> AudioInfo:
     """Length, rate and channels from the header, without decoding (where the header says; else by decoding).
 
     Raises AudioError for a file that is missing, unreadable, empty, or no audio.
     """
-    with _readable(path):
-        info = probe_ffmpeg(path) if _suffix(path) in FFMPEG_SUFFIXES else probe_sndfile(path)
+    with _readable(source) as file:
+        info = probe_ffmpeg(file) if _is_for_ffmpeg(file) else probe_sndfile(file)
     if info.num_frames == 0:
         raise AudioError("empty: no samples")
     return info
 
 
-def read_audio(path: Path | str, sample_rate_hz: int, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
+def read_audio(
+    source: AudioInput,
+    sample_rate_hz: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: int | None = None,
+) -> np.ndarray:
     """Mono float32 samples `[N]` of a file, or of its segment `start_s`..`end_s`, at `sample_rate_hz`.
 
-    Channels are averaged; soxr's HQ quality resamples, block by block: what is held is the result. Raises AudioError
-    for a file that is missing, unreadable, empty, no audio, corrupt, truncated (fewer samples than the header
-    promises), silent (all samples 0), holds NaN or infinity, or ends before the segment does.
+    Channels are averaged, or one is taken (from 0); soxr's HQ quality resamples, block by block: what is held is the
+    result. A segment is what the same part of the whole file is: segments that touch make one signal, at any rate.
+    Raises AudioError for a file that is missing, unreadable, empty, no audio, corrupt, truncated (fewer samples than
+    the header promises), silent (all samples 0), holds NaN or infinity, lacks the channel, or ends before the segment
+    does.
     """
-    with _readable(path):
-        if _suffix(path) in FFMPEG_SUFFIXES:
-            blocks = cut(ffmpeg_blocks(path), start_s, end_s)
+    return np.concatenate(list(read_blocks(source, sample_rate_hz, start_s, end_s, channel)))
+
+
+def read_blocks(
+    source: AudioInput,
+    sample_rate_hz: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: int | None = None,
+) -> Iterator[np.ndarray]:
+    """What `read_audio` gives, in blocks of at most a million samples of the file, so that hours fit in memory."""
+    empty = True
+    with _readable(source) as file:
+        if _is_for_ffmpeg(file):
+            blocks = cut(ffmpeg_blocks(file, channel), start_s, end_s, sample_rate_hz)
         else:
-            blocks = sndfile_blocks(path, start_s, end_s)
-        parts = list(_resampled(_checked(blocks), sample_rate_hz))
-    if not parts:
+            blocks = sndfile_blocks(file, start_s, end_s, sample_rate_hz, channel)
+        for block in _resampled(_checked(blocks, start_s, end_s, sample_rate_hz), sample_rate_hz, start_s, end_s):
+            empty = False
+            yield block
+    if empty:
         raise AudioError("empty: no samples")
-    return np.concatenate(parts)
+
+
+def _is_for_ffmpeg(source: AudioInput) -> bool:
+    suffix = suffix_of(source)
+    if suffix in AUDIO_SUFFIXES or not isinstance(source, AudioStream):
+        return suffix in FFMPEG_SUFFIXES
+    with source.open() as file:
+        head = file.read(8)
+    return head[4:] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"  # MP4, Matroska
 
 
 @contextmanager
-def _readable(path: Path | str) -> Iterator[None]:
+def _readable(source: AudioInput) -> Iterator[AudioInput]:
     """Faults of reading, before and while decoding, as UnreadableError."""
+    if isinstance(source, AudioStream):
+        with watched(source) as stream:
+            with stream.open() as file:
+                if not file.read(1):
+                    raise AudioError("empty: 0 bytes")
+            yield stream
+    else:
+        with _readable_file(source):
+            yield source
+
+
+@contextmanager
+def _readable_file(path: Path | str) -> Iterator[None]:
     try:
         _check_file(path)
         try:
@@ -139,31 +193,50 @@ def _read_through(path: Path | str) -> None:
             pass
 
 
-def _checked(blocks: Blocks) -> Blocks:
-    """The same blocks; AudioError for NaN or infinity, and at the end where all samples were 0."""
-    any_block = any_sound = False
+def _checked(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int) -> Blocks:
+    """The same blocks; AudioError for NaN or infinity, and at the end where all samples of the segment were 0."""
+    any_sound, position = False, None
     for rate_hz, block in blocks:
         if not np.isfinite(block).all():
             raise AudioError("NaN or infinite samples")
-        any_block, any_sound = True, any_sound or bool(block.any())
+        if position is None:
+            from_s = start_s if rate_hz == to_hz else with_surroundings(start_s, end_s)[0]
+            position = round(from_s * rate_hz)
+        any_sound = any_sound or bool(_inner(block, position, start_s, end_s, rate_hz).any())
+        position += len(block)
         yield rate_hz, block
-    if any_block and not any_sound:
+    if position is not None and not any_sound:
         raise AudioError("silent: all samples are 0")
 
 
-def _resampled(blocks: Blocks, to_hz: int) -> Iterator[np.ndarray]:
-    """Bit for bit what soxr makes of the whole at once."""
+def _inner(block: np.ndarray, position: int, start_s: float, end_s: float | None, rate_hz: int) -> np.ndarray:
+    """What lies in the segment of a block that begins at sample `position` of the file."""
+    end = None if end_s is None else max(0, round(end_s * rate_hz) - position)
+    return block[max(0, round(start_s * rate_hz) - position) : end]
+
+
+def _resampled(blocks: Blocks, to_hz: int, start_s: float, end_s: float | None) -> Iterator[np.ndarray]:
+    """Bit for bit what soxr makes of the whole at once; of a segment with its surroundings, the segment."""
     import soxr
 
-    stream = None
+    stream: soxr.ResampleStream | None = None
+    position = round(with_surroundings(start_s, end_s)[0] * to_hz)
+
+    def made(stream: soxr.ResampleStream, block: np.ndarray, last: bool = False) -> Iterator[np.ndarray]:
+        nonlocal position
+        out = stream.resample_chunk(np.ascontiguousarray(block), last=last)
+        if len(part := _inner(out, position, start_s, end_s, to_hz)):
+            yield part
+        position += len(out)
+
     for rate_hz, block in blocks:
         if rate_hz == to_hz:
             yield np.ascontiguousarray(block)
             continue
         stream = stream or soxr.ResampleStream(rate_hz, to_hz, 1, dtype="float32", quality="HQ")
-        yield stream.resample_chunk(np.ascontiguousarray(block))
+        yield from made(stream, block)
     if stream is not None:
-        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield from made(stream, np.zeros(0, np.float32), last=True)
 
 
 def write_wav(path: Path | str, clip: AudioClip) -> None:

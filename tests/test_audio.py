@@ -262,9 +262,9 @@ def test_an_mp3_is_decoded_no_further_than_its_segment(tmp_path, monkeypatch):
     path.write_bytes(data[data.index(data[:2], data.index(b"Xing")) :])
     monkeypatch.setattr(_sndfile, "_BLOCK_FRAMES", 4800)
     decoded = []
-    monkeypatch.setattr(_sndfile, "mix_down", lambda block: decoded.append(len(block)) or block[:, 0])
+    monkeypatch.setattr(_sndfile, "mix_down", lambda block, _: decoded.append(len(block)) or block[:, 0])
     assert len(read_audio(path, 16_000, 1.0, 2.0)) == 16_000
-    assert sum(decoded) / RATE == pytest.approx(2.0, abs=0.2)
+    assert sum(decoded) / RATE == pytest.approx(2.25, abs=0.2)  # and what the resampler hears behind the segment
     assert "segment outside" in reason(path, start_s=19.0, end_s=22.0)
 
 

@@ -16,6 +16,7 @@ LAYERS = [
     ["slm.types", "slm.errors", "slm.config", "slm.registry", "slm.files", "slm.devices"],
     [
         "slm._segment",
+        "slm._stream",
         "slm._ffmpeg",
         "slm._sndfile",
         "slm.audio",

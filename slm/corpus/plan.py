@@ -23,7 +23,7 @@ from slm.errors import UsageError
 from slm.files import read_json
 from slm.types import TokenizerSpec
 
-FORMAT = 2
+FORMAT = 3
 
 SCHEMA = pa.schema(
     [
@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("end_s", pa.float64()),
         ("metadata", pa.string()),  # JSON
         ("duration_s", pa.float64()),
+        ("outside_s", pa.float64()),  # of its recording, in no segment: told by the recording's first row
         ("reason", pa.string()),  # why the clip is left out; null for those in a shard
         ("num_bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
@@ -73,13 +74,15 @@ class PlannedClip:
 @dataclass(frozen=True)
 class PlanHead:
     """`plan.json`. `source_hash` covers ids, relative paths, segments and metadata of all clips; `columns` are types of
-    metadata; `settings` are those that decide which clips there are and where they go."""
+    metadata; `settings` are those that decide which clips there are and where they go; `outside_s` is what segmentation
+    left out of the recordings (silence, by voice activity)."""
 
     format: int
     settings: Mapping[str, Any]
     source_hash: str
     columns: Mapping[str, str]
     num_rows: int
+    outside_s: float
     rejects: Mapping[str, int]
     shards: tuple[PlannedShard, ...]
 
@@ -122,6 +125,10 @@ class Plan:
     @property
     def duration_s(self) -> float:
         return sum(shard.duration_s for shard in self.shards)
+
+    @property
+    def outside_s(self) -> float:
+        return self.head.outside_s
 
     @property
     def num_rejects(self) -> int:

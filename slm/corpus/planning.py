@@ -13,7 +13,8 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,15 @@ from slm.corpus.plan import (
 )
 from slm.corpus.reading import probe_clip
 from slm.corpus.segmentation import Segmentation
+from slm.corpus.segmenters import NoSpeechError, Segmenter
 from slm.corpus.sources.base import Source, SourceClip, check_unique, readable
-from slm.corpus.workers import worker_processes
+from slm.corpus.workers import CRASHED, worker_processes
 from slm.errors import AudioError, UsageError
 from slm.files import atomic_file, write_json
 from slm.types import TokenizerSpec
 
 _PARTS = "plan.parts"
+_DECODED_AT_ONCE = 32  # clips in a part where segmentation decodes them: an hour each, perhaps
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class PlanSettings:
     segmentation: Segmentation = field(default_factory=Segmentation)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"shard_hours": self.shard_hours, "segmentation": self.segmentation.to_dict()}
 
 
 def make_plan(
@@ -75,7 +78,7 @@ def make_plan(
     parts = out / _PARTS
     parts.mkdir(exist_ok=True)
     listed, types = SourceHash(source.base), ColumnTypes()
-    made = _probed_parts(parts, _listed(source, listed, types), source.base, spec, settings, num_workers)
+    made = _probed_parts(parts, _listed(source, listed, types, settings), source.base, spec, settings, num_workers)
     dealer = _Dealer(settings.shard_hours * 3600)
     with atomic_file(out / "plan.arrow") as temporary, pa.OSFile(str(temporary), "wb") as file:
         with pa.ipc.new_file(file, SCHEMA) as writer:
@@ -88,14 +91,19 @@ def make_plan(
     if dealer.any_segment:
         columns = {**columns, "source": "string", "start_s": "float64", "end_s": "float64"}
     kinds, shards = sort_kinds(dealer.rejects), tuple(dealer.shards)
-    head = PlanHead(FORMAT, settings.to_dict(), listed.hexdigest(), columns, dealer.num_rows, kinds, shards)
+    head = PlanHead(
+        FORMAT, settings.to_dict(), listed.hexdigest(), columns, dealer.num_rows, dealer.outside_s, kinds, shards
+    )
     write_json(out / "plan.json", head.to_dict())
     shutil.rmtree(parts)
     return Plan(out, source.base)
 
 
-def _listed(source: Source, listed: SourceHash, types: ColumnTypes) -> Iterator[list[SourceClip]]:
-    for part in chunks(source.clips()):
+def _listed(
+    source: Source, listed: SourceHash, types: ColumnTypes, settings: PlanSettings
+) -> Iterator[list[SourceClip]]:
+    decodes = settings.segmentation.segmenter().reads_samples
+    for part in chunks(source.clips(), _DECODED_AT_ONCE) if decodes else chunks(source.clips()):
         for clip in part:
             listed.add(clip)
             types.add(clip.metadata)
@@ -119,18 +127,60 @@ def _probed_parts(
 ) -> Iterator[pa.Table]:
     """The rows of each chunk, in order: read from its part file where an earlier run left it, else probed."""
     probe_chunk = partial(_probe_chunk, base=base, spec=spec, segmentation=settings.segmentation)
-    waiting: deque[tuple[Path, str, pa.Table | Future[pa.Table]]] = deque()
-    pool: Executor = worker_processes(num_workers) if num_workers else ThreadPoolExecutor(1)
+    waiting: deque[tuple[Path, str, pa.Table | Callable[[], pa.Table]]] = deque()
+    prober = _Prober(probe_chunk, num_workers)
     try:
         for index, clips in enumerate(listed):
             path, key = parts / f"{index:06d}.arrow", _chunk_key(clips, base, spec, settings)
-            waiting.append((path, key, _read_part(path, key) or pool.submit(probe_chunk, clips)))
+            waiting.append((path, key, _read_part(path, key) or prober.start(clips)))
             if len(waiting) > num_workers + 1:
                 yield _finished_part(*waiting.popleft())
         while waiting:
             yield _finished_part(*waiting.popleft())
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        prober.shutdown()
+
+
+class _Prober:
+    """Runs `probe(clips, fault=None)` in processes (0: a thread). A file that takes its process with it is found by
+    halving the chunk, and probed no more: its rows say so by `fault`."""
+
+    def __init__(self, probe: Callable[..., pa.Table], num_workers: int):
+        self.probe, self.num_workers = probe, num_workers
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> Executor:
+        return worker_processes(self.num_workers) if self.num_workers else ThreadPoolExecutor(1)
+
+    def start(self, clips: list[SourceClip]) -> Callable[[], pa.Table]:
+        """Begin; what is returned waits for the end."""
+        try:
+            future, pool = self._pool.submit(self.probe, clips), self._pool
+        except BrokenProcessPool:
+            self._pool = self._new_pool()
+            future, pool = self._pool.submit(self.probe, clips), self._pool
+        return partial(self._result, clips, future, pool)
+
+    def _result(self, clips: list[SourceClip], future: Future[pa.Table], pool: Executor) -> pa.Table:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            if pool is self._pool:
+                self._pool = self._new_pool()
+            return self._alone(clips)
+
+    def _alone(self, clips: list[SourceClip]) -> pa.Table:
+        with worker_processes(1) as pool:
+            try:
+                return pool.submit(self.probe, clips).result()
+            except BrokenProcessPool:
+                if len(clips) == 1:
+                    return self.probe(clips, fault=CRASHED)
+        half = len(clips) // 2
+        return pa.concat_tables([self._alone(clips[:half]), self._alone(clips[half:])])
+
+    def shutdown(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _chunk_key(clips: list[SourceClip], base: str, spec: TokenizerSpec, settings: PlanSettings) -> str:
@@ -138,7 +188,8 @@ def _chunk_key(clips: list[SourceClip], base: str, spec: TokenizerSpec, settings
     for clip in clips:
         listed.add(clip)
     frames = [spec.sample_rate_hz, spec.hop_samples, spec.frame_offset_samples]
-    return hashlib.sha256(json.dumps([listed.hexdigest(), frames, settings.to_dict()]).encode()).hexdigest()
+    version = settings.segmentation.segmenter().version
+    return hashlib.sha256(json.dumps([listed.hexdigest(), frames, settings.to_dict(), version]).encode()).hexdigest()
 
 
 def _read_part(path: Path, key: str) -> pa.Table | None:
@@ -151,10 +202,10 @@ def _read_part(path: Path, key: str) -> pa.Table | None:
     return table.replace_schema_metadata(None) if metadata.get(b"key") == key.encode() else None
 
 
-def _finished_part(path: Path, key: str, made: pa.Table | Future[pa.Table]) -> pa.Table:
+def _finished_part(path: Path, key: str, made: pa.Table | Callable[[], pa.Table]) -> pa.Table:
     if isinstance(made, pa.Table):
         return made
-    table = made.result()
+    table = made()
     kept = table.replace_schema_metadata({"key": key})
     with (
         atomic_file(path) as temporary,
@@ -175,22 +226,25 @@ class _File:
     digest: str
 
 
-def _probe_chunk(clips: list[SourceClip], base: str, spec: TokenizerSpec, segmentation: Segmentation) -> pa.Table:
+def _probe_chunk(
+    clips: list[SourceClip], base: str, spec: TokenizerSpec, segmentation: Segmentation, fault: str | None = None
+) -> pa.Table:
     rows: list[tuple[Any, ...]] = []
+    segmenter = segmentation.segmenter()
     key, file = None, None
     for clip in clips:
         if file is None or key != (clip.path, clip.member):
-            key, file = (clip.path, clip.member), _look_into(clip)
-        rows += _rows(clip, file, base, spec, segmentation)
+            key, file = (clip.path, clip.member), _look_into(clip, fault)
+        rows += _rows(clip, file, base, spec, segmentation, segmenter)
     columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _look_into(clip: SourceClip) -> _File:
+def _look_into(clip: SourceClip, fault: str | None) -> _File:
     info: AudioInfo | str
     try:
-        info = probe_clip(clip)
+        info = fault or probe_clip(clip)
     except AudioError as error:
         info = str(error)
     try:
@@ -201,35 +255,46 @@ def _look_into(clip: SourceClip) -> _File:
 
 
 def _rows(
-    clip: SourceClip, file: _File, base: str, spec: TokenizerSpec, segmentation: Segmentation
+    clip: SourceClip, file: _File, base: str, spec: TokenizerSpec, segmentation: Segmentation, segmenter: Segmenter
 ) -> Iterator[tuple[Any, ...]]:
-    for piece, found in _segments(clip, file.info, segmentation):
+    for piece, found, outside_s in _segments(clip, file.info, segmenter):
         reason = found if isinstance(found, str) else segmentation.complaint(found) or _too_short(found, spec)
         metadata = json.dumps(dict(piece.metadata), ensure_ascii=False, default=str) if piece.metadata else ""
         yield (
             *(piece.id, stored_path(piece.path, base), piece.member, piece.start_s, piece.end_s, metadata),
-            *(0.0 if isinstance(found, str) else found, reason, file.num_bytes, file.mtime_ns, file.digest),
+            *(0.0 if isinstance(found, str) else found, outside_s, reason),
+            *(file.num_bytes, file.mtime_ns, file.digest),
         )
 
 
 def _segments(
-    clip: SourceClip, info: AudioInfo | str, segmentation: Segmentation
-) -> Iterator[tuple[SourceClip, float | str]]:
-    """The clip or what it is cut into, each with its length in seconds, or the reason why it has none."""
+    clip: SourceClip, info: AudioInfo | str, segmenter: Segmenter
+) -> Iterator[tuple[SourceClip, float | str, float]]:
+    """The clip or what it is cut into, each with its length in seconds, or the reason why it has none, and with the
+    seconds that are in no segment, told by the first."""
     if isinstance(info, str):
-        yield clip, info
+        yield clip, info, 0.0
         return
     end_s = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
-    if clip.start_s >= end_s:  # a segment that does not fit its file: refused, with the reason, when it is read
-        yield clip, info.duration_s
+    span, whole_s = (clip.start_s, end_s), end_s - clip.start_s
+    if whole_s <= 0:  # a segment that does not fit its file: refused, with the reason, when it is read
+        yield clip, info.duration_s, 0.0
         return
-    cuts = segmentation.cut(clip.start_s, end_s, info)
-    if len(cuts) == 1:
-        yield _with_times(clip), end_s - clip.start_s
+    try:
+        cuts = segmenter.cut(clip, info, span)
+    except NoSpeechError as error:
+        yield clip, str(error), whole_s
         return
+    except AudioError as error:
+        yield clip, str(error), 0.0
+        return
+    if cuts == [span]:
+        yield _with_times(clip), whole_s, 0.0
+        return
+    outside_s = max(0.0, whole_s - sum(stop_s - start_s for start_s, stop_s in cuts))
     for i, (start_s, stop_s) in enumerate(cuts):
         piece = replace(clip, id=f"{clip.id}#{i}", start_s=start_s, end_s=stop_s)
-        yield _with_times(piece, clip.id), stop_s - start_s
+        yield _with_times(piece, clip.id), stop_s - start_s, 0.0 if i else outside_s
 
 
 def _with_times(piece: SourceClip, source: str | None = None) -> SourceClip:
@@ -257,11 +322,13 @@ class _Dealer:
         self.rejects: Counter[str] = Counter()
         self.first_reject: Reject | None = None
         self.num_rows = 0
+        self.outside_s = 0.0
         self.any_segment = False
         self._hashes: list[np.ndarray] = []
 
     def add(self, table: pa.Table) -> None:
         columns = (table[name].to_pylist() for name in ("id", "path", "duration_s", "reason", "start_s", "end_s"))
+        self.outside_s += sum(table["outside_s"].to_pylist())
         hashes = []
         for id, path, duration_s, reason, start_s, end_s in zip(*columns, strict=True):
             hashes.append(hash(id))

@@ -16,7 +16,7 @@ from math import ceil
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject
 from slm.corpus.reading import read_clip
 from slm.corpus.sources.base import SourceClip, readable
-from slm.corpus.workers import worker_processes
+from slm.corpus.workers import CRASHED, worker_processes
 from slm.errors import AudioError, UnreadableError, UsageError
 from slm.types import AudioClip
 
@@ -116,7 +116,7 @@ class Readers:
             try:
                 return pool.submit(read_all, [clip], self.sample_rate_hz).result()[0]
             except BrokenProcessPool:
-                return Reject(clip.id, readable(clip.path), "crashed: the process that decoded it died")
+                return Reject(clip.id, readable(clip.path), CRASHED)
 
 
 def read_all(clips: Sequence[SourceClip], sample_rate_hz: int) -> list[Read]:

@@ -1,7 +1,7 @@
 """The seal of a shard: a sha256 of the whole file, kept in the file itself.
 
-It stands in the metadata of the Arrow schema and is computed with its own digits blank, as the checksum in the header of
-a tar member is. So a shard proves itself wherever it is moved or linked, and no second file can be lost.
+It stands in the metadata of the Arrow schema and is computed with its own digits blank, as the checksum in the header
+of a tar member is. So a shard proves itself wherever it is moved or linked, and no second file can be lost.
 """
 
 from __future__ import annotations

@@ -1,44 +1,46 @@
-"""Long recordings into segments: not at all, in windows of one length; and limits on the length of what is kept."""
+"""The options that cut long recordings into segments, and limits on the length of what is kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-from slm.audio import AudioInfo
+from slm.corpus.segmenters import SEGMENTERS, Segmenter
 from slm.errors import UsageError
-
-SegmentKind = Literal["none", "windows"]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How recordings are cut. `kind` none: each clip whole; windows: in parts of equal length, as few as keep to
-    `window_s`, so that no scrap is left. What is then shorter than `min_s` or longer than `max_s` is left out."""
+    """How recordings are cut, and which segments are kept."""
 
-    kind: SegmentKind = "none"
+    kind: str = "none"
+    """none: each clip whole; windows: in parts of equal length, as few as keep to window_s; vad: the speech in it by
+    Silero VAD, cut at pauses, without the silence."""
     window_s: float = 30.0
+    """The longest segment that windows and vad make."""
     min_s: float = 0.0
+    """Shorter segments are left out."""
     max_s: float | None = None
+    """Longer segments are left out."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the kind; of vad: threshold 0.5, min_speech_s 0.25, min_silence_s 0.1, pad_s 0.03 (Silero VAD's),
+    max_pause_s 1.0 (a longer pause ends a segment)."""
 
     def __post_init__(self) -> None:
         if not self.window_s > 0:
-            raise UsageError(f"--window_s must be above 0, not {self.window_s}")
+            raise UsageError(f"--segmentation.window_s must be above 0, not {self.window_s}")
         if self.max_s is not None and not self.max_s > self.min_s:
-            raise UsageError(f"--max_s {self.max_s:g} must be above --min_s {self.min_s:g}")
+            raise UsageError(f"--segmentation.max_s {self.max_s:g} must be above --segmentation.min_s {self.min_s:g}")
+        self.segmenter()
 
-    def cut(self, start_s: float, end_s: float, info: AudioInfo) -> list[tuple[float, float]]:
-        """Segments of start_s..end_s that touch: each seam is on a sample of the file, the end of one and the start of
-        the next, so that nothing is lost or doubled."""
-        if self.kind == "none":
-            return [(start_s, end_s)]
-        rate = info.sample_rate_hz
-        first, last = round(start_s * rate), round(end_s * rate)
-        count = max(1, ceil((last - first) / (self.window_s * rate)))
-        seams = [first + (last - first) * i // count for i in range(count + 1)]
-        return [(a / rate, b / rate) for a, b in pairwise(seams)]
+    def segmenter(self) -> Segmenter:
+        """UsageError for an unknown kind or setting, and where what it needs is not installed."""
+        return SEGMENTERS.create(self.kind, window_s=self.window_s, **self.settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """With all settings of the kind, so that plans by other defaults are told apart."""
+        own = {"kind": self.kind, "window_s": self.window_s, "min_s": self.min_s, "max_s": self.max_s}
+        return {**own, "settings": self.segmenter().settings()}
 
     def complaint(self, duration_s: float) -> str | None:
         """Why a segment of this length is left out, if it is."""

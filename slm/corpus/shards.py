@@ -1,7 +1,7 @@
 """Shards of a corpus: Arrow IPC streams as `datasets` reads them, each whole or absent.
 
-A shard also carries, in its schema's metadata, its rejects, how often each code occurs and its seal (`slm.corpus.seal`),
-so that what is said about a corpus comes from its finished shards and nothing else.
+A shard also carries, in its schema's metadata, its rejects, how often each code occurs and its seal
+(`slm.corpus.seal`), so that what is said about a corpus comes from its finished shards and nothing else.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
 
+CRASHED = "crashed: the process that decoded it died"
+"""Why a clip is left out that brings down the process that opens it."""
+
 
 def worker_processes(num_workers: int) -> ProcessPoolExecutor:
     """A pool of fresh processes: a fork of a process with threads or a GPU context may hang. They end with this one,

@@ -1,4 +1,4 @@
-"""A folder of audio files, at any depth."""
+"""A folder of audio files, at any depth, here or on a server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from slm.audio import walk_folder
+from slm.corpus.remote import is_remote, walk_remote
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
 from slm.errors import UsageError
 
@@ -24,14 +25,15 @@ class FolderSource(Source):
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        return os.path.isdir(location)
+        return os.path.isdir(location) or (is_remote(location) and not os.path.splitext(location)[1])
 
     def clips(self) -> Iterator[SourceClip]:
-        if not os.path.isdir(self.location):
-            raise UsageError(f"no such folder: {self.location}")
-        for parent, audio, skipped in walk_folder(self.location):
+        location = self.location.rstrip("/") if is_remote(self.location) else self.location
+        if not is_remote(location) and not os.path.isdir(location):
+            raise UsageError(f"no such folder: {location}")
+        for parent, audio, skipped in walk_remote(location) if is_remote(location) else walk_folder(location):
             self.skipped.update(skipped)
-            below = os.path.relpath(parent, self.location)
+            below = os.path.relpath(parent, location)
             prefix = "" if below == "." else readable(below) + "/"
             for name, id in zip(audio, ids_of_files(audio), strict=True):
                 yield SourceClip(prefix + id, os.path.join(parent, name))

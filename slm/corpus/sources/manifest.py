@@ -1,22 +1,23 @@
-"""A manifest: one row a clip, as JSONL, CSV, TSV or Parquet."""
+"""A manifest: one row a clip, as JSONL, CSV, TSV (or those, gzipped) or Parquet, here or on a server."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
+from slm.corpus.remote import is_file, is_remote, open_binary, open_text
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
 from slm.errors import UsageError
 
 PATH_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "filename", "wav")
 START_COLUMNS, END_COLUMNS = ("start_s", "start"), ("end_s", "end")
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 _LARGEST_CELL = 2**31 - 1  # of a CSV: Python's own limit is 128 KiB, less than a long transcript
 
 Row = tuple[int, dict[str, Any]]
@@ -33,6 +34,7 @@ class ManifestSource(Source):
     """
 
     about: ClassVar[str] = "a manifest (.jsonl, .csv, .tsv, .parquet) with a path column"
+    is_fallback = True  # other kinds of lists have the same suffixes
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class ManifestSource(Source):
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        return location.lower().endswith(SUFFIXES) and os.path.isfile(location)
+        return location.lower().endswith(SUFFIXES) and is_file(location)
 
     def clips(self) -> Iterator[SourceClip]:
         path_column = self.path_column or self._find_path_column()
@@ -81,7 +83,7 @@ class ManifestSource(Source):
 
     def _shared_stems(self, path_column: str) -> set[int]:
         """Hashes of the stems of two different paths of rows without ids, or that are also a path."""
-        stems, names = [], []
+        stems, names = array("q"), array("q")
         for line, row in self._rows():
             if row.get(self.id_column) in (None, ""):
                 name = self._name(self._path(line, row, path_column))
@@ -99,10 +101,11 @@ class ManifestSource(Source):
 
     def _name(self, path: str) -> str:
         """A path as it is seen from the manifest."""
-        return path if "://" in path else os.path.relpath(self._where(path), self.base or ".")
+        remote = is_remote(path) or is_remote(self.base)
+        return path if remote else os.path.relpath(self._where(path), self.base or ".")
 
     def _where(self, path: str) -> str:
-        return path if "://" in path else os.path.join(self.base, path)
+        return path if is_remote(path) else os.path.join(self.base, path)
 
     def _times(self, line: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
         """Start and end of the segment, taken out of the row; NeMo says offset and duration."""
@@ -125,23 +128,15 @@ class ManifestSource(Source):
 
     def _rows(self) -> Iterator[Row]:
         """(line, row) of each row that is not blank."""
-        suffix = os.path.splitext(self.location)[1].lower()
-        if suffix == ".parquet":
+        name = self.location.lower().removesuffix(".gz")
+        if name.endswith(".parquet"):
             yield from _parquet_rows(self.location)
             return
-        with _open_text(self.location) as text:
-            yield from _json_rows(self.location, text) if suffix == ".jsonl" else _csv_rows(self.location, text)
-
-
-@contextmanager
-def _open_text(location: str) -> Iterator[TextIO]:
-    try:
-        with open(location, encoding="utf-8-sig", newline="") as text:
-            yield text
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{location} is not UTF-8 text ({error.reason}): convert it") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {location}: {error.strerror}") from None
+        with open_text(self.location) as text:
+            if name.endswith(".jsonl"):
+                yield from json_rows(self.location, text)
+            else:
+                yield from _csv_rows(self.location, text, tabs=name.endswith(".tsv"))
 
 
 def _parquet_rows(location: str) -> Iterator[Row]:
@@ -150,7 +145,7 @@ def _parquet_rows(location: str) -> Iterator[Row]:
 
     number = 0
     try:
-        with pq.ParquetFile(location) as file:
+        with open_binary(location) as raw, pq.ParquetFile(raw) as file:
             for batch in file.iter_batches(4096):
                 for row in batch.to_pylist():
                     number += 1
@@ -159,9 +154,8 @@ def _parquet_rows(location: str) -> Iterator[Row]:
         raise UsageError(f"cannot read {location}: {str(error).splitlines()[0]}") from None
 
 
-def _csv_rows(location: str, text: TextIO) -> Iterator[Row]:
+def _csv_rows(location: str, text: TextIO, tabs: bool) -> Iterator[Row]:
     # Common Voice and most TSV do not quote; CSV does.
-    tabs = location.lower().endswith(".tsv")
     csv.field_size_limit(_LARGEST_CELL)
     reader = csv.DictReader(
         text,
@@ -182,7 +176,8 @@ def _csv_rows(location: str, text: TextIO) -> Iterator[Row]:
         raise UsageError(f"{location}, line {done + 1} and after: not CSV ({error}); check its quotes") from None
 
 
-def _json_rows(location: str, text: TextIO) -> Iterator[Row]:
+def json_rows(location: str, text: TextIO) -> Iterator[Row]:
+    """(line, object) of each line that is not blank; UsageError for one that is no JSON object."""
     for number, line in enumerate(text, start=1):
         if not line.strip():
             continue

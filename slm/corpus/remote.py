@@ -1,0 +1,175 @@
+"""Files by path or by URL (`s3://`, `gs://`, `https://`, `hf://`, ...): fsspec opens what is not on this machine."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import posixpath
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TextIO, TypeVar, cast
+
+from slm.audio import AUDIO_SUFFIXES
+from slm.errors import UsageError
+
+T = TypeVar("T")
+
+_BLOCK_BYTES = 1 << 18  # of a request, where a file is read in parts
+_WAITS_S = (1, 4)  # before another try
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it. UsageError where the package for it is not installed."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise UsageError(
+            f"{protocol}:// needs a package that is not installed ({error}): pip install 'fsspec[{protocol}]'"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"cannot read {url}: {error}") from None
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What `read` returns; a fault of the network gets two more tries."""
+    for wait_s in _WAITS_S:
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError):
+            raise
+        except (OSError, TimeoutError):
+            time.sleep(wait_s)
+    return read()
+
+
+def read_bytes(path: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """The bytes of a file, or its part `start`..`stop`."""
+    if is_remote(path):
+        fs, inner = filesystem(path)
+        return patiently(lambda: fs.cat_file(inner, start=start, end=stop))
+    with open(path, "rb") as file:
+        file.seek(start or 0)
+        return file.read(-1 if stop is None else stop - (start or 0))
+
+
+def open_binary(path: str) -> BinaryIO:
+    """A stream that can seek. A remote file is read in blocks, or at once where its server gives no parts of files."""
+    if not is_remote(path):
+        return open(path, "rb")
+    fs, inner = filesystem(path)
+    info = patiently(lambda: fs.info(inner))
+    in_parts = info.get("size") is not None and (not path.startswith("http") or info.get("partial"))
+    if not in_parts:
+        return io.BytesIO(read_bytes(path))
+    return open_part(path, 0, info["size"])
+
+
+def open_part(path: str, offset: int, size: int) -> BinaryIO:
+    """`size` bytes of a file from `offset`, as a stream of their own."""
+    return cast(BinaryIO, io.BufferedReader(_Part(path, offset, size), _BLOCK_BYTES))
+
+
+@dataclass
+class _Part(io.RawIOBase):
+    path: str
+    offset: int
+    size: int
+    position: int = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = max(0, start + offset)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self.size - self.position))
+        start = self.offset + self.position
+        data = read_bytes(self.path, start, start + wanted) if wanted else b""
+        if len(data) != wanted:
+            raise OSError(f"{len(data)} of {wanted} bytes at {start}: the file was cut, or its server gives no parts")
+        buffer[:wanted] = data
+        self.position += wanted
+        return wanted
+
+
+@contextmanager
+def open_text(path: str) -> Iterator[TextIO]:
+    """UTF-8 text with or without a byte order mark, unzipped where its name ends in .gz, its line ends as they are.
+    UsageError for what cannot be read or is no such text."""
+    try:
+        with open_binary(path) as raw:
+            data = gzip.GzipFile(fileobj=raw) if path.lower().endswith(".gz") else raw
+            with io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as text:
+                yield text
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UsageError(f"{path} is not a whole gzip file ({error}): get it anew") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file; of what cannot be asked: no."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    fs, inner = filesystem(path)
+    try:
+        return bool(fs.isfile(inner))
+    except OSError:
+        return False
+
+
+def list_folder(url: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the folders and of the files in a remote folder, hidden ones left out. UsageError where it cannot
+    be listed."""
+    fs, inner = filesystem(url)
+    try:
+        entries = patiently(lambda: fs.ls(inner, detail=True))
+    except OSError as error:
+        raise UsageError(f"cannot list the folder {url}: {error.strerror or error}") from None
+    here = inner.strip("/")
+    folders: set[str] = set()
+    files: set[str] = set()
+    for entry in entries:
+        path = entry["name"].rstrip("/")
+        name = posixpath.basename(path)
+        # An object store may keep an empty object in the name of the folder itself.
+        if path.strip("/") != here and not name.startswith("."):
+            (folders if entry["type"] == "directory" else files).add(name)
+    return sorted(folders), sorted(files)
+
+
+def walk_remote(url: str) -> Iterator[tuple[str, list[str], Counter[str]]]:
+    """As `slm.audio.walk_folder`, of a URL."""
+    waiting = [url.rstrip("/")]
+    while waiting:
+        parent = waiting.pop()
+        folders, names = list_folder(parent)
+        waiting += [f"{parent}/{name}" for name in reversed(folders)]
+        audio = [name for name in names if _suffix(name) in AUDIO_SUFFIXES]
+        yield parent, audio, Counter(_suffix(name) for name in names if _suffix(name) not in AUDIO_SUFFIXES)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
