@@ -9,17 +9,21 @@ A command declares a frozen dataclass whose fields carry their help as a docstri
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from slm.errors import UsageError, did_you_mean
 
 C = TypeVar("C")
+
+_BOOLS = {"true", "false", "yes", "no"}  # as values of an option
 
 
 def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | None = None) -> C:
@@ -84,6 +88,34 @@ def _one_line(message: str, parser: Any) -> str:
             wrong = ".".join(found.groups())
             return f"unknown option '{wrong}'{did_you_mean(wrong, keys)}"
     return text
+
+
+def spell_out_flags(args: Sequence[str], cls: type[Any]) -> list[str]:
+    """`--streamable` alone means `--streamable true`, of every option that is true or false."""
+    flags = {f"--{field.name}" for field in fields(cls) if str(field.type).startswith("bool")}
+    made: list[str] = []
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
+        made += [arg, "true"] if arg in flags and following.lower() not in _BOOLS else [arg]
+    return made
+
+
+def name_words(args: Sequence[str], names: Sequence[str], cls: type[Any]) -> list[str]:
+    """`A B --out C` -> `--out C --corpus A --other B`, for `names` corpus and other: words that follow no option stand
+    for the options of these names; one that is a list takes all that are left. `args` are without bare flags."""
+    made, words = list[str](), list[str]()
+    following = iter(args)
+    for arg in following:
+        if arg.startswith("-"):
+            made += [arg] if "=" in arg or arg in ("-h", "--help") else [arg, *islice(following, 1)]
+        else:
+            words.append(arg)
+    lists = {field.name for field in fields(cls) if str(field.type).startswith("list")}
+    for name in names:
+        if words and name in lists:
+            made, words = [*made, f"--{name}", json.dumps(words)], []
+        elif words:
+            made += [f"--{name}", words.pop(0)]
+    return [*made, *words]
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import pytest
 
-from slm.config import parse_config, run_command
+from slm.config import name_words, parse_config, run_command, spell_out_flags
 from slm.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -230,3 +230,21 @@ def test_a_full_disk_is_one_line_whoever_tells_of_it(error, capsys):
 def test_an_option_is_never_guessed_from_its_beginning():
     with pytest.raises(UsageError, match=r"unknown option 'step'; did you mean 'steps'"):
         parse_config(Settings, ["--out", "x", "--step", "4"])
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], []),
+        (["a"], ["--out", "a"]),
+        (["a", "b", "--steps", "3"], ["--steps", "3", "--out", "a", "--tags", '["b"]']),
+        (["--steps=3", "a", "--resume", "b"], ["--steps=3", "--resume", "true", "--out", "a", "--tags", '["b"]']),
+        (["--resume", "false", "--limit_s", "-1", "-h"], ["--resume", "false", "--limit_s", "-1", "-h"]),
+    ],
+)  # fmt: skip
+def test_words_and_flags_spelt_out(args: list[str], expected: list[str]) -> None:
+    assert name_words(spell_out_flags(args, Settings), ["out", "tags"], Settings) == expected
+
+
+def test_a_word_too_many_is_said() -> None:
+    assert "unrecognized arguments: b" in complaint(*name_words(["a", "b"], ["out"], Settings))

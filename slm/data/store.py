@@ -22,8 +22,8 @@ class CodeStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.spec = self._read_spec()
-        self._tables = [_map_table(self.path / f) for f in self._shard_files()]
+        self.spec = read_spec(self.path)
+        self._tables = [map_table(self.path / name) for name in shard_names(self.path)]
         self._values: list[np.ndarray] = []
         self._offsets: list[np.ndarray] = []
         for table in self._tables:
@@ -36,25 +36,6 @@ class CodeStore:
         self._starts = np.cumsum([0, *(len(n) for n in lengths)])
         self.ids: list[str] = self.column("id")
         self.num_samples = np.asarray(self.column("num_samples"), np.int64)
-
-    def _read_spec(self) -> TokenizerSpec:
-        if not self.path.is_dir():
-            raise UsageError(f"no such corpus: {self.path} (make it with tokenize_corpus.py --out {self.path})")
-        spec = self.path / "tokenizer.json"
-        if not spec.is_file():
-            raise UsageError(
-                f"{self.path} is not a tokenized corpus: it has no tokenizer.json (see tokenize_corpus.py)"
-            )
-        try:
-            return TokenizerSpec.from_dict(read_json(spec))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{spec} is damaged ({error}); tokenize the corpus again") from error
-
-    def _shard_files(self) -> list[str]:
-        state = self.path / "state.json"
-        if not state.is_file():
-            raise UsageError(f"{self.path} is unfinished: run the same tokenize_corpus.py command again to complete it")
-        return [f["filename"] for f in read_json(state)["_data_files"]]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,7 +64,29 @@ class CodeStore:
         return (self[i] for i in range(len(self)))
 
 
-def _map_table(path: Path) -> pa.Table:
+def read_spec(path: Path) -> TokenizerSpec:
+    """The tokenizer of the corpus in a folder; UsageError where it is none."""
+    if not path.is_dir():
+        raise UsageError(f"no such corpus: {path} (make it with tokenize_corpus.py --out {path})")
+    spec = path / "tokenizer.json"
+    if not spec.is_file():
+        raise UsageError(f"{path} is not a tokenized corpus: it has no tokenizer.json (see tokenize_corpus.py)")
+    try:
+        return TokenizerSpec.from_dict(read_json(spec))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{spec} is damaged ({error}); tokenize the corpus again") from error
+
+
+def shard_names(path: Path) -> list[str]:
+    """The files of its shards, in order; UsageError where the corpus is unfinished."""
+    state = path / "state.json"
+    if not state.is_file():
+        raise UsageError(f"{path} is unfinished: run the same tokenize_corpus.py command again to complete it")
+    return [file["filename"] for file in read_json(state)["_data_files"]]
+
+
+def map_table(path: Path) -> pa.Table:
+    """A shard, mapped; UsageError where it is not there or cannot be read."""
     if not path.is_file():
         raise UsageError(f"a shard is missing: {path}; run the tokenize_corpus.py command that made it again")
     try:

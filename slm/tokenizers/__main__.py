@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from slm.config import run_command
+from slm.config import run_command, spell_out_flags
 from slm.tokenizers._catalogue import ListConfig, list_tokenizers
 from slm.tokenizers._fit_command import FitConfig, ImportConfig, fit, import_kmeans
 from slm.tokenizers._page import ShowConfig, show
@@ -31,16 +30,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         page = partial(show, args[0], COMMANDS)
         run_command(page, ShowConfig, spell_out_flags(args[1:], ShowConfig), prog=f"{PROG} {args[0]}")
-
-
-def spell_out_flags(args: Sequence[str], config: type[Any]) -> list[str]:
-    """`--streamable` alone means `--streamable true`, of every option that is true or false."""
-    flags = {f"--{field.name}" for field in fields(config) if str(field.type).startswith("bool")}
-    made: list[str] = []
-    for i, arg in enumerate(args):
-        alone = arg in flags and (i + 1 == len(args) or args[i + 1].startswith("-"))
-        made += [arg, "true"] if alone else [arg]
-    return made
 
 
 if __name__ == "__main__":
