@@ -25,7 +25,8 @@ def _open(source: AudioInput) -> Iterator[Any]:
     headerless = "g722" if suffix_of(source) == ".g722" else None
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(source.open()) if isinstance(source, AudioStream) else str(source)
+            # Without `file:` a name with a colon would be a URL.
+            file = stack.enter_context(source.open()) if isinstance(source, AudioStream) else f"file:{source}"
             container = stack.enter_context(av.open(file, format=headerless))
             if not container.streams.audio:
                 raise AudioError("not audio: no audio stream in the file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 
 import numpy as np
 
@@ -31,6 +31,14 @@ class AudioInfo:
     def duration_s(self) -> float:
         return self.num_frames / self.sample_rate_hz
 
+    def segment(self, start_s: float, end_s: float | None) -> tuple[int, int]:
+        """First and last (excluded) sample of a segment (None: to the end); AudioError for one that is not there."""
+        check_times(start_s, end_s)
+        if start_s >= self.duration_s or (end_s or 0) > self.duration_s + LENGTH_TOLERANCE_S:
+            raise AudioError(f"segment outside the file: {_shown(start_s, end_s)} of {self.duration_s:.3f} s")
+        last = self.num_frames if end_s is None else min(round(end_s * self.sample_rate_hz), self.num_frames)
+        return round(start_s * self.sample_rate_hz), last
+
 
 def mix_down(block: np.ndarray, channel: int | None = None) -> np.ndarray:
     """Float32 `[n, channels]` -> the mean of the channels, or the one asked for, `[n]`."""
@@ -41,14 +49,14 @@ def mix_down(block: np.ndarray, channel: int | None = None) -> np.ndarray:
     return block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
 
 
-def segment(start_s: float, end_s: float | None, info: AudioInfo) -> tuple[int, int]:
-    """First and last (excluded) frame of a segment within a file, or AudioError."""
-    end_s = info.duration_s if end_s is None else end_s
-    if not 0 <= start_s < end_s:
-        raise AudioError(f"empty segment: {start_s:g} to {end_s:g} s")
-    if end_s > info.duration_s + LENGTH_TOLERANCE_S or start_s >= info.duration_s:
-        raise AudioError(f"segment outside the file: {start_s:g} to {end_s:g} s of {info.duration_s:.3f} s")
-    return round(start_s * info.sample_rate_hz), min(round(end_s * info.sample_rate_hz), info.num_frames)
+def check_times(start_s: float, end_s: float | None) -> None:
+    """AudioError for times that no file can have: negative, reversed, equal, NaN, infinite."""
+    if not 0 <= start_s < (inf if end_s is None else end_s) or end_s == inf:
+        raise AudioError(f"not a segment: {_shown(start_s, end_s)}")
+
+
+def _shown(start_s: float, end_s: float | None) -> str:
+    return f"{start_s:g} s to the end" if end_s is None else f"{start_s:g} to {end_s:g} s"
 
 
 def with_surroundings(start_s: float, end_s: float | None) -> tuple[float, float | None]:
@@ -65,8 +73,6 @@ def check_length(got: int, promised: int, rate_hz: int) -> None:
 def cut(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int | None = None) -> Blocks:
     """A segment of a stream whose length is known only at its end, with its surroundings where it is to be resampled
     (`to_hz`); nothing behind it is decoded."""
-    if not 0 <= start_s < (start_s + 1 if end_s is None else end_s):
-        raise AudioError(f"empty segment: {start_s:g} to {end_s or start_s:g} s")
     position = rate_hz = 0
     with closing(blocks):
         for rate_hz, block in blocks:
@@ -79,4 +85,4 @@ def cut(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int | None =
             if end is not None and position >= end:
                 return
     if position:
-        segment(start_s, end_s, AudioInfo(position, rate_hz, 1))
+        AudioInfo(position, rate_hz, 1).segment(start_s, end_s)

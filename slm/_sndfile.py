@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
-from slm._segment import AudioInfo, Blocks, check_length, cut, mix_down, segment, with_surroundings
+from slm._ffmpeg import ffmpeg_blocks
+from slm._segment import AudioInfo, Blocks, check_length, cut, mix_down, with_surroundings
 from slm._stream import AudioInput, AudioStream, open_input
 from slm.errors import AudioError, UnreadableError
 
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 _BLOCK_FRAMES = 1 << 20
 _UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 _SYSTEM_ERROR = 2  # SF_ERR_SYSTEM
+_UNRECOGNISED = (1, 7)  # SF_ERR_UNRECOGNISED_FORMAT, and what is said of an MP3 without one whole frame
+_MP3_HEAD_BYTES = 1 << 14
+# Xing, Info and VBRI, which tell the length, lie in the first frame behind its header and, often, an empty side info.
+_MP3_LENGTH_TAG = re.compile(rb"\xff[\xe2-\xff].{2,36}?(Xing|Info|VBRI)", re.S)
 
 
 def probe_sndfile(source: AudioInput) -> AudioInfo:
-    """From the header; a FLAC that does not tell its length is decoded by FFmpeg. AudioError as `slm.audio.probe`."""
+    """From the header, or by decoding where it does not tell the length. AudioError as `slm.audio.probe`."""
     with _open(source) as file:
-        if file.frames == _UNKNOWN_LENGTH:
-            return probe_ffmpeg(source)
-        return AudioInfo(file.frames, file.samplerate, file.channels)
+        num_frames, decoder = file.frames, _decoder_to_the_end(file, source)
+        if decoder is not None:
+            num_frames = sum(len(block) for _, block in decoder(source, None))
+        return AudioInfo(num_frames, file.samplerate, file.channels)
 
 
 def sndfile_blocks(
@@ -38,10 +43,8 @@ def sndfile_blocks(
     """The segment `start_s`..`end_s`, with its surroundings where it is to be resampled (`to_hz`); raises AudioError
     where it cannot be decoded whole."""
     with _open(source) as file:
-        if file.frames == _UNKNOWN_LENGTH:  # libsndfile stumbles over its end
-            yield from cut(ffmpeg_blocks(source, channel), start_s, end_s, to_hz)
-        elif file.format == "MP3" and not _tells_length(source):
-            yield from cut(_mp3_blocks(source, channel), start_s, end_s, to_hz)
+        if decoder := _decoder_to_the_end(file, source):
+            yield from cut(decoder(source, channel), start_s, end_s, to_hz)
         elif file.frames:
             yield from _segment_blocks(file, source, start_s, end_s, to_hz, channel)
 
@@ -54,7 +57,7 @@ def _open(source: AudioInput) -> Iterator[soundfile.SoundFile]:
         try:
             file = soundfile.SoundFile(opened)
         except soundfile.LibsndfileError as error:
-            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+            if error.code in _UNRECOGNISED:
                 raise AudioError("not audio: format not recognised") from None
             raise _fault("corrupt or not audio: {}", error) from None
         with file:
@@ -83,7 +86,7 @@ def _segment_blocks(
     info = AudioInfo(file.frames, file.samplerate, file.channels)
     if end_s is None or end_s > info.duration_s:
         _check_not_cut(file, source)
-    start, end = segment(start_s, end_s, info)
+    start, end = info.segment(start_s, end_s)
     if info.sample_rate_hz != to_hz:
         from_s, until_s = with_surroundings(start_s, end_s)
         start = round(from_s * info.sample_rate_hz)
@@ -145,16 +148,33 @@ def _all_bytes(source: AudioInput) -> Iterator[bytes | mmap.mmap]:
             yield mapped
 
 
-def _tells_length(source: AudioInput) -> bool:
-    """Whether an MP3 begins with a Xing, Info or VBRI frame: without, its length is a guess from its first bitrate,
-    far too short where the bitrate varies."""
+def _decoder_to_the_end(file: soundfile.SoundFile, source: AudioInput) -> Callable[..., Blocks] | None:
+    """What reads a file to its true end where libsndfile would not, for want of a length that can be believed."""
+    if file.frames == _UNKNOWN_LENGTH:
+        return ffmpeg_blocks
+    if file.format != "MP3":
+        return None
     with open_input(source) as raw:
         head = raw.read(10)
         # An ID3v2 tag comes first: its size has 7 bits a byte.
         skip = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else 0
         raw.seek(skip)
-        first_frame = raw.read(512)
-    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
+        found = _MP3_LENGTH_TAG.search(head := raw.read(_MP3_HEAD_BYTES))
+        if not found:  # then libsndfile guesses from the first bitrate
+            return _mp3_blocks
+        raw.seek(skip + found.start() + _mp3_bytes(found[1], head[found.end() :]))
+        behind = raw.read(3)
+    joined = behind == b"ID3" or (behind[:1] == b"\xff" and behind[1:2] >= b"\xe2")
+    return ffmpeg_blocks if joined else None
+
+
+def _mp3_bytes(tag: bytes, fields: bytes) -> int:
+    """Bytes of the recording from its first frame on, as the tag tells; without, none are behind."""
+    if tag == b"VBRI":  # version, delay, quality, then bytes
+        return int.from_bytes(fields[6:10])
+    flags = int.from_bytes(fields[:4])  # 1: frames come next; 2: then bytes
+    at = 8 if flags & 1 else 4
+    return int.from_bytes(fields[at : at + 4]) if flags & 2 else 1 << 40
 
 
 def _mp3_blocks(source: AudioInput, channel: int | None) -> Blocks:
@@ -164,14 +184,20 @@ def _mp3_blocks(source: AudioInput, channel: int | None) -> Blocks:
     outlet, sink = os.pipe()
     feeder = threading.Thread(target=_feed, args=(source, sink), daemon=True)
     feeder.start()
+    got = 0
     try:
         with soundfile.SoundFile(outlet) as file:
             while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                got += len(block)
                 yield file.samplerate, mix_down(block, channel)
-    except soundfile.LibsndfileError:  # mpg123 gets over faults inside a file, not over half a frame at its end
-        raise AudioError("truncated or corrupt: the last MP3 frame is incomplete") from None
+    except soundfile.LibsndfileError as error:
+        if got or error.code not in _UNRECOGNISED:
+            # mpg123 gets over faults inside a file, not over half a frame at its end.
+            raise AudioError("truncated or corrupt: the last MP3 frame is incomplete") from None
     finally:
         feeder.join()
+    if not got:  # what stands before its first frame is too much for a pipe
+        yield from ffmpeg_blocks(source, channel)
 
 
 def _feed(source: AudioInput, sink: int) -> None:

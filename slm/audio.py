@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
-from slm._segment import AudioInfo, Blocks, cut, with_surroundings
+from slm._segment import AudioInfo, Blocks, check_times, cut, with_surroundings
 from slm._sndfile import probe_sndfile, sndfile_blocks
 from slm._stream import AudioInput, AudioStream, suffix_of, watched
 from slm.errors import AudioError, UnreadableError, UsageError
@@ -42,6 +42,7 @@ SNDFILE_SUFFIXES = {
 }
 FFMPEG_SUFFIXES = {".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".amr", ".3gp", ".wma", ".g722", ".webm", ".mka"}
 AUDIO_SUFFIXES = SNDFILE_SUFFIXES | FFMPEG_SUFFIXES
+_RATES_HZ = (1_000, 10_000_000)
 
 
 def find_audio(folder: Path | str) -> list[Path]:
@@ -84,10 +85,11 @@ def probe(source: AudioInput) -> AudioInfo:
 
     Raises AudioError for a file that is missing, unreadable, empty, or no audio.
     """
-    with _readable(source) as file:
-        info = probe_ffmpeg(file) if _is_for_ffmpeg(file) else probe_sndfile(file)
+    with _readable(source) as (file, head):
+        info = probe_ffmpeg(file) if _is_for_ffmpeg(file, head) else probe_sndfile(file)
     if info.num_frames == 0:
         raise AudioError("empty: no samples")
+    _check_rate(info.sample_rate_hz)
     return info
 
 
@@ -117,9 +119,10 @@ def read_blocks(
     channel: int | None = None,
 ) -> Iterator[np.ndarray]:
     """What `read_audio` gives, in blocks of at most a million samples of the file, so that hours fit in memory."""
+    check_times(start_s, end_s)
     empty = True
-    with _readable(source) as file:
-        if _is_for_ffmpeg(file):
+    with _readable(source) as (file, head):
+        if _is_for_ffmpeg(file, head):
             blocks = cut(ffmpeg_blocks(file, channel), start_s, end_s, sample_rate_hz)
         else:
             blocks = sndfile_blocks(file, start_s, end_s, sample_rate_hz, channel)
@@ -130,35 +133,35 @@ def read_blocks(
         raise AudioError("empty: no samples")
 
 
-def _is_for_ffmpeg(source: AudioInput) -> bool:
-    suffix = suffix_of(source)
-    if suffix in AUDIO_SUFFIXES or not isinstance(source, AudioStream):
-        return suffix in FFMPEG_SUFFIXES
-    with source.open() as file:
-        head = file.read(8)
-    return head[4:] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"  # MP4, Matroska
+def _is_for_ffmpeg(source: AudioInput, head: bytes) -> bool:
+    return suffix_of(source) in FFMPEG_SUFFIXES or head[4:] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"  # MP4, Matroska
 
 
 @contextmanager
-def _readable(source: AudioInput) -> Iterator[AudioInput]:
-    """Faults of reading, before and while decoding, as UnreadableError."""
+def _readable(source: AudioInput) -> Iterator[tuple[AudioInput, bytes]]:
+    """The source and its first 8 bytes; faults of reading, before and while decoding, as UnreadableError."""
     if isinstance(source, AudioStream):
         with watched(source) as stream:
             with stream.open() as file:
-                if not file.read(1):
-                    raise AudioError("empty: 0 bytes")
-            yield stream
+                head = file.read(8)
+            yield stream, _not_empty(head)
     else:
-        with _readable_file(source):
-            yield source
+        with _readable_file(source) as head:
+            yield source, head
+
+
+def _not_empty(head: bytes) -> bytes:
+    if not head:
+        raise AudioError("empty: 0 bytes")
+    return head
 
 
 @contextmanager
-def _readable_file(path: Path | str) -> Iterator[None]:
+def _readable_file(path: Path | str) -> Iterator[bytes]:
     try:
-        _check_file(path)
+        head = _head_of_file(path)
         try:
-            yield
+            yield head
         except AudioError as error:
             # To a decoder, a disk that fails looks like a file that is broken.
             if str(error).startswith(("truncated", "corrupt")):
@@ -172,7 +175,7 @@ def _readable_file(path: Path | str) -> Iterator[None]:
         raise UnreadableError(f"unreadable: {error.strerror or error}") from None
 
 
-def _check_file(path: Path | str) -> None:
+def _head_of_file(path: Path | str) -> bytes:
     try:
         found = os.stat(path)
     except ValueError as error:  # a zero byte in a manifest's path
@@ -181,10 +184,8 @@ def _check_file(path: Path | str) -> None:
         raise UnreadableError("a folder, not a file")
     if not stat.S_ISREG(found.st_mode):
         raise UnreadableError("a device or pipe, not a file")
-    if found.st_size == 0:
-        raise AudioError("empty: 0 bytes")
-    with open(path, "rb"):
-        pass
+    with open(path, "rb") as raw:
+        return _not_empty(raw.read(8))
 
 
 def _read_through(path: Path | str) -> None:
@@ -194,9 +195,11 @@ def _read_through(path: Path | str) -> None:
 
 
 def _checked(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int) -> Blocks:
-    """The same blocks; AudioError for NaN or infinity, and at the end where all samples of the segment were 0."""
+    """The same blocks; AudioError for NaN or infinity, for a rate that cannot be, and at the end where all samples of
+    the segment were 0."""
     any_sound, position = False, None
     for rate_hz, block in blocks:
+        _check_rate(rate_hz)
         if not np.isfinite(block).all():
             raise AudioError("NaN or infinite samples")
         if position is None:
@@ -207,6 +210,12 @@ def _checked(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int) ->
         yield rate_hz, block
     if position is not None and not any_sound:
         raise AudioError("silent: all samples are 0")
+
+
+def _check_rate(rate_hz: int) -> None:
+    """A header that lies here would make a second last for hours, and its samples fill the memory."""
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
+        raise AudioError(f"not audio: a sample rate of {rate_hz:,} Hz")
 
 
 def _inner(block: np.ndarray, position: int, start_s: float, end_s: float | None, rate_hz: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,9 @@ def test_a_segment_is_the_slice_of_the_whole(tmp_path):
     assert np.array_equal(read_audio(path, 8000, 0.75), read_audio(path, 8000)[6000:])
     assert len(read_audio(path, 8000, 0.5, 1.05)) == 4000  # a rounded end
     assert reason(path, start_s=0.5, end_s=1.5) == "segment outside the file: 0.5 to 1.5 s of 1.000 s"
-    assert reason(path, start_s=2.0).startswith("empty segment")
-    assert reason(path, start_s=0.5, end_s=0.5)
+    assert reason(path, start_s=2.0) == "segment outside the file: 2 s to the end of 1.000 s"
+    for times in [(0.5, 0.5), (0.5, 0.25), (-0.5, 0.5), (nan, 0.5), (0.5, nan), (inf, None), (0.0, inf)]:
+        assert reason(path, start_s=times[0], end_s=times[1]).startswith("not a segment: "), times
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "au", "ogg", "opus", "mp3"])
@@ -131,8 +133,8 @@ def test_an_mp3_of_varying_bitrate_without_a_header_is_read_to_its_end(tmp_path)
     data = path.read_bytes()
     header = data.index(b"Xing")
     path.write_bytes(data[data.index(data[:2], header) :])
-    assert probe(path).duration_s < 9.0  # the guess that must not be believed
-    assert len(read_audio(path, 16_000)) / 16_000 == pytest.approx(10.0, abs=0.1)
+    assert soundfile.info(str(path)).duration < 9.0  # the guess that must not be believed
+    assert probe(path).duration_s == len(read_audio(path, RATE)) / RATE == pytest.approx(10.0, abs=0.1)
 
 
 def test_corrupt_flac_and_lost_ogg_pages_are_found_out(tmp_path):

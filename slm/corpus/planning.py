@@ -275,35 +275,32 @@ def _segments(
     if isinstance(info, str):
         yield clip, info, 0.0
         return
-    end_s = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
-    span, whole_s = (clip.start_s, end_s), end_s - clip.start_s
-    if whole_s <= 0:  # a segment that does not fit its file: refused, with the reason, when it is read
-        yield clip, info.duration_s, 0.0
-        return
     try:
-        cuts = segmenter.cut(clip, info, span)
+        info.segment(clip.start_s, clip.end_s)
+        end_s = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
+        cuts = segmenter.cut(clip, info)
     except NoSpeechError as error:
-        yield clip, str(error), whole_s
+        yield clip, str(error), end_s - clip.start_s
         return
     except AudioError as error:
         yield clip, str(error), 0.0
         return
-    if cuts == [span]:
-        yield _with_times(clip), whole_s, 0.0
+    spans = [(start_s, end_s if stop_s is None else min(stop_s, end_s)) for start_s, stop_s in cuts]
+    if cuts == [(clip.start_s, clip.end_s)]:
+        yield _with_times(clip, end_s), end_s - clip.start_s, 0.0
         return
-    outside_s = max(0.0, whole_s - sum(stop_s - start_s for start_s, stop_s in cuts))
-    for i, (start_s, stop_s) in enumerate(cuts):
-        piece = replace(clip, id=f"{clip.id}#{i}", start_s=start_s, end_s=stop_s)
-        yield _with_times(piece, clip.id), stop_s - start_s, 0.0 if i else outside_s
+    outside_s = max(0.0, end_s - clip.start_s - sum(stop_s - start_s for start_s, stop_s in spans))
+    for i, (cut, span) in enumerate(zip(cuts, spans, strict=True)):
+        piece = replace(clip, id=f"{clip.id}#{i}", start_s=cut[0], end_s=cut[1])
+        yield _with_times(piece, span[1], clip.id), span[1] - span[0], 0.0 if i else outside_s
 
 
-def _with_times(piece: SourceClip, source: str | None = None) -> SourceClip:
+def _with_times(piece: SourceClip, end_s: float, source: str | None = None) -> SourceClip:
     """A segment tells in its metadata of what it is one, and which."""
     if piece.start_s == 0 and piece.end_s is None:
         return piece
     own = {"source": source or piece.metadata.get("source") or readable(piece.path)}
-    times = {"start_s": piece.start_s, "end_s": piece.end_s}
-    return replace(piece, metadata={**piece.metadata, **own, **times})
+    return replace(piece, metadata={**piece.metadata, **own, "start_s": piece.start_s, "end_s": end_s})
 
 
 def _too_short(duration_s: float, spec: TokenizerSpec) -> str | None:

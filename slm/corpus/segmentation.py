@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from slm.corpus.segmenters import SEGMENTERS, Segmenter
 from slm.errors import UsageError
+
+_SHORTEST_WINDOW_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Segmentation:
     max_pause_s 1.0 (a longer pause ends a segment)."""
 
     def __post_init__(self) -> None:
-        if not self.window_s > 0:
-            raise UsageError(f"--segmentation.window_s must be above 0, not {self.window_s}")
+        if not _SHORTEST_WINDOW_S <= self.window_s < inf:
+            raise UsageError(f"--segmentation.window_s must be {_SHORTEST_WINDOW_S:g} or more, not {self.window_s:g}")
         if self.max_s is not None and not self.max_s > self.min_s:
             raise UsageError(f"--segmentation.max_s {self.max_s:g} must be above --segmentation.min_s {self.min_s:g}")
         self.segmenter()

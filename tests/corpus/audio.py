@@ -45,7 +45,7 @@ def bad_folder(folder: Path) -> dict[str, str]:
         "nan": "NaN or infinite samples",
         "no-samples": "empty",
         "silent": "silent",
-        "text": "corrupt or not audio",
+        "text": "not audio",
         "truncated": "truncated",
         "zero-bytes": "empty",
     }

@@ -80,7 +80,7 @@ def test_every_clip_is_either_there_or_named_in_rejects(corpus, tmp_path):
         "nan": "NaN or infinite samples",
         "no-samples": "empty",
         "silent": "silent",
-        "text": "corrupt or not audio",
+        "text": "not audio",
         "truncated": "truncated",
         "zero-bytes": "empty",
         "absent": "missing file",

@@ -81,7 +81,8 @@ def test_segments_of_a_file_are_planned_by_their_own_length(tmp_path):
     write_clip(tmp_path / "a.wav", 2.0)
     (tmp_path / "m.csv").write_text("id,path,start,end\nx,a.wav,0.5,1.25\ny,a.wav,1.5,\nz,a.wav,0,9\n")
     plan = plan_of(tmp_path / "m.csv", 1)
-    assert [planned.duration_s for planned in plan.clips(plan.shards[0])] == [0.75, 0.5, 2.0]
+    assert [planned.duration_s for planned in plan.clips(plan.shards[0])] == [0.75, 0.5]
+    assert [reject.reason for reject in plan.rejects()] == ["segment outside the file: 0 to 9 s of 2.000 s"]
 
 
 def test_one_frame_exactly_is_enough(tmp_path):
@@ -96,7 +97,7 @@ def test_nothing_usable_is_wrong_use(tmp_path):
     bad_folder(tmp_path)
     for id in ("nan", "silent", "truncated"):
         (tmp_path / f"{id}.wav").unlink()
-    with pytest.raises(UsageError, match=r"none of the 5 clips can be used \(2 empty, 1 corrupt or not audio, "):
+    with pytest.raises(UsageError, match=r"none of the 5 clips can be used \(2 empty, 1 missing file, 1 not audio, "):
         plan_of(tmp_path, 1)
 
 

@@ -22,7 +22,7 @@ RATE_HZ = 16_000
 FRAME_SAMPLES = 512
 _CONTEXT_SAMPLES = 64
 _FRAMES_A_CALL = 128
-_HYSTERESIS = 0.15  # once begun, speech goes on until the probability is so much below the threshold
+_HYSTERESIS, _LOWEST = 0.15, 0.01  # speech goes on until the probability is so much below the threshold
 
 Region = tuple[int, int]
 """First and last (excluded) sample at 16 kHz."""
@@ -103,7 +103,7 @@ def speech_regions(
         if probability >= threshold:
             silence = None
             start = now if start is None else start
-        elif start is not None and probability < threshold - _HYSTERESIS:
+        elif start is not None and probability < max(threshold - _HYSTERESIS, _LOWEST):
             silence = now if silence is None else silence
             if now - silence >= min_silence:
                 if silence - start > min_speech:

@@ -10,8 +10,8 @@ from slm.corpus.sources.base import SourceClip
 from slm.errors import AudioError
 from slm.registry import Registry
 
-Span = tuple[float, float]
-"""Start and end in seconds of the file."""
+Span = tuple[float, float | None]
+"""Start and end in seconds of the file; None: its end, wherever decoding finds it."""
 
 
 class NoSpeechError(AudioError):
@@ -28,9 +28,10 @@ class Segmenter(ABC):
         self.window_s = window_s
 
     @abstractmethod
-    def cut(self, clip: SourceClip, info: AudioInfo, span: Span) -> list[Span]:
-        """The segments of a clip, which is `span` of its file, in order; none overlap, and each start and end is on a
-        sample of the file. What lies in no segment is left out. Raises AudioError for a clip that cannot be decoded.
+    def cut(self, clip: SourceClip, info: AudioInfo) -> list[Span]:
+        """The segments of a clip, in order; none overlap, and each start and end is on a sample of the file. What
+        reaches the end of the clip ends as the clip does. What lies in no segment is left out. Raises AudioError for a
+        clip that cannot be decoded.
         """
 
     def settings(self) -> dict[str, Any]:

@@ -59,15 +59,15 @@ class VoiceActivity(Segmenter):
     def version(self) -> str:
         return model_version()
 
-    def cut(self, clip: SourceClip, info: AudioInfo, span: Span) -> list[Span]:
+    def cut(self, clip: SourceClip, info: AudioInfo) -> list[Span]:
         probabilities, num_samples = speech_probabilities(read_clip_blocks(clip, RATE_HZ))
         regions = speech_regions(probabilities, num_samples, **self.of_model)
         if not regions:
-            raise NoSpeechError(f"no speech: none found in {span[1] - span[0]:.3f} s")
+            raise NoSpeechError(f"no speech: none found in {num_samples / RATE_HZ:.3f} s")
         longest = int(self.window_s * RATE_HZ)
         parts = [part for region in regions for part in cut_at_doubt(region, longest, probabilities)]
         joined = join(parts, longest, int(self.max_pause_s * RATE_HZ))
-        return [_on_samples(part, num_samples, info, span) for part in joined]
+        return [_on_samples(part, num_samples, info, clip) for part in joined]
 
 
 def cut_at_doubt(region: Region, longest: int, probabilities: np.ndarray) -> list[Region]:
@@ -97,7 +97,9 @@ def join(parts: list[Region], longest: int, max_pause: int) -> list[Region]:
     return joined
 
 
-def _on_samples(part: Region, num_samples: int, info: AudioInfo, span: Span) -> Span:
+def _on_samples(part: Region, num_samples: int, info: AudioInfo, clip: SourceClip) -> Span:
     """Times in the file, each on one of its samples; what reaches the clip's ends has the clip's ends."""
-    start_s, end_s = (round((span[0] + time / RATE_HZ) * info.sample_rate_hz) / info.sample_rate_hz for time in part)
-    return span[0] if part[0] == 0 else start_s, span[1] if part[1] == num_samples else min(end_s, span[1])
+    start_s, end_s = (
+        round((clip.start_s + time / RATE_HZ) * info.sample_rate_hz) / info.sample_rate_hz for time in part
+    )
+    return clip.start_s if part[0] == 0 else start_s, clip.end_s if part[1] == num_samples else end_s

@@ -14,8 +14,8 @@ from slm.corpus.sources.base import SourceClip
 class Whole(Segmenter):
     """Each clip is one segment."""
 
-    def cut(self, clip: SourceClip, info: AudioInfo, span: Span) -> list[Span]:
-        return [span]
+    def cut(self, clip: SourceClip, info: AudioInfo) -> list[Span]:
+        return [(clip.start_s, clip.end_s)]
 
 
 @SEGMENTERS.register("windows")
@@ -23,9 +23,9 @@ class Windows(Segmenter):
     """Parts of equal length, as few as keep to `window_s`, so that no scrap is left. They touch: each seam is the end
     of one and the start of the next, so that nothing is lost or doubled."""
 
-    def cut(self, clip: SourceClip, info: AudioInfo, span: Span) -> list[Span]:
+    def cut(self, clip: SourceClip, info: AudioInfo) -> list[Span]:
         rate = info.sample_rate_hz
-        first, last = (round(time_s * rate) for time_s in span)
+        first, last = info.segment(clip.start_s, clip.end_s)
         count = max(1, ceil((last - first) / (self.window_s * rate)))
-        seams = [first + (last - first) * i // count for i in range(count + 1)]
-        return [(a / rate, b / rate) for a, b in pairwise(seams)]
+        seams = [(first + (last - first) * i // count) / rate for i in range(1, count)]
+        return list(pairwise([clip.start_s, *seams, clip.end_s]))
