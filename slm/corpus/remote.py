@@ -9,17 +9,19 @@ import posixpath
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
-from slm.audio import AUDIO_SUFFIXES
+from slm.audio import AUDIO_SUFFIXES, walk_folder
 from slm.errors import UsageError
 
 T = TypeVar("T")
 
 _BLOCK_BYTES = 1 << 18  # of a request, where a file is read in parts
 _WAITS_S = (1, 4)  # before another try
+_LOOKED_AT = 1000  # entries of a folder, to tell what it is
 
 
 def is_remote(path: str) -> bool:
@@ -57,7 +59,9 @@ def read_bytes(path: str, start: int | None = None, stop: int | None = None) -> 
     """The bytes of a file, or its part `start`..`stop`."""
     if is_remote(path):
         fs, inner = filesystem(path)
-        return patiently(lambda: fs.cat_file(inner, start=start, end=stop))
+        # File systems that open a file for this (hf://) would read megabytes ahead.
+        exactly = {} if stop is None or fs.async_impl else {"cache_type": "none"}
+        return patiently(lambda: fs.cat_file(inner, start=start, end=stop, **exactly))
     with open(path, "rb") as file:
         file.seek(start or 0)
         return file.read(-1 if stop is None else stop - (start or 0))
@@ -160,15 +164,53 @@ def list_folder(url: str) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def walk_remote(url: str) -> Iterator[tuple[str, list[str], Counter[str]]]:
-    """As `slm.audio.walk_folder`, of a URL."""
-    waiting = [url.rstrip("/")]
+def walk(location: str) -> Iterator[tuple[str, list[str], Counter[str]]]:
+    """`slm.audio.walk_folder`, of a folder here or on a server."""
+    if not is_remote(location):
+        yield from walk_folder(location)
+        return
+    waiting = [location.rstrip("/")]
     while waiting:
         parent = waiting.pop()
         folders, names = list_folder(parent)
         waiting += [f"{parent}/{name}" for name in reversed(folders)]
         audio = [name for name in names if _suffix(name) in AUDIO_SUFFIXES]
         yield parent, audio, Counter(_suffix(name) for name in names if _suffix(name) not in AUDIO_SUFFIXES)
+
+
+def find_files(location: str, suffix: str) -> Iterator[str]:
+    """All files with a suffix (none of audio) below a folder, here or on a server, folder by folder in sorted order."""
+    for parent, _, others in walk(location):
+        if others[suffix]:
+            names = list_folder(parent)[1] if is_remote(parent) else sorted(os.listdir(parent))
+            yield from (os.path.join(parent, name) for name in names if _suffix(name) == suffix and name[0] != ".")
+
+
+def first_files(folder: str, levels: int = 4) -> list[str]:
+    """Some files of a local folder, of its first folder, of the first in that, ...: enough to tell what it is. None
+    where it cannot be listed."""
+    found: list[str] = []
+    with suppress(OSError):
+        for _ in range(levels):
+            with os.scandir(folder) as entries:
+                shown = [entry for entry in islice(entries, _LOOKED_AT) if not entry.name.startswith(".")]
+            found += [entry.path for entry in shown if entry.is_file()]
+            if not (below := [entry.path for entry in shown if entry.is_dir()]):
+                break
+            folder = min(below)
+    return found
+
+
+def find_root(path: str, location: str) -> str:
+    """Where the relative `path`, one of a list at `location`, leads to a file: the nearest folder at or above the list,
+    else the working directory (`""`)."""
+    folder = location.rstrip("/") if is_remote(location) else os.path.abspath(location)
+    while not is_file(os.path.join(folder, path)):
+        above = os.path.dirname(folder)
+        if above == folder or is_remote(above) < is_remote(folder):
+            return ""
+        folder = above
+    return folder
 
 
 def _suffix(name: str) -> str:

@@ -47,7 +47,8 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def recognizes(cls, location: str) -> bool:
-        """Whether the location is of this kind: by its name and a look at names in it; never raises OSError."""
+        """Whether the location is of this kind: by its name and a look at names in it or at its first row; never raises
+        OSError."""
 
     @abstractmethod
     def clips(self) -> Iterator[SourceClip]:
@@ -81,12 +82,15 @@ def open_source(location: str | os.PathLike[str], kind: str = "auto", **settings
     except ValueError as error:  # a zero byte
         raise UsageError(f"cannot read {location!r}: {error}") from None
     chosen = {name: cls for name, cls in found.items() if not cls.is_fallback} or found
+    bases = {base for cls in chosen.values() for base in cls.__mro__[1:]}  # the more particular one is meant
+    chosen = {name: cls for name, cls in chosen.items() if cls not in bases}
     if len(chosen) > 1:
         raise UsageError(f"{location} could be read as {' or '.join(chosen)}: say which with --source")
     for name in chosen:
         return SOURCES.create(name, location=location, **settings)
     what = "cannot be read as audio" if os.path.exists(location) else "no such folder or manifest"
-    raise UsageError(f"{what}: {location}; give {', or '.join(cls.about for cls in kinds.values())}")
+    known = sorted(kinds.values(), key=lambda cls: not cls.is_fallback)
+    raise UsageError(f"{what}: {location}; give {', or '.join(cls.about for cls in known)}")
 
 
 def list_clips(location: str | os.PathLike[str], kind: str = "auto") -> list[SourceClip]:

@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import ClassVar
 
-from slm.audio import walk_folder
-from slm.corpus.remote import is_remote, walk_remote
+from slm.corpus.remote import filesystem, is_remote, walk
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
-from slm.errors import UsageError
 
 
 @SOURCES.register("folder")
@@ -25,18 +23,26 @@ class FolderSource(Source):
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        return os.path.isdir(location) or (is_remote(location) and not os.path.splitext(location)[1])
+        if not is_remote(location):
+            return os.path.isdir(location)
+        fs, inner = filesystem(location)
+        try:
+            return bool(fs.isdir(inner))
+        except OSError:  # listing it tells why
+            return True
 
     def clips(self) -> Iterator[SourceClip]:
-        location = self.location.rstrip("/") if is_remote(self.location) else self.location
-        if not is_remote(location) and not os.path.isdir(location):
-            raise UsageError(f"no such folder: {location}")
-        for parent, audio, skipped in walk_remote(location) if is_remote(location) else walk_folder(location):
+        for parent, audio, skipped in walk(self.location):
             self.skipped.update(skipped)
-            below = os.path.relpath(parent, location)
-            prefix = "" if below == "." else readable(below) + "/"
-            for name, id in zip(audio, ids_of_files(audio), strict=True):
-                yield SourceClip(prefix + id, os.path.join(parent, name))
+            yield from clips_of_folder(self.location, parent, audio)
+
+
+def clips_of_folder(location: str, parent: str, names: list[str]) -> Iterator[SourceClip]:
+    """The files `names` of one folder, at or below `location`, called by their paths from there."""
+    below = os.path.relpath(parent, location)
+    prefix = "" if below == "." else readable(below) + "/"
+    for name, id in zip(names, ids_of_files(names), strict=True):
+        yield SourceClip(prefix + id, os.path.join(parent, name))
 
 
 def ids_of_files(names: list[str]) -> list[str]:

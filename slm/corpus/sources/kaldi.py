@@ -6,10 +6,11 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cached_property
 from typing import ClassVar
 
 from slm.corpus.containers import channel_member
-from slm.corpus.remote import is_file, is_remote, open_text
+from slm.corpus.remote import find_root, is_file, is_remote, open_text
 from slm.corpus.sources.base import SOURCES, Source, SourceClip
 from slm.errors import UsageError
 
@@ -22,15 +23,16 @@ class KaldiSource(Source):
 
     A clip is an utterance. Commands in `wav.scp` are never run: `flac -c -d -s FILE |`, `sph2pipe -f wav -c 1 FILE |`
     and `cat FILE |` are taken for the file (and channel) they read, others are refused. Relative paths are below
-    `root`; without one, below the data directory if the first file is there, else below the working directory, as in
-    Kaldi itself. Files by utterance must be sorted as Kaldi demands: they are read side by side.
+    `root`; without one, below the nearest folder at or above the data directory where the first file is (the recipe's,
+    as ESPnet has it), else below the working directory, as in Kaldi itself. Files by utterance must be sorted as Kaldi
+    demands: they are read side by side.
     """
 
     about: ClassVar[str] = "a Kaldi data directory (wav.scp)"
 
     def __init__(self, location: str, root: str | None = None):
         super().__init__(os.path.dirname(location) if os.path.basename(location) == "wav.scp" else location)
-        self.root = root
+        self._given_root = root
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
@@ -38,9 +40,13 @@ class KaldiSource(Source):
             return is_file(location)
         return not is_remote(location) and os.path.isfile(os.path.join(location, "wav.scp"))
 
-    @property
+    @cached_property
     def base(self) -> str:
-        return self.location if self.root is None else self.root
+        if self._given_root is not None:
+            return self._given_root
+        relative = (path for _, path, _ in self._files() if not is_remote(path) and not os.path.isabs(path))
+        first = next(relative, None)
+        return self.location if first is None else find_root(first, self.location)
 
     def clips(self) -> Iterator[SourceClip]:
         tables = {column: _Sorted(self._file(name)) for name, column in _BY_UTTERANCE.items() if self._has(name)}
@@ -50,6 +56,8 @@ class KaldiSource(Source):
             if genders:
                 metadata["gender"] = genders.get(metadata.get("speaker") or "")
             yield SourceClip(id, path, start_s, end_s, metadata, member)
+        for table in tables.values():
+            table.check_rest()
 
     def _file(self, name: str) -> str:
         return os.path.join(self.location, name)
@@ -57,14 +65,15 @@ class KaldiSource(Source):
     def _has(self, name: str) -> bool:
         return is_file(self._file(name))
 
-    def _recordings(self) -> Iterator[tuple[str, str, str, float, float | None]]:
-        """Each recording: id, path, member, 0, None."""
-        root = self.root
+    def _files(self) -> Iterator[tuple[str, str, int | None]]:
+        """Each recording: id, path as it is given, channel."""
         for line, (id, rest) in enumerate(_lines(self._file("wav.scp")), start=1):
-            path, channel = _file_of(rest, f"{self._file('wav.scp')}, line {line}")
-            if root is None and not is_remote(path) and not os.path.isabs(path):
-                root = self.location if is_file(os.path.join(self.location, path)) else ""
-            where = path if is_remote(path) else os.path.join(root or "", path)
+            yield id, *_file_of(rest, f"{self._file('wav.scp')}, line {line}")
+
+    def _recordings(self) -> Iterator[tuple[str, str, str, float, float | None]]:
+        """Each recording as a clip: id, path, member, start, end."""
+        for id, path, channel in self._files():
+            where = path if is_remote(path) else os.path.join(self.base, path)
             yield id, where, "" if channel is None else channel_member(channel), 0.0, None
 
     def _segments(self) -> Iterator[tuple[str, str, str, float, float | None]]:
@@ -103,10 +112,17 @@ class _Sorted:
         self._check(self._asked, key, "the utterances")
         self._asked = key
         while self._key.encode() < key.encode():
-            before = self._key
-            self._key, self._value = next(self._rows, (key + "\U0010ffff", ""))
-            self._check(before, self._key, self.path)
+            self._take(*next(self._rows, (key + "\U0010ffff", "")))
         return self._value if self._key == key else None
+
+    def check_rest(self) -> None:
+        """UsageError where what was not asked for is not in order: it may belong to an utterance."""
+        for row in self._rows:
+            self._take(*row)
+
+    def _take(self, key: str, value: str) -> None:
+        self._check(self._key, key, self.path)
+        self._key, self._value = key, value
 
     def _check(self, before: str, key: str, what: str) -> None:
         if key.encode() <= before.encode():
