@@ -37,7 +37,7 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | No
     parser = ArgumentParser(prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(cls, as_group=False)
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = [_with_underscores(arg) for arg in (sys.argv[1:] if argv is None else argv)]
     _check_config_files(args)
     try:
         given = parser.parse_args(args)
@@ -47,6 +47,12 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | No
         raise UsageError(_one_line(str(error), parser)) from error
     values = {k: v for k, v in vars(parsed).items() if k != "config"}
     return cls(**values)
+
+
+def _with_underscores(arg: str) -> str:
+    """`--max-rejects` is `--max_rejects`."""
+    name, equals, value = arg.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else arg
 
 
 def _check_config_files(args: Sequence[str]) -> None:

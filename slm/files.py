@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Any
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # Machines that share a disk may have processes of one number.
+    return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
 
 
 def _sync_directory(path: Path) -> None:

@@ -95,7 +95,12 @@ def test_later_arguments_win(yaml_file: Path) -> None:
 def test_a_wrong_option_on_the_command_line_suggests_the_closest() -> None:
     assert complaint("--out", "a", "--stepps", "3") == "unknown option 'stepps'; did you mean 'steps'?"
     assert "did you mean 'heads.count'" in complaint("--out", "a", "--heads.cout", "3")
-    assert "did you mean 'learning_rate'" in complaint("--out", "a", "--learning-rate=1")
+    assert "did you mean 'learning_rate'" in complaint("--out", "a", "--learnin-rate=1")
+
+
+def test_dashes_may_stand_for_underscores() -> None:
+    assert parse_config(Settings, ["--out", "a-b", "--learning-rate=1"]).learning_rate == 1
+    assert parse_config(Settings, ["--out", "a-b", "--learning-rate", "2"]).out == "a-b"
 
 
 @pytest.mark.parametrize(

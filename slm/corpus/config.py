@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from slm.corpus.part import Part
 from slm.corpus.segmentation import Segmentation
 from slm.errors import UsageError
 
@@ -34,8 +36,16 @@ class CorpusConfig:
     """Settings of the tokenizer, over those of its file: --tokenizer_settings.layer 9"""
     device: str = "auto"
     """Where the tokenizer runs: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
-    engine: Literal["local"] = "local"
-    """What does the work: this machine."""
+    engine: Literal["local", "ray"] = "local"
+    """What does the work: processes of this machine, or of a Ray cluster."""
+    processes: int | None = None
+    """Processes that hold a tokenizer each (default: one a GPU; without GPUs, one a 4 cores)."""
+    ray_address: str | None = None
+    """Address of a Ray cluster, such as auto or ray://host:10001 (default: RAY_ADDRESS, else one is started here).
+    Its machines need slm, the audio and --out at the same paths."""
+    shard_range: str | None = None
+    """Make only part i of n of the shards, from 0: 3/8. Each job of a Slurm array takes one part; the last to end
+    finishes the corpus."""
     segmentation: Segmentation = field(default_factory=Segmentation)
     """How long recordings are cut, and which segments are kept."""
     shard_hours: float = 10.0
@@ -43,14 +53,40 @@ class CorpusConfig:
     batch_seconds: float = 120.0
     """Seconds of audio in a batch, padding included: lower it where the device lacks memory."""
     num_workers: int | None = None
-    """Processes that read and resample audio ahead of the tokenizer (default: one a core, at most 8); 0: threads."""
+    """Processes that read and resample audio ahead of each tokenizer (default: one a core, at most 8); 0: threads."""
+    max_rejects: float | None = None
+    """How many clips may be left out, or below 1, what share of all: more stop the run. Without it there is no limit,
+    and a corpus without some clips ends with exit status 3."""
 
     def __post_init__(self) -> None:
         for name in ("shard_hours", "batch_seconds"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"--{name} must be above 0, not {getattr(self, name)}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise UsageError(f"--num_workers must be 0 or more, not {self.num_workers}")
+        for name, least in {"num_workers": 0, "max_rejects": 0, "processes": 1}.items():
+            if getattr(self, name) is not None and not getattr(self, name) >= least:
+                raise UsageError(f"--{name} must be {least} or more, not {getattr(self, name)}")
+        if self.ray_address is not None and self.engine != "ray":
+            raise UsageError("--ray_address is for --engine ray: give that too")
+        _ = self.part
         for name, option in {"device": "device", "name": "tokenizer", "source": "tokenizer"}.items():
             if name in self.tokenizer_settings:
                 raise UsageError(f"--tokenizer_settings.{name} is no setting of a tokenizer: give --{option}")
+
+    @property
+    def part(self) -> Part | None:
+        return None if self.shard_range is None else Part.parse(self.shard_range)
+
+    @property
+    def log_name(self) -> str:
+        """Each part has a log of its own: several machines would mix up the lines of one."""
+        return "log.jsonl" if self.part is None else f"log-{self.part.file_name}.jsonl"
+
+    def readers(self, processes: int = 1) -> int:
+        """Processes that read for each of so many tokenizers on this machine."""
+        cores = (os.cpu_count() or 1) // processes
+        return max(1, min(8, cores)) if self.num_workers is None else self.num_workers
+
+    def allowed_rejects(self, num_clips: int) -> int | None:
+        if self.max_rejects is None or self.max_rejects >= 1:
+            return None if self.max_rejects is None else int(self.max_rejects)
+        return int(self.max_rejects * num_clips)

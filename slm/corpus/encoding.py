@@ -33,7 +33,7 @@ def encode_shards(
     batch_seconds: float,
     num_workers: int,
     proven: bool = False,
-    on_batch: Callable[[float, int], None] = lambda seconds, rejects: None,
+    on_batch: Callable[[float, tuple[Reject, ...]], None] = lambda duration_s, rejects: None,
 ) -> Iterator[EncodedShard]:
     """Encode shard after shard; `on_batch` hears of the seconds of audio dealt with and the clips left out.
 
@@ -60,7 +60,7 @@ def encode_shards(
                 found += [r for r in made if isinstance(r, Reject)]
                 rejects.update((reject.id, reject) for reject in found)
                 codes.update((c.id, c) for c in made if isinstance(c, Codes))
-                on_batch(batch.duration_s, len(found))
+                on_batch(batch.duration_s, tuple(found))
             encoder.check_any_success()
             clips = {planned.clip.id: planned.clip for planned in members.pop(shard.index)}
             yield EncodedShard(

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slm.corpus.card import dataset_card
 from slm.corpus.changes import describe_changed_files, describe_changed_list
-from slm.corpus.plan import Plan
+from slm.corpus.output import Output
+from slm.corpus.plan import PLAN_FILES, Plan, Reject
 from slm.corpus.planning import PlanSettings
-from slm.corpus.shards import plan_features, shard_path
+from slm.corpus.shards import plan_features, shard_name
 from slm.corpus.sources.base import Source
 from slm.corpus.summary import CorpusSummary
 from slm.errors import UsageError
@@ -25,43 +24,52 @@ from slm.files import read_json, write_json, write_text
 from slm.types import TokenizerSpec, stable_hash
 
 
-def check_out(out: Path, spec: TokenizerSpec) -> None:
-    """UsageError where `out` is taken by something else: other files, or a corpus of another tokenizer."""
-    with _usable(out):
-        if out.exists() and not out.is_dir():
+def check_out(output: Output, spec: TokenizerSpec) -> None:
+    """UsageError where `output` is taken by something else: other files, or a corpus of another tokenizer."""
+    out = output.folder
+    with usable(output):
+        if not output.is_remote and out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is a file: give a folder")
-        if not out.is_dir() or all(name.startswith(".") for name in os.listdir(out)):
+        names = output.names()
+        if not names:
             return
+        output.bring()
         try:
             theirs = TokenizerSpec.from_dict(read_json(out / "tokenizer.json"))
         except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a file of that name by another program
-            raise UsageError(f"--out {out} is not empty and not a corpus of codes: give a new folder") from None
-    if (out / "state.json").is_file() and not (out / "plan.json").is_file():
-        raise UsageError(f"--out {out} holds a finished corpus that another command made: give a new folder")
+            raise UsageError(
+                f"--out {output.location} is not empty and not a corpus of codes: give a new folder"
+            ) from None
+    if "state.json" in names and "plan.json" not in names:
+        raise UsageError(
+            f"--out {output.location} holds a finished corpus that another command made: give a new folder"
+        )
     if theirs.fingerprint != spec.fingerprint:
         raise UsageError(
-            f"--out {out} holds codes of {theirs.describe()}, and this command asks for {spec.describe()}: "
-            "give another --out, or the same tokenizer and settings"
+            f"--out {output.location} holds codes of {theirs.describe()}, and this command asks for "
+            f"{spec.describe()}: give another --out, or the same tokenizer and settings"
         )
 
 
 @contextmanager
-def _usable(out: Path) -> Iterator[None]:
-    """What the system has against `out` is wrong use, but for a full disk."""
+def usable(output: Output) -> Iterator[None]:
+    """What the system has against `output` is wrong use, but for a full disk."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UsageError(f"--out {out} cannot be used ({error.strerror}): give a folder that can be written") from None
+        raise UsageError(
+            f"--out {output.location} cannot be used ({error.strerror or error}): give a folder that can be written"
+        ) from None
 
 
-def load_plan(out: Path, settings: PlanSettings, source: Source) -> Plan | None:
-    """The plan that `out` was begun with, if any; UsageError where the command would make another, or where the source
-    or its files are others now."""
-    if not (out / "plan.json").is_file():
+def load_plan(output: Output, settings: PlanSettings, source: Source) -> Plan | None:
+    """The plan that `output` was begun with, if any; UsageError where the command would make another, or where the
+    source or its files are others now."""
+    if not (output.folder / "plan.json").is_file():
         return None
-    plan = Plan(out, source.base)
+    plan, out = Plan(output.folder, source.base), output.location
     for name, then, now in _differing(plan.head.settings, settings.to_dict()):
         raise UsageError(
             f"--out {out} was begun with --{name} {_shown(then)}, and this command says {_shown(now)}: "
@@ -93,36 +101,43 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
-def begin(out: Path, spec: TokenizerSpec) -> None:
+def begin(output: Output, spec: TokenizerSpec) -> None:
     """Mark the folder as a corpus of this tokenizer, before anything else is written to it."""
-    with _usable(out):
-        write_json(out / "tokenizer.json", spec.to_dict())
+    with usable(output):
+        write_json(output.folder / "tokenizer.json", spec.to_dict())
+        output.send("tokenizer.json")
 
 
-def abandon(out: Path) -> None:
-    """Take away a corpus that has come to nothing, so that `out` is free again; `tokenizer.json`, by which the folder
-    is known, last."""
-    for path in (*out.glob("data-*.arrow"), out / "plan.json", out / "plan.arrow"):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(out / "plan.parts", ignore_errors=True)
-    (out / "tokenizer.json").unlink(missing_ok=True)
+def abandon(output: Output) -> None:
+    """Take away a corpus that has come to nothing, so that `output` is free again; `tokenizer.json`, by which the
+    folder is known, last."""
+    shards = sorted(name for name in output.names() if name.startswith("data-"))
+    shutil.rmtree(output.folder / "plan.parts", ignore_errors=True)
+    output.remove(*shards, *reversed(PLAN_FILES), "rejects.jsonl", "log.jsonl", "tokenizer.json")
+    output.close()
 
 
-def is_finished(out: Path, plan: Plan) -> bool:
-    return (out / "state.json").is_file() and all(shard_path(out, plan, shard).is_file() for shard in plan.shards)
+def is_finished(output: Output, plan: Plan) -> bool:
+    return output.names() >= {"state.json", *(shard_name(plan, shard) for shard in plan.shards)}
 
 
-def finish(summary: CorpusSummary, plan: Plan, source: str) -> None:
-    """Write what describes the finished shards."""
+def finish(output: Output, summary: CorpusSummary, plan: Plan, source: str) -> None:
+    """Write what describes the finished shards, and clear what killed runs left."""
     digest = stable_hash([plan.head.source_hash, plan.head.settings, summary.spec.fingerprint])
     write_description(summary, source, plan_features(plan, summary.spec), digest)
+    output.send(*DESCRIPTION)
+    for stale in (*output.folder.glob(".data-*.tmp-*"), *output.folder.glob(".*.lock")):
+        stale.unlink(missing_ok=True)
+    output.close()
+
+
+DESCRIPTION = ("rejects.jsonl", "README.md", "shards.json", "dataset_info.json", "state.json")
 
 
 def write_description(summary: CorpusSummary, source: str, features: Mapping[str, Any], digest: str) -> None:
     """Write what people and `datasets` read beside the shards; `state.json`, the last, makes the folder a dataset."""
     out = summary.out
-    rejects = [json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in summary.rejects]
-    write_text(out / "rejects.jsonl", "".join(rejects))
+    write_rejects(out, summary.rejects)
     write_text(out / "README.md", dataset_card(summary, source))
     write_json(out / "shards.json", [asdict(shard) for shard in summary.shards])
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
@@ -139,26 +154,6 @@ def write_description(summary: CorpusSummary, source: str, features: Mapping[str
     write_json(out / "state.json", state)
 
 
-@contextmanager
-def exclusive(out: Path) -> Iterator[None]:
-    """Hold `out` (made if need be, and removed again if it stays empty) against other runs on this machine; clear what
-    a killed run left half-written."""
-    with _usable(out):
-        is_new = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UsageError(f"another run is writing to {out}: wait for it, or give another --out") from None
-            # Some network file systems have no locks: go on without.
-        for stale in out.glob(".*.tmp-*"):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
-        yield
-    finally:
-        if is_new:
-            with suppress(OSError):  # not empty: the usual case
-                out.rmdir()
-        os.close(handle)
+def write_rejects(out: Path, rejects: Iterable[Reject]) -> None:
+    lines = [json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects]
+    write_text(out / "rejects.jsonl", "".join(lines))

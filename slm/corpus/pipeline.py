@@ -4,64 +4,95 @@ from __future__ import annotations
 
 import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 
 from slm.corpus.config import CorpusConfig
-from slm.corpus.encoding import EncodedShard, encode_shards
-from slm.corpus.folder import abandon, begin, check_out, exclusive, finish, is_finished, load_plan
-from slm.corpus.plan import NothingUsableError, Plan, count_kinds
+from slm.corpus.engines.local import choose_devices, run_processes
+from slm.corpus.engines.ray import run_ray
+from slm.corpus.folder import abandon, begin, check_out, finish, is_finished, load_plan, usable, write_rejects
+from slm.corpus.job import Job, Step, make_shards
+from slm.corpus.locks import held, planning
+from slm.corpus.log import Log
+from slm.corpus.output import Output
+from slm.corpus.plan import PLAN_FILES, NothingUsableError, Plan, PlannedShard, count_kinds
 from slm.corpus.planning import PlanSettings, make_plan
 from slm.corpus.progress import Progress
-from slm.corpus.shards import read_record, shard_path, write_shard
+from slm.corpus.shards import shard_name
 from slm.corpus.sources import Source, open_source
-from slm.corpus.summary import CorpusSummary, describe_skipped, summarize
-from slm.devices import choose_device
+from slm.corpus.summary import CorpusSummary, describe_skipped, sum_up, summarize
+from slm.corpus.tally import Tally, TooManyRejectsError
 from slm.tokenizers import Tokenizer, load_tokenizer
+from slm.types import TokenizerSpec
+
+Engine = Callable[[Job, Sequence[int], Callable[[Step], None]], None]
 
 
 def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) -> CorpusSummary:
     """Make the corpus of `config`, or what is left to make of it; on a finished one only read its summary.
 
-    `tokenizer` stands in for the one that `config` names. Raises UsageError for wrong use, before any work, and
-    when no clip at all is left; RuntimeError when the tokenizer itself is at fault.
+    `tokenizer` stands in for the one that `config` names. Raises UsageError for wrong use, before any work, and when no
+    clip at all is left; TooManyRejectsError; RuntimeError when the tokenizer itself is at fault.
     """
-    out = Path(config.out)
+    output = Output(config.out)
     source = open_source(config.audio, config.source, **config.source_settings)
-    if tokenizer is None:
-        tokenizer = load_tokenizer(config.tokenizer, choose_device(config.device), **config.tokenizer_settings)
-    check_out(out, tokenizer.spec)
-    with exclusive(out):
-        check_out(out, tokenizer.spec)  # again: another run may have ended in between
-        plan = _find_or_make_plan(config, out, source, tokenizer)
+    spec, num_workers, engine = _engine(config, tokenizer)
+    check_out(output, spec)
+    with ExitStack() as stack:
+        with usable(output):
+            stack.enter_context(held(output, config.part))
+        check_out(output, spec)  # again: another run may have ended in between
+        plan = _find_or_make_plan(config, output, source, spec)
         if source.skipped:
             _say(f"skipped: {describe_skipped(source.skipped)}")
-        finished = is_finished(out, plan)
-        if finished:
-            _say(f"{out} is finished: nothing to do")
-        real_time_factor = None if finished else _tokenize(config, out, plan, tokenizer)
-        records = (read_record(shard_path(out, plan, shard)) for shard in plan.shards)
-        summary = summarize(out, tokenizer.spec, plan, records)
-        summary = replace(summary, real_time_factor=real_time_factor, skipped=source.skipped)
-        if summary.num_clips == 0:
-            abandon(out)
+        speed = None
+        if finished := is_finished(output, plan):
+            _say(f"{config.out} is finished: nothing to do")
+        else:
+            job = Job(output.location, plan.base, os.getcwd(), spec, config.batch_seconds, num_workers)
+            speed = _tokenize(config, output, plan, job, engine)
+        summary = _summarize(config, output, plan, spec)
+        summary = replace(summary, real_time_factor=speed, skipped=source.skipped)
+        if summary.num_missing_shards == 0 and summary.num_clips == 0:
+            abandon(output)
             raise NothingUsableError(count_kinds(summary.rejects), summary.rejects[0])
-        if not finished:
-            finish(summary, plan, config.audio)
+        if summary.num_missing_shards == 0 and not finished:
+            finish(output, summary, plan, config.audio)
     return summary
 
 
-def _find_or_make_plan(config: CorpusConfig, out: Path, source: Source, tokenizer: Tokenizer) -> Plan:
+def _engine(config: CorpusConfig, given: Tokenizer | None) -> tuple[TokenizerSpec, int, Engine]:
+    """The spec of the tokenizer, how many processes read for each one that holds it, and what makes shards."""
+
+    def load(device: str) -> Tokenizer:
+        return given or load_tokenizer(config.tokenizer, device, **config.tokenizer_settings)
+
+    if config.engine == "ray":
+        run = partial(run_ray, device=config.device, processes=config.processes, address=config.ray_address)
+        return load("cpu").spec, config.readers(processes=2), run
+    devices = [""] if given else choose_devices(config.device, config.processes)
+    if len(devices) > 1:  # it is loaded here for what it says of itself
+        return load("cpu").spec, config.readers(len(devices)), partial(run_processes, devices=devices)
+    tokenizer = load(devices[0])
+    return tokenizer.spec, config.readers(), partial(make_shards, tokenizer=tokenizer)
+
+
+def _find_or_make_plan(config: CorpusConfig, output: Output, source: Source, spec: TokenizerSpec) -> Plan:
     settings = PlanSettings(config.shard_hours, config.segmentation)
-    if plan := load_plan(out, settings, source):
-        return plan
-    begin(out, tokenizer.spec)
-    try:
-        return make_plan(out, source, tokenizer.spec, settings, _num_workers(config), _say_planned)
-    except NothingUsableError:
-        abandon(out)
-        raise
+    with planning(output, config.part):
+        output.bring()
+        if plan := load_plan(output, settings, source):
+            return plan
+        begin(output, spec)
+        try:
+            made = make_plan(output.folder, source, spec, settings, config.readers(), _say_planned)
+        except NothingUsableError:
+            abandon(output)
+            raise
+        output.send(*PLAN_FILES)
+        return made
 
 
 def _say(text: str) -> None:
@@ -73,36 +104,48 @@ def _say_planned(clips: int) -> None:
         _say(f"planning: {clips:,} clips looked at")
 
 
-def _num_workers(config: CorpusConfig) -> int:
-    return min(8, os.cpu_count() or 1) if config.num_workers is None else config.num_workers
+def _shards(config: CorpusConfig, plan: Plan) -> list[PlannedShard]:
+    """Those that this run is to make."""
+    return [shard for shard in plan.shards if config.part is None or config.part.has(shard.index)]
 
 
-def _tokenize(config: CorpusConfig, out: Path, plan: Plan, tokenizer: Tokenizer) -> float:
-    """Make the shards that are not there yet, writing one while the next is encoded; how many times real time that
-    went."""
-    done = [shard for shard in plan.shards if shard_path(out, plan, shard).is_file()]
-    left = [shard for shard in plan.shards if shard not in done]
-    records = [read_record(shard_path(out, plan, shard)) for shard in done]
+def _tokenize(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine: Engine) -> float:
+    """Make the shards that are not there yet; how many times real time that went."""
+    there, shards = output.names(), _shards(config, plan)
+    done = [shard for shard in shards if shard_name(plan, shard) in there]
+    left = [shard.index for shard in shards if shard not in done]
+    rejects, proven = list(plan.rejects()), False
+    for shard in done:
+        record = output.record(shard_name(plan, shard))
+        rejects += record.rejects
+        proven |= record.num_clips > 0
     if done:
-        _say(f"going on: {len(done)} of {len(plan.shards)} shards are there")
-    rejects = plan.num_rejects + sum(len(record.rejects) for record in records)
-    proven = any(record.num_clips for record in records)
+        _say(f"going on: {len(done)} of {len(shards)} shards are there")
+    log = Log(output.folder / config.log_name)
+    log.write("start", options=asdict(config), clips=plan.head.num_rows, shards=len(shards), shards_there=len(done))
+    total_s, done_s = (sum(shard.duration_s for shard in some) for some in (shards, done))
+    tally = Tally(Progress(total_s, done_s, len(rejects)), log, rejects, config.allowed_rejects(plan.head.num_rows))
+    try:
+        with tally.progress:
+            tally.check()
+            engine(replace(job, proven=proven), left, tally.add)
+        log.write("end", rejects=len(tally.rejects))
+    except BaseException as error:
+        log.write("stopped", reason=f"{type(error).__name__}: {error}")
+        if isinstance(error, TooManyRejectsError):
+            write_rejects(output.folder, tally.rejects.values())
+            output.send("rejects.jsonl")
+        raise
+    finally:
+        output.send(log.path.name)
+    return tally.progress.real_time_factor
 
-    def write(made: EncodedShard) -> None:
-        path = shard_path(out, plan, made.shard)
-        write_shard(path, plan, tokenizer.spec, made.codes, made.clips, made.rejects)
 
-    with (
-        Progress(plan.duration_s, sum(shard.duration_s for shard in done), rejects) as progress,
-        ThreadPoolExecutor(1) as writer,
-    ):
-        writing: Future[None] | None = None
-        members = ((shard, plan.clips(shard)) for shard in left)
-        workers = _num_workers(config)
-        for made in encode_shards(members, tokenizer, config.batch_seconds, workers, proven, progress.advance):
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(write, made)
-        if writing is not None:
-            writing.result()
-        return progress.real_time_factor
+def _summarize(config: CorpusConfig, output: Output, plan: Plan, spec: TokenizerSpec) -> CorpusSummary:
+    """Of all shards, or where some are still to be made by other runs, of those of this one."""
+    there = output.names()
+    missing = [shard for shard in plan.shards if shard_name(plan, shard) not in there]
+    shards = _shards(config, plan) if missing else plan.shards
+    records = (output.record(shard_name(plan, shard)) for shard in shards)
+    made = sum_up(output.folder, spec, records, ()) if missing else summarize(output.folder, spec, plan, records)
+    return replace(made, location=output.location, num_missing_shards=len(missing))

@@ -24,6 +24,8 @@ from slm.files import read_json
 from slm.types import TokenizerSpec
 
 FORMAT = 3
+PLAN_FILES = ("plan.arrow", "plan.json")
+"""In the order in which they are written: the second says that both are there."""
 
 SCHEMA = pa.schema(
     [

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from slm.audio import AudioInfo
-from slm.corpus.changes import SourceHash, chunks, file_digest
+from slm.corpus.changes import SourceHash, chunks
 from slm.corpus.columns import ColumnTypes
 from slm.corpus.plan import (
     FORMAT,
@@ -35,15 +31,12 @@ from slm.corpus.plan import (
     Reject,
     kind_of,
     sort_kinds,
-    stored_path,
-    too_short,
 )
-from slm.corpus.reading import probe_clip
+from slm.corpus.probing import probe_clips
 from slm.corpus.segmentation import Segmentation
-from slm.corpus.segmenters import NoSpeechError, Segmenter
 from slm.corpus.sources.base import Source, SourceClip, check_unique, readable
-from slm.corpus.workers import CRASHED, worker_processes
-from slm.errors import AudioError, UsageError
+from slm.corpus.workers import CRASHED, Workers
+from slm.errors import UsageError
 from slm.files import atomic_file, write_json
 from slm.types import TokenizerSpec
 
@@ -126,61 +119,24 @@ def _probed_parts(
     num_workers: int,
 ) -> Iterator[pa.Table]:
     """The rows of each chunk, in order: read from its part file where an earlier run left it, else probed."""
-    probe_chunk = partial(_probe_chunk, base=base, spec=spec, segmentation=settings.segmentation)
-    waiting: deque[tuple[Path, str, pa.Table | Callable[[], pa.Table]]] = deque()
-    prober = _Prober(probe_chunk, num_workers)
+    probe = partial(probe_clips, base=base, spec=spec, segmentation=settings.segmentation)
+    waiting: deque[tuple[Path, str, pa.Table | Callable[[], list[pa.Table]]]] = deque()
+    workers = Workers(probe, partial(_crashed, probe), num_workers, num_threads=1)
     try:
         for index, clips in enumerate(listed):
             path, key = parts / f"{index:06d}.arrow", _chunk_key(clips, base, spec, settings)
-            waiting.append((path, key, _read_part(path, key) or prober.start(clips)))
+            waiting.append((path, key, _read_part(path, key) or workers.start(clips)))
             if len(waiting) > num_workers + 1:
                 yield _finished_part(*waiting.popleft())
         while waiting:
             yield _finished_part(*waiting.popleft())
     finally:
-        prober.shutdown()
+        workers.shutdown()
 
 
-class _Prober:
-    """Runs `probe(clips, fault=None)` in processes (0: a thread). A file that takes its process with it is found by
-    halving the chunk, and probed no more: its rows say so by `fault`."""
-
-    def __init__(self, probe: Callable[..., pa.Table], num_workers: int):
-        self.probe, self.num_workers = probe, num_workers
-        self._pool = self._new_pool()
-
-    def _new_pool(self) -> Executor:
-        return worker_processes(self.num_workers) if self.num_workers else ThreadPoolExecutor(1)
-
-    def start(self, clips: list[SourceClip]) -> Callable[[], pa.Table]:
-        """Begin; what is returned waits for the end."""
-        try:
-            future, pool = self._pool.submit(self.probe, clips), self._pool
-        except BrokenProcessPool:
-            self._pool = self._new_pool()
-            future, pool = self._pool.submit(self.probe, clips), self._pool
-        return partial(self._result, clips, future, pool)
-
-    def _result(self, clips: list[SourceClip], future: Future[pa.Table], pool: Executor) -> pa.Table:
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            if pool is self._pool:
-                self._pool = self._new_pool()
-            return self._alone(clips)
-
-    def _alone(self, clips: list[SourceClip]) -> pa.Table:
-        with worker_processes(1) as pool:
-            try:
-                return pool.submit(self.probe, clips).result()
-            except BrokenProcessPool:
-                if len(clips) == 1:
-                    return self.probe(clips, fault=CRASHED)
-        half = len(clips) // 2
-        return pa.concat_tables([self._alone(clips[:half]), self._alone(clips[half:])])
-
-    def shutdown(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+def _crashed(probe: Callable[..., list[pa.Table]], clip: SourceClip) -> pa.Table:
+    """The rows of a clip that is not probed: its file brought down the process that did."""
+    return probe([clip], fault=CRASHED)[0]
 
 
 def _chunk_key(clips: list[SourceClip], base: str, spec: TokenizerSpec, settings: PlanSettings) -> str:
@@ -202,10 +158,10 @@ def _read_part(path: Path, key: str) -> pa.Table | None:
     return table.replace_schema_metadata(None) if metadata.get(b"key") == key.encode() else None
 
 
-def _finished_part(path: Path, key: str, made: pa.Table | Callable[[], pa.Table]) -> pa.Table:
+def _finished_part(path: Path, key: str, made: pa.Table | Callable[[], list[pa.Table]]) -> pa.Table:
     if isinstance(made, pa.Table):
         return made
-    table = made()
+    table = pa.concat_tables(made()).combine_chunks()
     kept = table.replace_schema_metadata({"key": key})
     with (
         atomic_file(path) as temporary,
@@ -214,99 +170,6 @@ def _finished_part(path: Path, key: str, made: pa.Table | Callable[[], pa.Table]
     ):
         writer.write_table(kept)
     return table
-
-
-@dataclass(frozen=True)
-class _File:
-    """What is known of a file: its header, or why it has none, and its identity."""
-
-    info: AudioInfo | str
-    num_bytes: int
-    mtime_ns: int
-    digest: str
-
-
-def _probe_chunk(
-    clips: list[SourceClip], base: str, spec: TokenizerSpec, segmentation: Segmentation, fault: str | None = None
-) -> pa.Table:
-    rows: list[tuple[Any, ...]] = []
-    segmenter = segmentation.segmenter()
-    key, file = None, None
-    for clip in clips:
-        if file is None or key != (clip.path, clip.member):
-            key, file = (clip.path, clip.member), _look_into(clip, fault)
-        rows += _rows(clip, file, base, spec, segmentation, segmenter)
-    columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
-
-
-def _look_into(clip: SourceClip, fault: str | None) -> _File:
-    info: AudioInfo | str
-    try:
-        info = fault or probe_clip(clip)
-    except AudioError as error:
-        info = str(error)
-    try:
-        found = os.stat(clip.path)
-        return _File(info, found.st_size, found.st_mtime_ns, file_digest(clip.path))
-    except (OSError, ValueError):
-        return _File(info, -1, -1, "")
-
-
-def _rows(
-    clip: SourceClip, file: _File, base: str, spec: TokenizerSpec, segmentation: Segmentation, segmenter: Segmenter
-) -> Iterator[tuple[Any, ...]]:
-    for piece, found, outside_s in _segments(clip, file.info, segmenter):
-        reason = found if isinstance(found, str) else segmentation.complaint(found) or _too_short(found, spec)
-        metadata = json.dumps(dict(piece.metadata), ensure_ascii=False, default=str) if piece.metadata else ""
-        yield (
-            *(piece.id, stored_path(piece.path, base), piece.member, piece.start_s, piece.end_s, metadata),
-            *(0.0 if isinstance(found, str) else found, outside_s, reason),
-            *(file.num_bytes, file.mtime_ns, file.digest),
-        )
-
-
-def _segments(
-    clip: SourceClip, info: AudioInfo | str, segmenter: Segmenter
-) -> Iterator[tuple[SourceClip, float | str, float]]:
-    """The clip or what it is cut into, each with its length in seconds, or the reason why it has none, and with the
-    seconds that are in no segment, told by the first."""
-    if isinstance(info, str):
-        yield clip, info, 0.0
-        return
-    try:
-        info.segment(clip.start_s, clip.end_s)
-        end_s = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
-        cuts = segmenter.cut(clip, info)
-    except NoSpeechError as error:
-        yield clip, str(error), end_s - clip.start_s
-        return
-    except AudioError as error:
-        yield clip, str(error), 0.0
-        return
-    spans = [(start_s, end_s if stop_s is None else min(stop_s, end_s)) for start_s, stop_s in cuts]
-    if cuts == [(clip.start_s, clip.end_s)]:
-        yield _with_times(clip, end_s), end_s - clip.start_s, 0.0
-        return
-    outside_s = max(0.0, end_s - clip.start_s - sum(stop_s - start_s for start_s, stop_s in spans))
-    for i, (cut, span) in enumerate(zip(cuts, spans, strict=True)):
-        piece = replace(clip, id=f"{clip.id}#{i}", start_s=cut[0], end_s=cut[1])
-        yield _with_times(piece, span[1], clip.id), span[1] - span[0], 0.0 if i else outside_s
-
-
-def _with_times(piece: SourceClip, end_s: float, source: str | None = None) -> SourceClip:
-    """A segment tells in its metadata of what it is one, and which."""
-    if piece.start_s == 0 and piece.end_s is None:
-        return piece
-    own = {"source": source or piece.metadata.get("source") or readable(piece.path)}
-    return replace(piece, metadata={**piece.metadata, **own, "start_s": piece.start_s, "end_s": end_s})
-
-
-def _too_short(duration_s: float, spec: TokenizerSpec) -> str | None:
-    """Sure only below a margin of one sample: resampling rounds. The rest is seen when the clip is read."""
-    num_samples = round(duration_s * spec.sample_rate_hz)
-    return too_short(num_samples, spec) if spec.num_frames(num_samples + 1) == 0 else None
 
 
 class _Dealer:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +39,12 @@ class ShardRecord:
     seal: str = ""
 
 
+def shard_name(plan: Plan, shard: PlannedShard) -> str:
+    return f"data-{shard.index:05d}-of-{len(plan.shards):05d}.arrow"
+
+
 def shard_path(out: Path, plan: Plan, shard: PlannedShard) -> Path:
-    return out / f"data-{shard.index:05d}-of-{len(plan.shards):05d}.arrow"
+    return out / shard_name(plan, shard)
 
 
 def plan_features(plan: Plan, spec: TokenizerSpec) -> dict[str, object]:
@@ -77,6 +82,8 @@ def write_table(
         for k, count in enumerate(counts):
             count += np.bincount(block[:, k], minlength=len(count))
     own = {
+        "num_clips": table.num_rows,
+        "num_samples": int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64)),
         "num_frames": num_frames,
         "counts": [count.tolist() for count in counts],
         "rejects": [asdict(reject) for reject in rejects],
@@ -118,14 +125,19 @@ def codes_array(frames: np.ndarray, lengths: Sequence[int]) -> pa.ListArray:
 
 def read_record(path: Path) -> ShardRecord:
     with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_stream(source).read_all()
-        own = json.loads(table.schema.metadata[b"slm"])
-        return ShardRecord(
-            file=path.name,
-            num_clips=table.num_rows,
-            num_samples=int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64)),
-            num_frames=own["num_frames"],
-            counts=tuple(np.array(count, np.int64) for count in own["counts"]),
-            rejects=tuple(Reject(**reject) for reject in own["rejects"]),
-            seal=table.schema.metadata.get(KEY.encode(), b"").decode(),
-        )
+        return record_of(source, path.name)
+
+
+def record_of(file: IO[bytes] | pa.NativeFile, name: str) -> ShardRecord:
+    """The record of a shard that is open; only its beginning is read."""
+    metadata = pa.ipc.open_stream(file).schema.metadata
+    own = json.loads(metadata[b"slm"])
+    return ShardRecord(
+        file=name,
+        num_clips=own["num_clips"],
+        num_samples=own["num_samples"],
+        num_frames=own["num_frames"],
+        counts=tuple(np.array(count, np.int64) for count in own["counts"]),
+        rejects=tuple(Reject(**reject) for reject in own["rejects"]),
+        seal=metadata.get(KEY.encode(), b"").decode(),
+    )

@@ -38,8 +38,10 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """A finished corpus. `real_time_factor` is that of the run that finished it, None where nothing was left to do;
-    `skipped` counts, by suffix, the files of the source's folder that were not taken for audio."""
+    """A finished corpus, or where there are missing shards, the part of it that a run made. `real_time_factor` is that
+    of the run that finished it, None where nothing was left to do; `skipped` counts, by suffix, the files of the
+    source's folder that were not taken for audio; `location` is the folder or URL where the corpus is, `out` where its
+    files are made."""
 
     out: Path
     spec: TokenizerSpec
@@ -51,6 +53,8 @@ class CorpusSummary:
     shards: tuple[ShardEntry, ...]
     real_time_factor: float | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
+    location: str = ""
+    num_missing_shards: int = 0
 
     @property
     def num_shards(self) -> int:
@@ -78,14 +82,16 @@ class CorpusSummary:
                 f"codebook {k}  {codebook.used:,} of {codebook.size:,} codes used, "
                 f"entropy {codebook.entropy_bits:.2f} bits, perplexity {codebook.perplexity:,.1f}"
             )
-        if self.rejects:
-            where = self.out / "rejects.jsonl"
-            lines.append(
-                f"left out   {len(self.rejects):,} clips: {describe_kinds(count_kinds(self.rejects))} (see {where})"
-            )
         if self.skipped:
             lines.append(f"skipped    {describe_skipped(self.skipped)}")
-        return "\n".join([*lines, f"dataset    {self.out}"])
+        where = self.location or str(self.out)
+        lines.append(f"dataset    {where}")
+        if self.num_missing_shards:
+            lines.append(
+                f"unfinished {self.num_missing_shards:,} shards are for other runs, of which the last finishes it"
+            )
+        kinds = f": {describe_kinds(count_kinds(self.rejects))} (see {where}/rejects.jsonl)" if self.rejects else ""
+        return "\n".join([*lines, f"left out   {len(self.rejects):,} clips{kinds}"])
 
 
 def summarize(out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[ShardRecord]) -> CorpusSummary:
@@ -110,7 +116,7 @@ def sum_up(out: Path, spec: TokenizerSpec, records: Iterable[ShardRecord], rejec
         num_clips=clips,
         duration_s=samples / spec.sample_rate_hz,
         num_frames=frames,
-        codebooks=tuple(_use(count) for count in counts),
+        codebooks=tuple(codebook_use(count) for count in counts),
         rejects=tuple(left_out),
         shards=tuple(shards),
     )
@@ -131,7 +137,8 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
     return f"{sum(skipped.values()):,} files that are no audio by their name: {text}"
 
 
-def _use(counts: np.ndarray) -> CodebookUse:
+def codebook_use(counts: np.ndarray) -> CodebookUse:
+    """Of how often each code occurs `[V]`."""
     seen = counts[counts > 0]
     shares = seen / seen.sum()
     return CodebookUse(len(counts), len(seen), float(-(shares * np.log2(shares)).sum()) + 0.0)

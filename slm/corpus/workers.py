@@ -1,28 +1,96 @@
-"""Processes that read audio beside the one that holds the tokenizer."""
+"""Processes beside the one that was started."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import threading
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import wait
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CRASHED = "crashed: the process that decoded it died"
 """Why a clip is left out that brings down the process that opens it."""
 
 
-def worker_processes(num_workers: int) -> ProcessPoolExecutor:
+class Workers(Generic[Item, Result]):
+    """`num_workers` processes (0: `num_threads` threads of this one) that do `work(items)`.
+
+    A decoder that crashes on an item takes its process with it. The pool is then made anew, what it was at is done
+    again, halved until the item is found, and that one's result is `crashed(item)`.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], list[Result]],
+        crashed: Callable[[Item], Result],
+        num_workers: int,
+        num_threads: int,
+    ):
+        self.work, self.crashed, self.num_workers, self.num_threads = work, crashed, num_workers, num_threads
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> Executor:
+        return _processes(self.num_workers) if self.num_workers else ThreadPoolExecutor(self.num_threads)
+
+    def start(self, items: Sequence[Item]) -> Callable[[], list[Result]]:
+        """Begin; what is returned waits for the end."""
+        future, self._pool = self._submit(self._pool, self._new_pool, items)
+        return partial(self._result, items, future, self._pool)
+
+    def _submit(
+        self, pool: Executor, new_pool: Callable[[], Executor], items: Sequence[Item]
+    ) -> tuple[Future[list[Result]], Executor]:
+        for wait_s in (0.1, 1.0):
+            with suppress(BrokenProcessPool, EOFError, ConnectionError):
+                return pool.submit(self.work, items), pool
+            time.sleep(wait_s)  # what starts processes may be the one that died, and takes a moment to be missed
+            pool = new_pool()
+        return pool.submit(self.work, items), pool
+
+    def _result(self, items: Sequence[Item], future: Future[list[Result]], pool: Executor) -> list[Result]:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            if pool is self._pool:
+                self._pool = self._new_pool()
+            return self._alone(items)
+
+    def _alone(self, items: Sequence[Item]) -> list[Result]:
+        one = partial(_processes, 1)
+        future, pool = self._submit(one(), one, items)
+        with pool:
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                if len(items) == 1:
+                    return [self.crashed(items[0])]
+        half = len(items) // 2
+        return self._alone(items[:half]) + self._alone(items[half:])
+
+    def shutdown(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _processes(num_workers: int) -> ProcessPoolExecutor:
     """A pool of fresh processes: a fork of a process with threads or a GPU context may hang. They end with this one,
     however that ends."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["slm.corpus.planning"])
-    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent)
+    context.set_forkserver_preload(["slm.corpus.probing", "slm.corpus.readers"])
+    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
 
 
-def _end_with_parent() -> None:
-    """A pool's process waits for work on a pipe that it also holds open itself: of a killed parent it learns
-    nothing."""
+def end_with_parent() -> None:
+    """End this process when its parent does. A pool's process waits for work on a pipe that it also holds open itself:
+    of a killed parent it learns nothing."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()

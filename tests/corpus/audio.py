@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ def write_clip(path: Path, duration_s: float, rate_hz: int = 8000, channels: int
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(str(path), np.stack([samples] * channels, 1), rate_hz, subtype="FLOAT")
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a corpus by name, but for the logs, which tell of runs."""
+    files = (path for path in folder.iterdir() if path.is_file() and not fnmatch(path.name, "log*.jsonl"))
+    return {path.name: path.read_bytes() for path in files}
 
 
 def good_folder(folder: Path, clips: int = 7) -> Path:

@@ -37,7 +37,7 @@ def test_reading_runs_ahead_but_not_further_than_it_may(monkeypatch):
     reading, most = set(), []
     lock = threading.Lock()
 
-    def slow_read(clips, rate_hz):
+    def slow_read(clips, sample_rate_hz):
         with lock:
             reading.update(clip.id for clip in clips)
             most.append(len(reading))

@@ -19,17 +19,13 @@ from slm.corpus.pipeline import tokenize_corpus
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.types import AudioClip
-from tests.corpus.audio import bad_folder, good_folder, write_clip
+from tests.corpus.audio import bad_folder, contents, good_folder, write_clip
 from tests.fakes import ArithmeticTokenizer
 
 
 def config_for(tmp_path, **kwargs):
     given = {"audio": str(tmp_path / "audio"), "tokenizer": "arithmetic", "out": str(tmp_path / "out"), **kwargs}
     return CorpusConfig(**{"shard_hours": 1.6 / 3600, "batch_seconds": 2.0, "num_workers": 0, **given})
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture

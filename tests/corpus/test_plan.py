@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slm.corpus import changes, planning, reading
+from slm.corpus import changes, probing, reading
 from slm.corpus.changes import file_digest, hash_source
 from slm.corpus.columns import ColumnTypes, column, features
 from slm.corpus.planning import PlanSettings, make_plan
@@ -59,7 +59,7 @@ def test_a_plan_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return reading.probe_clip(clip)
 
-    monkeypatch.setattr(planning, "probe_clip", mortal)
+    monkeypatch.setattr(probing, "probe_clip", mortal)
     out, settings = tmp_path / "out", PlanSettings(1 / 3600)
     out.mkdir()
     with pytest.raises(KeyboardInterrupt):

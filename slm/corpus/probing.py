@@ -1,0 +1,116 @@
+"""What a plan finds out about each clip: its length or why it has none, its segments, the identity of its file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from slm.audio import AudioInfo
+from slm.corpus.changes import file_digest
+from slm.corpus.plan import SCHEMA, stored_path, too_short
+from slm.corpus.reading import probe_clip
+from slm.corpus.segmentation import Segmentation
+from slm.corpus.segmenters import NoSpeechError, Segmenter
+from slm.corpus.sources.base import SourceClip, readable
+from slm.errors import AudioError
+from slm.types import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is known of a file: its header, or why it has none, and its identity."""
+
+    info: AudioInfo | str
+    num_bytes: int
+    mtime_ns: int
+    digest: str
+
+
+def probe_clips(
+    clips: Sequence[SourceClip], base: str, spec: TokenizerSpec, segmentation: Segmentation, fault: str | None = None
+) -> list[pa.Table]:
+    """A table (of `slm.corpus.plan.SCHEMA`) with a row for each clip or segment; no clip is opened where there is a
+    `fault`, which is then their reason."""
+    rows: list[tuple[Any, ...]] = []
+    segmenter = segmentation.segmenter()
+    key, file = None, None
+    for clip in clips:
+        if file is None or key != (clip.path, clip.member):
+            key, file = (clip.path, clip.member), _look_into(clip, fault)
+        rows += _rows(clip, file, base, spec, segmentation, segmenter)
+    columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+    return [pa.Table.from_arrays(arrays, schema=SCHEMA)]
+
+
+def _look_into(clip: SourceClip, fault: str | None) -> _File:
+    info: AudioInfo | str
+    try:
+        info = fault or probe_clip(clip)
+    except AudioError as error:
+        info = str(error)
+    try:
+        found = os.stat(clip.path)
+        return _File(info, found.st_size, found.st_mtime_ns, file_digest(clip.path))
+    except (OSError, ValueError):
+        return _File(info, -1, -1, "")
+
+
+def _rows(
+    clip: SourceClip, file: _File, base: str, spec: TokenizerSpec, segmentation: Segmentation, segmenter: Segmenter
+) -> Iterator[tuple[Any, ...]]:
+    for piece, found, outside_s in _segments(clip, file.info, segmenter):
+        reason = found if isinstance(found, str) else segmentation.complaint(found) or _too_short(found, spec)
+        metadata = json.dumps(dict(piece.metadata), ensure_ascii=False, default=str) if piece.metadata else ""
+        yield (
+            *(piece.id, stored_path(piece.path, base), piece.member, piece.start_s, piece.end_s, metadata),
+            *(0.0 if isinstance(found, str) else found, outside_s, reason),
+            *(file.num_bytes, file.mtime_ns, file.digest),
+        )
+
+
+def _segments(
+    clip: SourceClip, info: AudioInfo | str, segmenter: Segmenter
+) -> Iterator[tuple[SourceClip, float | str, float]]:
+    """The clip or what it is cut into, each with its length in seconds, or the reason why it has none, and with the
+    seconds that are in no segment, told by the first."""
+    if isinstance(info, str):
+        yield clip, info, 0.0
+        return
+    try:
+        info.segment(clip.start_s, clip.end_s)
+        end_s = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
+        cuts = segmenter.cut(clip, info)
+    except NoSpeechError as error:
+        yield clip, str(error), end_s - clip.start_s
+        return
+    except AudioError as error:
+        yield clip, str(error), 0.0
+        return
+    spans = [(start_s, end_s if stop_s is None else min(stop_s, end_s)) for start_s, stop_s in cuts]
+    if cuts == [(clip.start_s, clip.end_s)]:
+        yield _with_times(clip, end_s), end_s - clip.start_s, 0.0
+        return
+    outside_s = max(0.0, end_s - clip.start_s - sum(stop_s - start_s for start_s, stop_s in spans))
+    for i, (cut, span) in enumerate(zip(cuts, spans, strict=True)):
+        piece = replace(clip, id=f"{clip.id}#{i}", start_s=cut[0], end_s=cut[1])
+        yield _with_times(piece, span[1], clip.id), span[1] - span[0], 0.0 if i else outside_s
+
+
+def _with_times(piece: SourceClip, end_s: float, source: str | None = None) -> SourceClip:
+    """A segment tells in its metadata of what it is one, and which."""
+    if piece.start_s == 0 and piece.end_s is None:
+        return piece
+    own = {"source": source or piece.metadata.get("source") or readable(piece.path)}
+    return replace(piece, metadata={**piece.metadata, **own, "start_s": piece.start_s, "end_s": end_s})
+
+
+def _too_short(duration_s: float, spec: TokenizerSpec) -> str | None:
+    """Sure only below a margin of one sample: resampling rounds. The rest is seen when the clip is read."""
+    num_samples = round(duration_s * spec.sample_rate_hz)
+    return too_short(num_samples, spec) if spec.num_frames(num_samples + 1) == 0 else None

@@ -1,0 +1,43 @@
+"""What a run hears of its shards: shown, logged, and reason to stop where too many clips are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slm.corpus.job import Step
+from slm.corpus.log import Log
+from slm.corpus.plan import Reject, count_kinds, describe_kinds
+from slm.corpus.progress import Progress
+
+
+class TooManyRejectsError(Exception):
+    """More clips are left out than the command allows."""
+
+
+class Tally:
+    """`rejects` are those of the plan and of earlier runs; `allowed` of them may be (None: any number)."""
+
+    def __init__(self, progress: Progress, log: Log, rejects: Sequence[Reject], allowed: int | None):
+        self.progress, self.log, self.allowed = progress, log, allowed
+        self.rejects = {reject.id: reject for reject in rejects}
+
+    def add(self, step: Step) -> None:
+        """Hear of a step. Of a shard that is made twice (its process died) the clips left out count once."""
+        new = [reject for reject in step.rejects if reject.id not in self.rejects]
+        self.rejects.update((reject.id, reject) for reject in new)
+        self.progress.advance(step.duration_s, len(new))
+        for reject in new:
+            self.log.write("reject", id=reject.id, path=reject.path, reason=reject.reason)
+        if step.shard is not None:
+            speed = round(self.progress.real_time_factor, 1)
+            self.log.write("shard", index=step.shard, hours=self.progress.done_s / 3600, real_time_factor=speed)
+        self.check()
+
+    def check(self) -> None:
+        """TooManyRejectsError where there are."""
+        if self.allowed is not None and len(self.rejects) > self.allowed:
+            last = next(reversed(self.rejects.values()))
+            raise TooManyRejectsError(
+                f"{len(self.rejects):,} clips are left out, and --max_rejects allows {self.allowed:,}: "
+                f"{describe_kinds(count_kinds(self.rejects.values()))}; the last is {last.path}: {last.reason}"
+            )

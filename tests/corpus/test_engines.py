@@ -1,0 +1,189 @@
+"""Processes, a cluster, parts: whatever makes the shards makes the same bytes, and outlives what dies in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from slm.corpus import pipeline
+from slm.corpus.config import CorpusConfig
+from slm.corpus.engines import local
+from slm.corpus.locks import held
+from slm.corpus.output import Output
+from slm.corpus.part import Part
+from slm.corpus.pipeline import tokenize_corpus
+from slm.errors import UsageError
+from tests.corpus import plugin
+from tests.corpus.audio import bad_folder, contents, good_folder
+from tests.corpus.plugin import environment, tokenize_command
+from tests.fakes import ArithmeticTokenizer
+
+
+def config_for(tmp_path, **options):
+    given = {"audio": str(tmp_path / "audio"), "tokenizer": "mortal", "out": str(tmp_path / "out"), **options}
+    return CorpusConfig(**{"shard_hours": 1.2 / 3600, "batch_seconds": 1.5, "num_workers": 0, "device": "cpu", **given})
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The files of a corpus of several shards and rejects, made in this process."""
+    bad_folder(good_folder(tmp_path / "audio"))
+    tokenize_corpus(config_for(tmp_path, out=str(tmp_path / "whole")), ArithmeticTokenizer())
+    return contents(tmp_path / "whole")
+
+
+def command_for(tmp_path, **options):
+    config = {name: value for name, value in vars(config_for(tmp_path, **options)).items() if value is not None}
+    plain = {name: value for name, value in config.items() if isinstance(value, (str, int, float))}
+    return [part for name, value in plain.items() for part in (f"--{name}", str(value))]
+
+
+def test_two_processes_of_which_one_dies_make_the_same_bytes(tmp_path, whole):
+    arguments = command_for(tmp_path, processes=2)
+    done = tokenize_command(tmp_path, *arguments, kill_at="encode:2", once=str(tmp_path / "killed"))
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert contents(tmp_path / "out") == whole
+
+
+def test_processes_that_always_die_end_the_run_with_the_reason(monkeypatch):
+    monkeypatch.setattr(local, "_work", plugin.take_a_shard_and_die)
+    with pytest.raises(RuntimeError, match=r"on cpu died again and again, at shard 7 \(exit status -9\)"):
+        local.run_processes(None, [7], print, ["cpu", "cpu"])
+
+
+def test_what_is_wrong_in_a_process_is_what_the_run_says(monkeypatch):
+    monkeypatch.setattr(local, "_work", plugin.complain)
+    with pytest.raises(UsageError, match=r"^bring it back$"):
+        local.run_processes(None, [7], print, ["cpu", "cpu"])
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, None, 1), (16, None, 4), (16, 3, 3)])
+def test_on_cpu_there_is_a_process_for_some_cores(monkeypatch, cores, processes, expected):
+    monkeypatch.setattr(local.os, "cpu_count", lambda: cores)
+    assert local.choose_devices("cpu", processes) == ["cpu"] * expected
+
+
+def test_every_gpu_gets_a_process(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert local.choose_devices("auto", None) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert local.choose_devices("auto", 4) == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+
+
+def test_a_ray_cluster_in_which_an_actor_dies_makes_the_same_bytes(tmp_path, whole):
+    pytest.importorskip("ray")
+    env = environment(tmp_path, KILL_AT="encode:2", KILL_ONCE=str(tmp_path / "killed"), RAY_AUTH_MODE="disabled")
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    start = [*ray, "start", "--head", "--num-cpus=2", "--port=0", "--include-dashboard=false", "--disable-usage-stats"]
+    started = subprocess.run(start, env=env, capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    try:
+        command = [sys.executable, "tokenize_corpus.py", *command_for(tmp_path, engine="ray", ray_address="auto")]
+        done = subprocess.run([*command, "--processes", "2"], env=env, capture_output=True, text=True)
+    finally:
+        subprocess.run([*ray, "stop", "--force"], env=env, capture_output=True)
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert contents(tmp_path / "out") == whole
+
+
+def test_ray_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatch):
+    good_folder(tmp_path / "audio", clips=1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"--engine ray needs Ray: pip install 'slm-toolkit\[ray\]'"):
+        tokenize_corpus(config_for(tmp_path, engine="ray"), ArithmeticTokenizer())
+
+
+def test_parts_in_any_order_make_the_same_bytes(tmp_path, whole):
+    summaries = [
+        tokenize_corpus(config_for(tmp_path, shard_range=f"{part}/3"), ArithmeticTokenizer()) for part in (2, 0, 1)
+    ]
+    assert [summary.num_missing_shards for summary in summaries] == [6, 3, 0]
+    assert "unfinished 6 shards are for other runs" in summaries[0].describe()
+    assert [reject.id for summary in summaries[:2] for reject in summary.rejects] == ["truncated"]  # of own shards
+    assert contents(tmp_path / "out") == whole
+    assert {path.name for path in (tmp_path / "out").glob("log*")} == {f"log-{part}-of-3.jsonl" for part in range(3)}
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_part_is_made_by_one_run_and_no_run_beside_parts(tmp_path, whole):
+    part = config_for(tmp_path, shard_range="0/2")
+    with held(Output(part.out), Part(0, 2)):
+        for config in (part, config_for(tmp_path)):
+            with pytest.raises(UsageError, match="another run is writing to"):
+                tokenize_corpus(config, ArithmeticTokenizer())
+        assert tokenize_corpus(replace(part, shard_range="1/2"), ArithmeticTokenizer()).num_missing_shards == 4
+    with held(Output(part.out), None), pytest.raises(UsageError, match="another run is writing to"):
+        tokenize_corpus(part, ArithmeticTokenizer())
+
+
+@pytest.mark.parametrize("text", ["3", "3/3", "-1/3", "a/b", "1/0", ""])
+def test_a_range_that_is_none(text):
+    with pytest.raises(UsageError, match=r"is no i/n with i from 0 to n - 1"):
+        CorpusConfig("a", "b", "c", shard_range=text)
+
+
+def test_a_url_holds_the_same_bytes_also_when_another_machine_goes_on(tmp_path, whole, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    config, sent = config_for(tmp_path, out="memory://bucket/corpus"), []
+
+    class FailsAtTheThirdShard(Exception):
+        pass
+
+    put_file = MemoryFileSystem.put_file
+
+    def put(self, here, there, **options):
+        sent.append(there)
+        if there.endswith(".arrow.tmp") and sum("data-" in name for name in sent) == 3:
+            raise FailsAtTheThirdShard
+        put_file(self, here, there, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "put_file", put)
+        with pytest.raises(FailsAtTheThirdShard):
+            tokenize_corpus(config, ArithmeticTokenizer())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    with pytest.raises(UsageError, match=r"memory://bucket/corpus holds codes of .*16x16 .* asks for .*32x32"):
+        tokenize_corpus(config, ArithmeticTokenizer(codebook_size=32))
+    summary = tokenize_corpus(config, ArithmeticTokenizer())
+    files = {name.rpartition("/")[2]: file.getvalue() for name, file in MemoryFileSystem.store.items()}
+    assert {name: data for name, data in files.items() if not name.startswith("log")} == whole
+    assert "dataset    memory://bucket/corpus" in summary.describe()
+    assert not list((tmp_path / "second").rglob("*.arrow"))
+    assert tokenize_corpus(config, ArithmeticTokenizer()).num_clips == 7  # finished: nothing to do
+
+
+def test_a_url_that_holds_something_else_is_refused(tmp_path, monkeypatch):
+    good_folder(tmp_path / "audio", clips=1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match=r"file:///.*other is not empty and not a corpus of codes"):
+        tokenize_corpus(config_for(tmp_path, out=f"file://{tmp_path}/other"), ArithmeticTokenizer())
+    with pytest.raises(UsageError, match="nope"):
+        tokenize_corpus(config_for(tmp_path, out="nope://bucket/x"), ArithmeticTokenizer())
+
+
+def test_a_stop_in_the_last_step_of_a_part_is_mended_by_the_next_run(tmp_path, whole, monkeypatch):
+    """All shards are there, and the run that was to describe them was killed."""
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "finish", stop)
+        for part in range(2):
+            with pytest.raises(KeyboardInterrupt) if part else open(tmp_path / "nothing", "w"):
+                tokenize_corpus(config_for(tmp_path, shard_range=f"{part}/2"), ArithmeticTokenizer())
+    tokenize_corpus(config_for(tmp_path, shard_range="0/2"), ArithmeticTokenizer())
+    assert contents(tmp_path / "out") == whole

@@ -1,0 +1,201 @@
+"""What a night can bring: kills at any moment, a full disk, a clock that jumps, too many bad files."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from slm.corpus import pipeline
+from slm.corpus.config import CorpusConfig
+from slm.corpus.pipeline import tokenize_corpus
+from slm.corpus.tally import TooManyRejectsError
+from slm.data.store import CodeStore
+from slm.errors import UsageError
+from tests.corpus.audio import bad_folder, contents, good_folder
+from tests.corpus.plugin import MortalTokenizer
+from tests.fakes import ArithmeticTokenizer
+
+
+class SlowTokenizer(MortalTokenizer):
+    """Gives a kill the time to come."""
+
+    def encode(self, clips):
+        time.sleep(0.02)
+        return super().encode(clips)
+
+
+def config_for(tmp_path, **options):
+    given = {"audio": str(tmp_path / "audio"), "tokenizer": "arithmetic", "out": str(tmp_path / "out"), **options}
+    return CorpusConfig(**{"shard_hours": 1.6 / 3600, "batch_seconds": 1.0, "num_workers": 0, **given})
+
+
+def run(config: CorpusConfig, kill_at: str) -> None:
+    os.environ["KILL_AT"] = kill_at
+    tokenize_corpus(config, SlowTokenizer())
+
+
+def started(config: CorpusConfig, kill_at: str = "") -> multiprocessing.Process:
+    """A run in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["slm.corpus.pipeline", "slm.corpus.probing", "slm.corpus.readers"])
+    process = context.Process(target=run, args=(config, kill_at))
+    process.start()
+    return process
+
+
+@pytest.fixture
+def expected(tmp_path):
+    """The files of the corpus, made at one go."""
+    bad_folder(good_folder(tmp_path / "audio", clips=10))
+    tokenize_corpus(config_for(tmp_path, out=str(tmp_path / "whole")), ArithmeticTokenizer())
+    return contents(tmp_path / "whole")
+
+
+def test_killed_at_every_kind_of_moment_it_ends_with_the_same_bytes(tmp_path, expected):
+    # Each run gets a little further: at the plan, in the first shard, at a shard's rename, after one, at the ends.
+    for moment in ("rename:2", "encode:2", "rename:1", "rename:2", "encode:3", "rename:3"):
+        killed = started(config_for(tmp_path), moment)
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL
+        assert {name for name in contents(tmp_path / "out") if not name.startswith(".")} < set(expected)
+        with pytest.raises(UsageError):
+            CodeStore(tmp_path / "out")
+    last = started(config_for(tmp_path))
+    last.join()
+    assert last.exitcode == 0
+    assert contents(tmp_path / "out") == expected
+
+
+def test_twenty_kills_at_random_moments_of_the_run_or_of_what_reads_for_it(tmp_path, expected):
+    config = config_for(tmp_path)
+    begun_at = time.monotonic()
+    started(config).join()
+    length_s = time.monotonic() - begun_at
+    rng, kills = random.Random(0), {"run": 0, "readers": 0}
+    while sum(kills.values()) < 20:
+        if (tmp_path / "out" / "state.json").exists():
+            assert contents(tmp_path / "out") == expected
+            shutil.rmtree(tmp_path / "out")
+        if kills["run"] <= kills["readers"]:
+            process = started(config)
+            process.join(rng.uniform(0, length_s))
+            kills["run"] += process.is_alive()
+            process.kill()
+        else:  # the run goes on by itself
+            process = started(replace(config, num_workers=2))
+            kills["readers"] += _kill_a_child(process, rng)
+            process.join()
+            assert process.exitcode == 0
+        process.join()
+    last = started(config)
+    last.join()
+    assert last.exitcode == 0
+    assert contents(tmp_path / "out") == expected
+
+
+def _kill_a_child(process: multiprocessing.Process, rng: random.Random) -> bool:
+    """Kill one of the processes that read for a run, or the one that starts them, a little after they are there."""
+    watched = psutil.Process(process.pid)
+    with suppress(psutil.NoSuchProcess):
+        while not (children := watched.children(recursive=True)):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.5))
+        if children := watched.children(recursive=True):
+            rng.choice(children).kill()
+            return True
+    return False
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A small file system of its own, which fills up in the middle of a shard."""
+    good_folder(tmp_path / "audio", clips=60)
+    config = config_for(tmp_path, shard_hours=20 / 3600)
+    tokenize_corpus(replace(config, out=str(tmp_path / "whole")), ArithmeticTokenizer())
+    expected = contents(tmp_path / "whole")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    shards_kib = sum(len(data) for name, data in expected.items() if name.startswith("data-")) // 1024
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={shards_kib // 2 + 60}k", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a file system takes root")
+    try:
+        config = replace(config, out=str(disk / "out"))
+        with pytest.raises(OSError, match="No space left") as caught:
+            tokenize_corpus(config, ArithmeticTokenizer())
+        assert caught.value.errno == errno.ENOSPC
+        left = {name: data for name, data in contents(disk / "out").items() if name.startswith("data-")}
+        assert left
+        assert left.items() <= expected.items()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        tokenize_corpus(config, ArithmeticTokenizer())
+        assert contents(disk / "out") == expected
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    good_folder(tmp_path / "audio")
+    tokenize_corpus(config_for(tmp_path, out=str(tmp_path / "whole")), ArithmeticTokenizer())
+    jumps = itertools.cycle([0.0, 4e9, 1.0, 2e9])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    for path, when in zip(sorted((tmp_path / "out").iterdir()), jumps, strict=False):
+        os.utime(path, (when, when))
+    tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    runs = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert all(0 <= event["run_s"] < 600 for event in runs)
+
+
+@pytest.mark.parametrize(("allowed", "clips"), [(7, 7), (0.4, 6)])
+def test_too_many_bad_files_stop_the_run_and_are_named(tmp_path, allowed, clips):
+    """15 clips, of which 5 cannot be opened, and 3 turn out bad when they are read."""
+    kinds = bad_folder(good_folder(tmp_path / "audio"))
+    config = config_for(tmp_path, max_rejects=allowed)
+    with pytest.raises(TooManyRejectsError, match=rf"are left out, and --max_rejects allows {clips}: ") as stopped:
+        tokenize_corpus(config, ArithmeticTokenizer())
+    assert not (tmp_path / "out" / "state.json").exists()
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert len(rejects) > clips
+    assert all(reject["reason"].startswith(kinds[reject["id"]]) for reject in rejects)
+    assert str(stopped.value).endswith(rejects[-1]["reason"])
+    events = [json.loads(line)["event"] for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert events[-1] == "stopped"
+    summary = tokenize_corpus(replace(config, max_rejects=8), ArithmeticTokenizer())
+    assert (summary.num_clips, len(summary.rejects)) == (7, 8)
+    whole = replace(config, max_rejects=None, out=str(tmp_path / "whole"))
+    tokenize_corpus(whole, ArithmeticTokenizer())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_log_tells_of_each_shard_and_each_clip_left_out(tmp_path):
+    kinds = bad_folder(good_folder(tmp_path / "audio"))
+    summary = tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    events = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in (events[0], events[-1])] == ["start", "end"]
+    assert events[0]["options"]["batch_seconds"] == 1.0
+    assert [e["index"] for e in events if e["event"] == "shard"] == list(range(summary.num_shards))
+    told = {e["id"]: e["reason"].partition(":")[0] for e in events if e["event"] == "reject"}
+    assert told.items() <= kinds.items()
+    assert {"silent", "nan", "truncated"} <= set(told)
+    assert events[-1]["rejects"] == 8
