@@ -90,17 +90,28 @@ def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what:
             faults.append(f"{label} {len(names)} weights ({', '.join(names[:2])}{', ...' if names[2:] else ''})")
     for name in sorted(wanted.keys() & given.keys()):
         if wanted[name] != given[name]:
-            faults.append(f"{name} is {given[name]}, not {wanted[name]}")
+            faults.append(f"has {name} as {given[name]}, not {wanted[name]}")
             break
     if faults:
         raise UsageError(f"{what} does not fit its configuration: it {'; '.join(faults)}")
     model.load_state_dict(dict(state))
 
 
+def check_shapes(checkpoint: str, report: Mapping[str, Any]) -> None:
+    """UsageError for weights of other shapes than the configuration says; `report` is the loading info of transformers
+    (which, left to itself, does not say in its error which they are)."""
+    for name, given, wanted in sorted(report["mismatched_keys"]):
+        raise UsageError(
+            f"{checkpoint} does not fit its configuration: it has {name} as {tuple(given)}, not {tuple(wanted)}; get "
+            "config.json and weights of one release"
+        )
+
+
 def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict in which each pair (gain, direction) of a weight norm over dimension 0 is the weight they make.
 
-    A direction without its gain stays under its name, for `load_strict` to complain of.
+    A direction without its gain, or with one of another size (which torch does not notice), stays under its name, for
+    `load_strict` to complain of.
     """
     import torch
 
@@ -109,7 +120,7 @@ def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     for name, value in state.items():
         for gain, direction in pairs:
             stem = name.removesuffix(direction)
-            if name.endswith("." + direction) and stem + gain in state:
+            if name.endswith("." + direction) and stem + gain in state and state[stem + gain].numel() == len(value):
                 folded[stem + "weight"] = torch._weight_norm(value, state[stem + gain], 0)
                 break
         else:

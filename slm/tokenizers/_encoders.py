@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import UsageError, did_you_mean
+from slm.tokenizers._checkpoints import check_shapes
 from slm.tokenizers._encoder_families import (
     CONV_FAMILIES,
     INPUT_NORMS,
@@ -47,11 +48,13 @@ def load_encoder(
             partial(_from_wheel, name),
             partial(_from_transformers, name, local_files_only=False),
         ]
+    from safetensors import SafetensorError
+
     complaint = ""
     for way in ways:
         try:
             family, model, feature_extractor = way()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             complaint = (str(error).strip() or type(error).__name__).splitlines()[0]
             continue
         return family(model, feature_extractor, layers, device, input_norm)
@@ -77,8 +80,14 @@ def _from_transformers(name: str, local_files_only: bool) -> Loaded:
         raise UsageError(f"{name} is a {config.model_type} model; ssl-kmeans takes {', '.join(_FAMILIES)}")
     feature_extractor = AutoFeatureExtractor.from_pretrained(name, local_files_only=local_files_only)
     model, report = AutoModel.from_pretrained(
-        name, config=config, local_files_only=local_files_only, dtype="float32", output_loading_info=True
+        name,
+        config=config,
+        local_files_only=local_files_only,
+        dtype="float32",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
     )
+    check_shapes(name, report)
     if missing := sorted(set(report["missing_keys"]) - {"masked_spec_embed"}):
         raise UsageError(
             f"{name} lacks {len(missing)} weights of its encoder, {missing[0]} for one: broken or another model"

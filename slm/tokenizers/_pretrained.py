@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from slm.errors import UsageError
+from slm.tokenizers._checkpoints import check_shapes
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.types import TokenizerSpec
@@ -95,19 +96,24 @@ def load_config(family: str, checkpoint: str) -> Any:
 def load_model(network: Any, checkpoint: str) -> Any:
     """A `network` of transformers in fp32 for inference, from safetensors.
 
-    UsageError when weights cannot be had or are incomplete.
+    UsageError when weights cannot be had, are incomplete or do not fit the configuration.
     """
     import torch
     from safetensors import SafetensorError
 
     try:
         model, loading = network.from_pretrained(
-            checkpoint, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            checkpoint,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(_cannot_load(network.config_class.model_type, checkpoint, error)) from error
     if missing := sorted(loading["missing_keys"]):
         raise UsageError(f"{checkpoint} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}")
+    check_shapes(checkpoint, loading)
     return model.eval().requires_grad_(False)
 
 

@@ -95,8 +95,8 @@ class Tokenizer(ABC):
     def encode(self, clips: Sequence[AudioClip]) -> list[Codes]:
         """Tokenize clips, which are at `spec.sample_rate_hz` (`slm.audio` resamples); order is kept.
 
-        A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for samples
-        that are not finite, and for a tokenizer that breaks its own spec.
+        A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for no samples
+        or some that are not finite, and for a tokenizer that breaks its own spec.
         """
         for clip in clips:
             self._check_clip(clip)
@@ -143,6 +143,8 @@ class Tokenizer(ABC):
             )
         if clip.samples.ndim != 1 or clip.samples.dtype != np.float32:
             raise ValueError(f"{clip.id}: samples must be mono float32, not {clip.samples.dtype} {clip.samples.shape}")
+        if not len(clip.samples):
+            raise ValueError(f"{clip.id}: empty: no samples")
         if not np.isfinite(clip.samples).all():
             raise ValueError(f"{clip.id}: samples hold NaN or infinity")
 

@@ -112,7 +112,7 @@ def test_weights_that_do_not_fit_are_named() -> None:
     for state, complaint in (
         ({"weight": good["weight"]}, r"x does not fit .* lacks 1 weights \(bias\)"),
         ({**good, "other": torch.ones(1)}, r"has besides 1 weights \(other\)"),
-        ({**good, "bias": torch.ones(3)}, r"bias is \(3,\), not \(2,\)"),
+        ({**good, "bias": torch.ones(3)}, r"it has bias as \(3,\), not \(2,\)"),
     ):
         with pytest.raises(UsageError, match=complaint):
             load_strict(model, state, "x")
@@ -127,3 +127,9 @@ def test_weight_norm_is_folded(wrap, layer) -> None:
     layer.load_state_dict({key.removeprefix("0."): value for key, value in folded.items()})
     x = torch.randn(1, 4, 20)
     assert torch.equal(layer(x), normed(x))
+
+
+def test_a_gain_of_another_size_is_no_weight_norm() -> None:
+    """torch takes it, and computes with what lies in memory."""
+    state = {"weight_v": torch.ones(4, 1, 7), "weight_g": torch.ones(3, 1, 1)}
+    assert set(fold_weight_norm({f"0.{name}": value for name, value in state.items()})) == {"0.weight_v"}

@@ -172,6 +172,9 @@ def test_a_broken_folder_is_refused(family: str, checkpoints: dict[str, Path], t
     save_file({n: w for n, w in weights.items() if n != encoder[0]}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UsageError, match="lacks 1 weights"):
         load(family, folder)
+    save_file({**weights, encoder[0]: weights[encoder[0]][..., None]}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="does not fit its configuration: it has encoder"):
+        load(family, folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UsageError, match="cannot load"):
         load(family, folder)

@@ -189,6 +189,13 @@ def test_checkpoints_that_lack_weights_or_are_no_speech_encoder_are_refused(
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match=r"lacks 1 weights of its encoder, encoder\.layers\.1\.final_layer_norm"):
         load_encoder(str(tmp_path), 2)
+    state["encoder.layers.1.final_layer_norm.weight"] = torch.ones(3)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"it has encoder\.layers\.1\.final_layer_norm\.weight as \(3,\), not"):
+        load_encoder(str(tmp_path), 2)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UsageError, match="cannot load the encoder"):
+        load_encoder(str(tmp_path), 2)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UsageError, match="is a gpt2 model"):
         load_encoder(str(tmp_path), 2)
