@@ -11,17 +11,19 @@ NAME, often empty, is that of the recording: its suffix tells the format.
 
 from __future__ import annotations
 
+import json
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from slm._stream import AudioStream
-from slm.corpus.remote import is_remote, open_binary, open_part
+from slm.corpus.remote import file_info, is_remote, open_binary, open_part
+from slm.corpus.spool import spooled
 from slm.errors import AudioError
 
-_CACHE_BYTES = 256 << 20  # in each process; one row group is kept, however large
+_OPEN = 16  # columns, mapped, in each process
+_ROWS = 16  # held while a row group is fetched
+_FETCHED_BYTES = 8 << 20  # at once
 
 
 def part_member(offset: int, size: int, name: str) -> str:
@@ -69,66 +71,48 @@ def _unquoted(column: str) -> str:
     return column.replace("%3A", ":").replace("%25", "%")
 
 
-class _Recent:
-    """What was loaded last, up to `max_bytes`; shared by the threads of a process, and loaded once for all of them."""
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Any, load: Callable[[], Any]) -> Any:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            self._kept[key] = loaded = load()
-            while len(self._kept) > 1 and sum(column.nbytes for column in self._kept.values()) > self.max_bytes:
-                self._kept.popitem(last=False)
-            return loaded
+Identity = tuple[str, ...]
+"""A path, and what changes when the file is written anew."""
 
 
-_recent = _Recent(_CACHE_BYTES)
-
-
-def _identity(path: str) -> tuple[Any, ...]:
-    """A file that was written anew is another."""
+def _identity(path: str) -> Identity:
     if is_remote(path):
-        return (path,)
+        return _remote_identity(path)
     found = os.stat(path)
-    return path, found.st_ino, found.st_size, found.st_mtime_ns
+    return path, str(found.st_ino), str(found.st_size), str(found.st_mtime_ns)
+
+
+@lru_cache(1024)
+def _remote_identity(path: str) -> Identity:
+    about = file_info(path)
+    return path, *(str(about.get(name)) for name in ("size", "ETag", "mtime", "LastModified"))
 
 
 def _parquet_bytes(path: str, group: int, row: int, column: str) -> bytes:
-    def load() -> Any:
-        import pyarrow.parquet as pq
+    return _bytes_of(_parquet_column(_identity(path), group, column)[row])
 
-        with open_binary(path) as raw, pq.ParquetFile(raw) as file:
-            return file.read_row_group(group, columns=[f"{column}.bytes"]).column(column)
 
-    return _bytes_of(_recent.get((*_identity(path), group, column), load)[row])
+@lru_cache(_OPEN)
+def _parquet_column(identity: Identity, group: int, column: str) -> Any:
+    import pyarrow.parquet as pq
+
+    with open_binary(identity[0]) as raw, pq.ParquetFile(raw, buffer_size=_FETCHED_BYTES) as file:
+        wanted = [f"{column}.bytes"]
+        schema = file.read_row_groups([], columns=wanted).schema
+        key = json.dumps([*identity, group, column])
+        return spooled(key, schema, lambda: file.iter_batches(_ROWS, [group], wanted)).column(column)
 
 
 def _arrow_bytes(path: str, row: int, column: str) -> bytes:
-    def load() -> Any:
-        import pyarrow as pa
-
-        with pa.memory_map(path) as source:
-            return _Mapped(pa.ipc.open_stream(source).read_all().column(column))
-
-    return _bytes_of(_recent.get((*_identity(path), column), load)[row])
+    return _bytes_of(_arrow_column(_identity(path), column)[row])
 
 
-class _Mapped:
-    """A column that lies on disk: many of them cost no memory."""
+@lru_cache(_OPEN)
+def _arrow_column(identity: Identity, column: str) -> Any:
+    import pyarrow as pa
 
-    nbytes = 1 << 20  # for the description of its batches
-
-    def __init__(self, column: Any):
-        self.column = column
-
-    def __getitem__(self, row: int) -> Any:
-        return self.column[row]
+    with pa.memory_map(identity[0]) as source:
+        return pa.ipc.open_stream(source).read_all().column(column)
 
 
 def _bytes_of(cell: Any) -> bytes:

@@ -67,12 +67,17 @@ def read_bytes(path: str, start: int | None = None, stop: int | None = None) -> 
         return file.read(-1 if stop is None else stop - (start or 0))
 
 
+def file_info(url: str) -> dict[str, Any]:
+    """What the file system of a URL says of a file: its size, and often when or as what version it was written."""
+    fs, inner = filesystem(url)
+    return patiently(lambda: fs.info(inner))
+
+
 def open_binary(path: str) -> BinaryIO:
     """A stream that can seek. A remote file is read in blocks, or at once where its server gives no parts of files."""
     if not is_remote(path):
         return open(path, "rb")
-    fs, inner = filesystem(path)
-    info = patiently(lambda: fs.info(inner))
+    info = file_info(path)
     in_parts = info.get("size") is not None and (not path.startswith("http") or info.get("partial"))
     if not in_parts:
         return io.BytesIO(read_bytes(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,11 @@ from tests.corpus.test_webdataset import write_tar
 from tests.fakes import random_codes, write_corpus
 
 FILES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.fixture(autouse=True)
+def own_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -19,6 +21,11 @@ from tests.corpus.test_webdataset import write_tar
 from tests.fakes import ArithmeticTokenizer
 
 TEXTS = {"84-121-0000": "one", "84-121-0001": "two", "84-122-0000": "three"}
+
+
+@pytest.fixture(autouse=True)
+def own_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
