@@ -23,12 +23,11 @@ from slm.types import TokenizerSpec
 
 @dataclass(frozen=True)
 class _File:
-    """What is known of a file: its header, or why it has none, and its identity."""
+    """By what a file is known again: that of a folder, or one that holds many recordings."""
 
-    info: AudioInfo | str
-    num_bytes: int
-    mtime_ns: int
-    digest: str
+    num_bytes: int = -1
+    mtime_ns: int = -1
+    digest: str = ""
 
 
 def probe_clips(
@@ -38,33 +37,45 @@ def probe_clips(
     `fault`, which is then their reason."""
     rows: list[tuple[Any, ...]] = []
     segmenter = segmentation.segmenter()
-    key, file = None, None
+    path, member = None, None
     for clip in clips:
-        if file is None or key != (clip.path, clip.member):
-            key, file = (clip.path, clip.member), _look_into(clip, fault)
-        rows += _rows(clip, file, base, spec, segmentation, segmenter)
+        if clip.path != path:
+            path, member, file = clip.path, None, _look_at(clip.path)
+        if clip.member != member:
+            member, info = clip.member, _look_into(clip, fault)
+        rows += _rows(clip, info, file, base, spec, segmentation, segmenter)
     columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
     return [pa.Table.from_arrays(arrays, schema=SCHEMA)]
 
 
-def _look_into(clip: SourceClip, fault: str | None) -> _File:
-    info: AudioInfo | str
+def _look_at(path: str) -> _File:
+    """Of a remote file, and one that cannot be read, nothing is known."""
     try:
-        info = fault or probe_clip(clip)
-    except AudioError as error:
-        info = str(error)
-    try:
-        found = os.stat(clip.path)
-        return _File(info, found.st_size, found.st_mtime_ns, file_digest(clip.path))
+        found = os.stat(path)
+        return _File(found.st_size, found.st_mtime_ns, file_digest(path))
     except (OSError, ValueError):
-        return _File(info, -1, -1, "")
+        return _File()
+
+
+def _look_into(clip: SourceClip, fault: str | None) -> AudioInfo | str:
+    """The header of a recording, or why it has none."""
+    try:
+        return fault or probe_clip(clip)
+    except AudioError as error:
+        return str(error)
 
 
 def _rows(
-    clip: SourceClip, file: _File, base: str, spec: TokenizerSpec, segmentation: Segmentation, segmenter: Segmenter
+    clip: SourceClip,
+    info: AudioInfo | str,
+    file: _File,
+    base: str,
+    spec: TokenizerSpec,
+    segmentation: Segmentation,
+    segmenter: Segmenter,
 ) -> Iterator[tuple[Any, ...]]:
-    for piece, found, outside_s in _segments(clip, file.info, segmenter):
+    for piece, found, outside_s in _segments(clip, info, segmenter):
         reason = found if isinstance(found, str) else segmentation.complaint(found) or _too_short(found, spec)
         metadata = json.dumps(dict(piece.metadata), ensure_ascii=False, default=str) if piece.metadata else ""
         yield (

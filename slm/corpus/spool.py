@@ -62,8 +62,8 @@ def _write(path: Path, schema: pa.Schema, batches: Callable[[], Iterable[pa.Reco
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UsageError(
-                f"{path.parent}, where row groups of Parquet files are kept for a while, is full: set TMPDIR to a folder "
-                f"with {_MOST_BYTES >> 30} GB"
+                f"{path.parent}, where row groups of Parquet files are kept for a while, is full: set TMPDIR to a "
+                f"folder with {_MOST_BYTES >> 30} GB"
             ) from None
         raise
 
