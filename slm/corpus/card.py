@@ -29,7 +29,8 @@ configs:
 
 # Audio codes by {spec.name}
 
-Audio from `{source}`, tokenized by `{spec.describe()}`. Open it with `datasets.load_from_disk`.
+Audio from `{source.replace("`", "'")}`, tokenized by `{spec.describe()}`. Open the folder with
+`datasets.load_from_disk`, or on the hub with `datasets.load_dataset` (`streaming=True` too).
 
 | | |
 |---|---|
