@@ -16,7 +16,8 @@ import numpy as np
 from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, LeftOut, Result, Run, Setup
 from eval.likelihoods import Likelihoods
 from eval.tokens import item_list_hash
-from slm.audio import probe, read_audio, write_wav
+from slm.audio import write_wav
+from slm.corpus.reading import probe_clip, read_clip
 from slm.corpus.sources import SourceClip, list_clips
 from slm.errors import AudioError, UsageError
 from slm.files import atomic_directory, write_json
@@ -83,9 +84,9 @@ class Continuation(Benchmark):
 
     def _read(self, source: SourceClip, lm: SpokenLM) -> AudioClip:
         """The first `prompt_s` seconds, as the tokenizer wants them. AudioError for what gives no code."""
-        end_s = probe(source.path).duration_s if source.end_s is None else source.end_s
+        end_s = probe_clip(source).duration_s if source.end_s is None else source.end_s
         end_s = min(end_s, source.start_s + self.generation.prompt_s)
-        samples = read_audio(source.path, lm.spec.sample_rate_hz, source.start_s, end_s)
+        samples = read_clip(replace(source, end_s=end_s), lm.spec.sample_rate_hz)
         if lm.spec.num_frames(len(samples)) == 0:
             raise AudioError("shorter than one frame")
         return AudioClip(source.id, samples, lm.spec.sample_rate_hz, source.metadata)

@@ -90,12 +90,12 @@ def clip_features(
 ) -> Iterator[tuple[int, AudioClip, Iterator[torch.Tensor]]]:
     """From number `first` on, each clip that gives frames: its number, itself, its features `[layers, T, d]` in
     windows, which are made as they are asked for."""
-    from slm.audio import read_audio
+    from slm.corpus.reading import read_clip
 
     rate = job.encoder.sample_rate_hz
     for number, clip in enumerate(clips[first:], first):
         try:
-            samples = read_audio(clip.path, rate, clip.start_s, clip.end_s)
+            samples = read_clip(clip, rate)
         except AudioError as error:
             job.report(f"left out: {clip.id} ({clip.path}): {error}")
             continue

@@ -67,6 +67,27 @@ def test_channels_and_refusals(tmp_path):
         read_clip(SourceClip("x", str(path), member=refused_member("because: of this")), 8000)
 
 
+def test_prompts_and_fits_read_members_too(tmp_path):
+    from types import SimpleNamespace
+
+    from eval.benchmarks.base import Generation, Setup
+    from eval.benchmarks.continuation import Continuation
+    from slm.tokenizers._fit import clip_features
+
+    data = write_clip(tmp_path / "a.wav", 0.5, seed=1).read_bytes()
+    path = write_tar(tmp_path / "x.tar", {"a.wav": data})
+    setup = Setup(tmp_path, prompts=str(path), generation=Generation(prompt_s=0.3))
+    (prompt,) = (made := Continuation(setup)).prompts
+    expected = read_audio(tmp_path / "a.wav", 8000)
+    read = made._read(prompt, SimpleNamespace(spec=ArithmeticTokenizer().spec))
+    assert np.array_equal(read.samples, expected[:2400])
+
+    encoder = SimpleNamespace(sample_rate_hz=8000, num_frames=int, windows=iter)
+    job = SimpleNamespace(encoder=encoder, report=pytest.fail)
+    ((_, clip, _),) = clip_features(job, [prompt], 0)
+    assert np.array_equal(clip.samples, expected)
+
+
 def test_a_parquet_file_that_is_written_anew_is_read_anew(tmp_path):
     for seed in range(2):
         path = write_clip(tmp_path / "a.wav", 0.1, seed=seed)
