@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
+from slm._headers import HEADER_BYTES, info_of_header
 from slm._segment import AudioInfo, Blocks, check_times, cut, with_surroundings
 from slm._sndfile import probe_sndfile, sndfile_blocks
 from slm._stream import AudioInput, AudioStream, suffix_of, watched
@@ -86,7 +87,11 @@ def probe(source: AudioInput) -> AudioInfo:
     Raises AudioError for a file that is missing, unreadable, empty, or no audio.
     """
     with _readable(source) as (file, head):
-        info = probe_ffmpeg(file) if _is_for_ffmpeg(file, head) else probe_sndfile(file)
+        if _is_for_ffmpeg(file, head):
+            info = probe_ffmpeg(file)
+        else:
+            plain = None if isinstance(file, AudioStream) else info_of_header(head, os.path.getsize(file))
+            info = plain or probe_sndfile(file)
     if info.num_frames == 0:
         raise AudioError("empty: no samples")
     _check_rate(info.sample_rate_hz)
@@ -134,16 +139,16 @@ def read_blocks(
 
 
 def _is_for_ffmpeg(source: AudioInput, head: bytes) -> bool:
-    return suffix_of(source) in FFMPEG_SUFFIXES or head[4:] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"  # MP4, Matroska
+    return suffix_of(source) in FFMPEG_SUFFIXES or head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"  # MP4, Matroska
 
 
 @contextmanager
 def _readable(source: AudioInput) -> Iterator[tuple[AudioInput, bytes]]:
-    """The source and its first 8 bytes; faults of reading, before and while decoding, as UnreadableError."""
+    """The source and its first bytes; faults of reading, before and while decoding, as UnreadableError."""
     if isinstance(source, AudioStream):
         with watched(source) as stream:
             with stream.open() as file:
-                head = file.read(8)
+                head = file.read(HEADER_BYTES)
             yield stream, _not_empty(head)
     else:
         with _readable_file(source) as head:
@@ -184,8 +189,11 @@ def _head_of_file(path: Path | str) -> bytes:
         raise UnreadableError("a folder, not a file")
     if not stat.S_ISREG(found.st_mode):
         raise UnreadableError("a device or pipe, not a file")
-    with open(path, "rb") as raw:
-        return _not_empty(raw.read(8))
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _not_empty(os.read(handle, HEADER_BYTES))
+    finally:
+        os.close(handle)
 
 
 def _read_through(path: Path | str) -> None:

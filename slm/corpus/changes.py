@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from slm.corpus.plan import Plan, stored_path
 from slm.corpus.sources.base import Source, SourceClip, readable
 
-_END_BYTES = 1 << 16
+_END_BYTES = 1 << 12
 _ROWS = 10_000
 
 
@@ -21,10 +21,16 @@ class SourceHash:
     def __init__(self, base: str):
         self.base, self._digest = base, hashlib.sha256()
 
-    def add(self, clip: SourceClip) -> None:
+    def add(self, clips: Iterable[SourceClip]) -> str:
+        """Take in the next clips; a digest of these alone."""
+        rows = b"".join(map(self._row, clips))
+        self._digest.update(rows)
+        return hashlib.sha256(rows).hexdigest()
+
+    def _row(self, clip: SourceClip) -> bytes:
         metadata = json.dumps(dict(clip.metadata), sort_keys=True, default=str) if clip.metadata else ""
         row = f"{clip.id}\0{clip.member}\0{clip.start_s!r}\0{clip.end_s!r}\0{metadata}\0"
-        self._digest.update(row.encode("utf-8", "surrogatepass") + stored_path(clip.path, self.base) + b"\n")
+        return row.encode("utf-8", "surrogatepass") + stored_path(clip.path, self.base) + b"\n"
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -32,25 +38,28 @@ class SourceHash:
 
 def hash_source(source: Source) -> str:
     listed = SourceHash(source.base)
-    for clip in source.clips():
-        listed.add(clip)
+    for part in chunks(source.clips()):
+        listed.add(part)
     return listed.hexdigest()
 
 
 def file_digest(path: str) -> str:
-    """Size in bytes and sha256 of the first and last 64 KiB (header, length and rate with them); "" if unreadable.
+    """Size in bytes and a hash of the first and last 4 KiB (header, length and rate with them); "" if unreadable.
 
     Times are no part of it: copying a folder changes them.
     """
     try:
-        with open(path, "rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
-            digest = hashlib.sha256(raw.read(_END_BYTES))
-            raw.seek(max(raw.tell(), size - _END_BYTES))
-            digest.update(raw.read(_END_BYTES))
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not be waited for
     except (OSError, ValueError):
         return ""
-    return f"{size}-{digest.hexdigest()[:16]}"
+    try:
+        size = os.fstat(handle).st_size
+        ends = os.pread(handle, _END_BYTES, 0) + os.pread(handle, _END_BYTES, max(_END_BYTES, size - _END_BYTES))
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
+    return f"{size}-{hashlib.blake2b(ends, digest_size=8).hexdigest()}"
 
 
 def describe_changed_list(plan: Plan, source: Source) -> str:

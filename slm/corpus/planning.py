@@ -94,13 +94,13 @@ def make_plan(
 
 def _listed(
     source: Source, listed: SourceHash, types: ColumnTypes, settings: PlanSettings
-) -> Iterator[list[SourceClip]]:
+) -> Iterator[tuple[list[SourceClip], str]]:
+    """Clips by the chunk, each with a digest."""
     decodes = settings.segmentation.segmenter().reads_samples
     for part in chunks(source.clips(), _DECODED_AT_ONCE) if decodes else chunks(source.clips()):
         for clip in part:
-            listed.add(clip)
             types.add(clip.metadata)
-        yield part
+        yield part, listed.add(part)
 
 
 def _ids(path: Path) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _ids(path: Path) -> Iterator[str]:
 
 def _probed_parts(
     parts: Path,
-    listed: Iterable[list[SourceClip]],
+    listed: Iterable[tuple[list[SourceClip], str]],
     base: str,
     spec: TokenizerSpec,
     settings: PlanSettings,
@@ -123,8 +123,8 @@ def _probed_parts(
     waiting: deque[tuple[Path, str, pa.Table | Callable[[], list[pa.Table]]]] = deque()
     workers = Workers(probe, partial(_crashed, probe), num_workers, num_threads=1)
     try:
-        for index, clips in enumerate(listed):
-            path, key = parts / f"{index:06d}.arrow", _chunk_key(clips, base, spec, settings)
+        for index, (clips, digest) in enumerate(listed):
+            path, key = parts / f"{index:06d}.arrow", _chunk_key(digest, spec, settings)
             waiting.append((path, key, _read_part(path, key) or workers.start(clips)))
             if len(waiting) > num_workers + 1:
                 yield _finished_part(*waiting.popleft())
@@ -139,13 +139,11 @@ def _crashed(probe: Callable[..., list[pa.Table]], clip: SourceClip) -> pa.Table
     return probe([clip], fault=CRASHED)[0]
 
 
-def _chunk_key(clips: list[SourceClip], base: str, spec: TokenizerSpec, settings: PlanSettings) -> str:
-    listed = SourceHash(base)
-    for clip in clips:
-        listed.add(clip)
+def _chunk_key(digest: str, spec: TokenizerSpec, settings: PlanSettings) -> str:
+    """Changes with all that decides the rows of a chunk, but for the files themselves."""
     frames = [spec.sample_rate_hz, spec.hop_samples, spec.frame_offset_samples]
     version = settings.segmentation.segmenter().version
-    return hashlib.sha256(json.dumps([listed.hexdigest(), frames, settings.to_dict(), version]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([digest, frames, settings.to_dict(), version]).encode()).hexdigest()
 
 
 def _read_part(path: Path, key: str) -> pa.Table | None:
