@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from slm.audio import read_audio
 from slm.corpus import containers, remote
 from slm.corpus.reading import probe_clip, read_clip
 from slm.corpus.sources import hub, list_clips, open_source
+from slm.data.store import CodeStore
 from slm.errors import AudioError, UsageError
+from slm.types import AudioClip
 from tests.corpus.audio import write_clip
+from tests.corpus.hub import serving
 from tests.corpus.test_webdataset import write_tar
-from tests.fakes import random_codes, write_corpus
+from tests.fakes import ArithmeticTokenizer, random_codes, write_corpus
 
 FILES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
@@ -111,8 +118,6 @@ def test_rows_without_bytes_are_files_or_left_out(tmp_path, paths):
 
 
 def test_tables_without_audio_files_are_told_with_the_remedy(tmp_path, paths):
-    from tests.fakes import ArithmeticTokenizer
-
     tokenizer = ArithmeticTokenizer()
     write_corpus(tmp_path / "corpus", random_codes(tokenizer, [3]))
     assert "has no column of audio files; it has id, codes, num_samples, duration_s." in complaint(tmp_path / "corpus")
@@ -249,3 +254,40 @@ def test_of_a_remote_repository_only_what_is_needed_is_fetched(tmp_path, monkeyp
     for clip, data in zip(clips[2:4], noise[2:4], strict=True):
         assert containers.open_member(clip.path, clip.member).open().read() == data
     assert 2_000_000 <= sum(fetched) < 2_100_000
+
+
+COMMAND = """
+import sys
+from slm.corpus.config import CorpusConfig
+from slm.corpus.pipeline import tokenize_corpus
+from tests.fakes import ArithmeticTokenizer
+
+settings = {"split": "train"} if sys.argv[1] == "someone/speech" else {}
+config = CorpusConfig(audio=sys.argv[1], out=sys.argv[2], tokenizer="x", source_settings=settings, num_workers=0)
+tokenize_corpus(config, ArithmeticTokenizer())
+"""
+
+
+def test_a_dataset_of_the_hub_is_streamed(tmp_path, paths):
+    """In a process of its own, for which this machine is the hub. Of the split that is not asked for nothing is sent,
+    of the other each row group once."""
+    (tmp_path / "repository" / "data").mkdir(parents=True)
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.random.default_rng(0).uniform(-0.5, 0.5, 2_000_000), 8000)  # 4 MB
+    for split, rows in {"train": [*paths, long], "test": [long] * 2}.items():
+        table = dataset_of(rows, id=[f"{path.stem}-{i}" for i, path in enumerate(rows)]).with_format("arrow")[:]
+        pq.write_table(table, tmp_path / "repository" / "data" / f"{split}.parquet", row_group_size=2)
+    with serving(tmp_path / "repository") as hub:
+        own = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+        environment = {**os.environ, **own, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", COMMAND, "someone/speech", str(tmp_path / "far")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        size = (tmp_path / "repository" / "data" / "train.parquet").stat().st_size
+        assert size < hub.sent.pop("data/train.parquet") < 1.5 * size  # and the metadata
+        assert not hub.sent
+    far = CodeStore(tmp_path / "far")
+    assert far.ids == ["c0-0", "c1-1", "c2-2", "c3-3", "c4-4", "long-5"]
+    for codes, path in zip(far, [*paths, long], strict=True):
+        (expected,) = ArithmeticTokenizer().encode([AudioClip("x", read_audio(path, 8000), 8000)])
+        assert np.array_equal(codes.codes, expected.codes)
