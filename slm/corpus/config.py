@@ -19,19 +19,23 @@ class CorpusConfig:
     """
 
     audio: str
-    """Folder of audio files (any depth), or a manifest (.jsonl, .csv, .tsv, .parquet): one row a clip, with a column
-    path (or audio, audio_path, audio_filepath, file, filename, wav), relative to the manifest; optionally id, start_s
-    and end_s (or start, end). All other columns are kept in the dataset, but for those named as its own: codes,
-    num_samples, duration_s."""
+    """Folder of audio files (any depth), manifest (.jsonl, .csv, .tsv, .parquet), Kaldi data directory, tree of
+    LibriSpeech or Libri-Light, Lhotse cuts (LibriHeavy's too), WebDataset tars, dataset saved by save_to_disk, or
+    NAME/NAME of the Hugging Face hub; here or by URL (s3://, https://, ...). docs/corpora.md tells how each is read. A
+    manifest has a row a clip and a column path (or audio, audio_path, audio_filepath, file, filename, wav), relative to
+    it; optionally id, start_s and end_s (or start, end). Other columns are kept in the dataset, but for those named as
+    its own: codes, num_samples, duration_s."""
     tokenizer: str
     """Name of a tokenizer (`python -m slm.tokenizers` lists them), or a YAML file such as those in
     configs/tokenizers."""
     out: str
     """Folder for the dataset: new, empty, or one that this command has begun."""
     source: str = "auto"
-    """Kind of source that --audio is, where that cannot be told from its look: folder, manifest."""
+    """Kind of source that --audio is, where that cannot be told from its look: dataset, folder, hub, kaldi, lhotse,
+    libriheavy, librilight, librispeech, manifest, webdataset."""
     source_settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the source: --source_settings.path_column wav_file"""
+    """Settings of the source. manifest: path_column, id_column, start_column, end_column; kaldi, lhotse, libriheavy:
+    root (of relative paths); dataset: split, audio_column, id_column; hub: these, config and revision."""
     tokenizer_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the tokenizer, over those of its file: --tokenizer_settings.layer 9"""
     device: str = "auto"

@@ -24,6 +24,8 @@ from slm.corpus.sources import list_clips, open_source
 from slm.data.store import CodeStore
 from slm.errors import AudioError, UnreadableError, UsageError
 from tests.corpus.audio import write_clip
+from tests.corpus.test_lhotse import mono_cut, recording, write
+from tests.corpus.test_webdataset import write_tar
 from tests.fakes import ArithmeticTokenizer
 
 
@@ -38,14 +40,24 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def memory(folder):
-    """The same folder in memory."""
-    url = f"memory://{folder.name}-{id(folder)}"
-    fs = fsspec.filesystem("memory")
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        fs.pipe_file(f"{url}/{path.relative_to(folder)}", path.read_bytes())
-    yield url
-    fs.rm(url, recursive=True)
+def to_memory():
+    """Copies a folder to memory, and gives its URL there."""
+    fs, made = fsspec.filesystem("memory"), []
+
+    def copy(folder):
+        made.append(f"memory://{folder.name}-{len(made)}")
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            fs.pipe_file(f"{made[-1]}/{path.relative_to(folder)}", path.read_bytes())
+        return made[-1]
+
+    yield copy
+    for url in made:
+        fs.rm(url, recursive=True)
+
+
+@pytest.fixture
+def memory(folder, to_memory):
+    return to_memory(folder)
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -100,6 +112,29 @@ def test_a_manifest_is_the_same_from_afar(folder, url):
     assert [clip.path for clip in there] == [f"{url}/x/a.wav", f"{url}/b.wav"]
     for far, near in zip(there, here, strict=True):
         assert far.metadata == near.metadata
+        assert np.array_equal(read_clip(far, 8000), read_clip(near, 8000))
+
+
+@pytest.mark.parametrize("kind", ["librispeech", "librilight", "kaldi", "webdataset", "lhotse"])
+def test_other_kinds_are_the_same_from_afar(tmp_path, to_memory, kind):
+    root = tmp_path / kind
+    book = root / "dev-clean" / "84" / "121"
+    for seed in range(2):
+        write_clip(book / f"84-121-000{seed}.wav", 0.3, seed=seed)
+    (book / "84-121.trans.txt").write_text("84-121-0000 ONE\n84-121-0001 TWO\n")
+    (root / "SPEAKERS.TXT").write_text("84 | F | dev-clean | 8.02 | X\n")
+    (book / "84-121-0001.json").write_text('{"snr": 9.5}')
+    (root / "wav.scp").write_text("a dev-clean/84/121/84-121-0000.wav\n")
+    (root / "text").write_text("a ONE\n")
+    write_tar(root / "x.tar", {"a.wav": (book / "84-121-0000.wav").read_bytes(), "a.txt": b"ONE"})
+    cut = mono_cut("a", recording("r", "dev-clean/84/121/84-121-0000.wav", seconds=0.3), 0.1, 0.1)
+    write(root / "cuts.jsonl.gz", cut)
+    name = {"kaldi": "/wav.scp", "webdataset": "/x.tar", "lhotse": "/cuts.jsonl.gz"}.get(kind, "")
+    here, there = (list_clips(f"{base}{name}", kind) for base in (root, to_memory(root)))
+    assert [(clip.id, clip.metadata) for clip in there] == [(clip.id, clip.metadata) for clip in here]
+    assert len(here) == (2 if kind.startswith("libri") else 1)
+    for far, near in zip(there, here, strict=True):
+        assert far.path.startswith("memory://")
         assert np.array_equal(read_clip(far, 8000), read_clip(near, 8000))
 
 
