@@ -40,10 +40,8 @@ def check_out(output: Output, spec: TokenizerSpec) -> None:
             raise UsageError(
                 f"--out {output.location} is not empty and not a corpus of codes: give a new folder"
             ) from None
-    if "state.json" in names and "plan.json" not in names:
-        raise UsageError(
-            f"--out {output.location} holds a finished corpus that another command made: give a new folder"
-        )
+    if names & {"state.json", "origin.json"} and "plan.json" not in names:
+        raise UsageError(f"--out {output.location} holds a corpus that another command made: give a new folder")
     if theirs.fingerprint != spec.fingerprint:
         raise UsageError(
             f"--out {output.location} holds codes of {theirs.describe()}, and this command asks for "

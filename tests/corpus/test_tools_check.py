@@ -323,6 +323,28 @@ def test_a_record_that_tells_other_counts(tmp_path, capsys):
     assert any("it is not the shard that shards.json lists" in line for line in lines)
 
 
+def test_a_corpus_at_a_url(corpus, capsys, monkeypatch, tmp_path):
+    """By fsspec, which reads a folder here as it would a bucket; nothing is left on this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    config, out = corpus
+    url, before = f"file://{out}", contents(out)
+    assert faults(capsys, url) == []
+    flip(out)
+    shutil.copy(shards(out)[0], shards(out)[1])
+    (out / "data-copy.arrow").touch()
+    at_fault = {"data-00001-of-00006.arrow", "data-00002-of-00006.arrow", "data-copy.arrow"}
+    lines = faults(capsys, url, "--redo")
+    assert {line.split(":")[0] for line in lines} == at_fault
+    assert not (out / "state.json").exists()
+    (out / "data-copy.arrow").unlink()
+    tokenize(config.audio, out)
+    assert contents(out) == before
+    assert not list((tmp_path / "scratch").iterdir())
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_a_corpus_that_is_hardly_begun(tmp_path, capsys):
     write_json(tmp_path / "tokenizer.json", SPEC.to_dict())
     assert faults(capsys, tmp_path) == [
@@ -332,7 +354,11 @@ def test_a_corpus_that_is_hardly_begun(tmp_path, capsys):
 
 def test_no_corpus_is_wrong_use(tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text("{}")
-    for folder, what in [(tmp_path / "no", "no such corpus"), (tmp_path, "is damaged"), ("s3://b/c", "not on this")]:
+    for folder, what in [
+        (tmp_path / "no", "no such corpus"),
+        (tmp_path, "is damaged"),
+        ("file:///no/such/place", "there is no tokenizer.json"),
+    ]:
         assert run("check", folder) == 2
         assert what in capsys.readouterr().err
 

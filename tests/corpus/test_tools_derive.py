@@ -14,6 +14,7 @@ from datasets import concatenate_datasets, load_from_disk
 
 from slm.corpus.tools import derive
 from slm.data.store import CodeStore
+from slm.errors import UsageError
 from slm.files import read_json
 from tests.corpus.audio import bad_folder, contents, good_folder, write_clip
 from tests.corpus.tools import run, shards, tokenize
@@ -279,6 +280,28 @@ def test_select_wrong_use_is_one_line(two, tmp_path, capsys, args, what):
     assert not (tmp_path / "S").exists()
 
 
+def test_urls_are_wrong_use(two, tmp_path, capsys):
+    for command, args in [
+        ("select", (f"file://{two[0]}", "--where", "n > 1", "--out", tmp_path / "S")),
+        ("select", (two[0], "--where", "n > 1", "--out", f"file://{tmp_path}/S")),
+        ("merge", (two[0], f"file://{two[1]}", "--out", tmp_path / "S")),
+        ("stats", (f"file://{two[0]}",)),
+    ]:
+        assert run(command, *args) == 2
+        assert "is not on this machine: copy it into a folder" in capsys.readouterr().err
+    assert not (tmp_path / "S").exists()
+
+
+def test_a_stopped_selection_is_no_place_to_tokenize_to(two, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(derive, "write_table", stop)
+    assert run("select", two[0], "--where", "n > 1", "--out", tmp_path / "S") == 130
+    with pytest.raises(UsageError, match="holds a corpus that another command made"):
+        tokenize(tmp_path / "one" / "m.jsonl", tmp_path / "S")
+
+
 def test_select_takes_no_folder_that_is_used(two, tmp_path, capsys):
     for out in (two[0], two[1]):
         before = contents(out)
@@ -296,6 +319,9 @@ def test_selections_of_all_and_of_their_merge_are_the_whole(two, tmp_path):
     origin = read_json(tmp_path / "z" / "origin.json")
     assert origin["command"] == "merge"
     assert [str(tmp_path / name) for name in "xy"] == origin["corpora"]
+    source = f"{two[0]} (select where speaker == 'x', seed 1)"
+    assert run("select", two[0], "--where", "speaker == 'x'", "--seed", 1, "--out", tmp_path / "again") == 0
+    assert f"Audio from `{source}`, tokenized by" in (tmp_path / "again" / "README.md").read_text()
 
 
 def test_shards_are_no_larger_than_those_they_come_from(two, tmp_path):

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from slm.corpus.locks import held
-from slm.corpus.output import Output
-from slm.corpus.plan import PLAN_FILES, Plan
-from slm.corpus.shards import read_record, shard_name
+from slm.corpus.plan import PLAN_FILES, Plan, PlannedShard
+from slm.corpus.shards import shard_name
 from slm.corpus.summary import CorpusSummary, ShardEntry, sum_up
+from slm.corpus.tools.files import CorpusFiles, open_corpus
 from slm.corpus.tools.finished import find_doubled
 from slm.corpus.tools.shard_check import ShardFinding, examine_shard
 from slm.data.store import map_table, read_spec
@@ -41,7 +42,7 @@ class CheckConfig:
     """
 
     corpus: str
-    """Folder of the corpus, finished or not."""
+    """Folder or URL of the corpus, finished or not."""
     redo: bool = False
     """Remove the shards at fault, so that the command that made the corpus, given again, makes them anew, and only
     those."""
@@ -76,55 +77,54 @@ class Verdict:
 
 def check(config: CheckConfig) -> int:
     """Print a line for each fault and one about all; the exit status."""
-    out = Path(config.corpus)
-    if "://" in config.corpus:
-        raise UsageError(f"{out} is not on this machine: copy it into a folder and check that")
-    if not config.redo:
-        verdict = examine(out)
-    else:
-        read_spec(out)
-        with held(Output(out), None):
-            verdict = examine(out)
-            redo(out, verdict)
+    with open_corpus(config.corpus) as files:
+        read_spec(files.folder)
+        with held(files.output, None) if config.redo else nullcontext():
+            verdict = examine(files)
+            if config.redo:
+                redo(files, verdict)
     for fault in verdict.faults:
         print(fault.line())
     holds = f"{verdict.num_clips:,} clips, {verdict.duration_s / 3600:.3f} h in {verdict.num_shards:,} shards"
     if not verdict.faults:
-        print(f"{out} is whole: {holds}")
+        print(f"{config.corpus} is whole: {holds}")
         return 0
     count = len({fault.file for fault in verdict.faults if fault.redo})
     done = f"files to be made anew: {count}; {_AGAIN}" if config.redo and count else "each line says what to do"
-    print(f"faults in {out}: {len(verdict.faults)} ({holds} can be read); {done}")
+    print(f"faults in {config.corpus}: {len(verdict.faults)} ({holds} can be read); {done}")
     return 1
 
 
-def redo(out: Path, verdict: Verdict) -> None:
+def redo(files: CorpusFiles, verdict: Verdict) -> None:
     """Make the corpus an unfinished one that lacks the shards at fault; `state.json` goes first."""
-    files = dict.fromkeys(fault.file for fault in verdict.faults if fault.redo)
-    if files:
-        if not verdict.can_redo:
-            raise UsageError(f"{out} has no plan by which its shards could be made anew: make it again elsewhere")
-        for name in ("state.json", "shards.json", *files):
-            (out / name).unlink(missing_ok=True)
+    names = dict.fromkeys(fault.file for fault in verdict.faults if fault.redo)
+    if not names:
+        return
+    if not verdict.can_redo:
+        raise UsageError(
+            f"{files.location} has no plan by which its shards could be made anew: make it again elsewhere"
+        )
+    files.output.remove("state.json", "shards.json", *names)
 
 
-def examine(out: Path) -> Verdict:
+def examine(files: CorpusFiles) -> Verdict:
     """Find all faults of a corpus; UsageError for a folder that is none."""
+    out, there = files.folder, files.output.names()
     spec = read_spec(out)
     faults = list[Fault]()
     plan = _read_plan(out, faults)
     listed = _read_listing(out, faults)
-    names = _names(out, plan, listed)
-    findings = _examine_shards(out, spec, names, plan)
+    names = _names(there, plan, listed)
+    findings = _examine_shards(files, spec, [name for name in names if name in there], plan)
     for name, finding in findings.items():
         faults += [Fault(name, what, _REDO) for what in finding.faults]
         faults += [Fault(name, what, _REDO) for what in _exchanged(name, finding, listed)]
     faults += _missing(out, names, findings)
     faults += _columns_differ(findings, plan)
-    faults += _doubled(out, findings)
-    faults += _strays(out, names)
+    faults += _doubled(files, findings)
+    faults += _strays(there, names)
     if not faults:
-        faults += _description_faults(out, spec, names, plan)
+        faults += _description_faults(files, spec, names, plan)
     records = [finding.record for finding in findings.values() if finding.record]
     seconds = sum(record.num_samples for record in records) / spec.sample_rate_hz
     can_redo = plan is not None or (out / "origin.json").is_file()
@@ -156,36 +156,37 @@ def _read_listing(out: Path, faults: list[Fault]) -> dict[str, ShardEntry]:
     return {entry.file: entry for entry in entries}
 
 
-def _names(out: Path, plan: Plan | None, listed: Mapping[str, ShardEntry]) -> list[str]:
+def _names(there: Set[str], plan: Plan | None, listed: Mapping[str, ShardEntry]) -> list[str]:
     if plan is not None:
         return [shard_name(plan, shard) for shard in plan.shards]
-    return list(listed) or sorted(path.name for path in out.glob("data-*.arrow"))
+    return list(listed) or sorted(name for name in there if name.startswith("data-"))
 
 
-def _examine_shards(out: Path, spec: TokenizerSpec, names: Sequence[str], plan: Plan | None) -> dict[str, ShardFinding]:
+def _examine_shards(
+    files: CorpusFiles, spec: TokenizerSpec, names: Sequence[str], plan: Plan | None
+) -> dict[str, ShardFinding]:
     from rich.console import Console
     from rich.progress import track
 
-    there = [(index, name) for index, name in enumerate(names) if (out / name).is_file()]
+    planned = {} if plan is None else {shard_name(plan, shard): shard for shard in plan.shards}
 
-    def look(shard: tuple[int, str]) -> ShardFinding:
-        index, name = shard
-        return examine_shard(out / name, spec, None if plan is None else _planned(plan, index))
+    def look(name: str) -> ShardFinding:
+        with files.shard(name) as path:
+            return examine_shard(path, spec, None if plan is None else _planned_ids(plan, planned[name]))
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = track(
-            pool.map(look, there),
+            pool.map(look, names),
             "checking",
-            len(there),
+            len(names),
             console=Console(stderr=True),
             transient=True,
             disable=not sys.stderr.isatty(),
         )
-        return {name: finding for (_, name), finding in zip(there, found, strict=True)}
+        return dict(zip(names, found, strict=True))
 
 
-def _planned(plan: Plan, index: int) -> list[str]:
-    shard = plan.shards[index]
+def _planned_ids(plan: Plan, shard: PlannedShard) -> list[str]:
     rows = plan.table.slice(shard.start, shard.stop - shard.start)
     return rows.filter(pc.is_null(rows["reason"]))["id"].to_pylist()
 
@@ -219,27 +220,34 @@ def _columns_differ(findings: Mapping[str, ShardFinding], plan: Plan | None) -> 
             yield Fault(name, f"its metadata are {dict(columns)}, and not {dict(expected)}", _REDO)
 
 
-def _doubled(out: Path, findings: Mapping[str, ShardFinding]) -> Iterator[Fault]:
+def _doubled(files: CorpusFiles, findings: Mapping[str, ShardFinding]) -> Iterator[Fault]:
     """Ids that come twice, in one shard or in two."""
     hashes = {name: finding.hashes for name, finding in findings.items() if finding.hashes is not None}
     names = list(hashes)
-    doubled = find_doubled(list(hashes.values()), lambda i: map_table(out / names[i]).column("id").to_pylist())
+
+    def ids(i: int) -> list[str]:
+        with files.shard(names[i]) as path:
+            return map_table(path).column("id").to_pylist()
+
+    doubled = find_doubled(list(hashes.values()), ids)
     if doubled:
         id, first, again = doubled[0]
         what = f"{len(doubled)} ids come more than once, such as {id!r}, also in {names[first]}"
         yield Fault(names[again], what, "keep one of the clips of an id: make the corpus again elsewhere")
 
 
-def _strays(out: Path, names: Sequence[str]) -> Iterator[Fault]:
-    for stray in sorted({path.name for path in out.glob("*.arrow")} - {*names, *PLAN_FILES}):
+def _strays(there: Set[str], names: Sequence[str]) -> Iterator[Fault]:
+    for stray in sorted({name for name in there if name.endswith(".arrow")} - {*names, *PLAN_FILES}):
         yield Fault(stray, "no shard of this corpus, but would be loaded with it", "move it elsewhere")
 
 
-def _description_faults(out: Path, spec: TokenizerSpec, names: Sequence[str], plan: Plan | None) -> Iterator[Fault]:
+def _description_faults(
+    files: CorpusFiles, spec: TokenizerSpec, names: Sequence[str], plan: Plan | None
+) -> Iterator[Fault]:
     """What stands beside whole shards and does not say what they do."""
-    records = (read_record(out / name) for name in names)
+    out, records = files.folder, (files.output.record(name) for name in names)
     summary = sum_up(out, spec, records, () if plan is None else plan.rejects())
-    with pa.memory_map(str(out / names[0])) as source:
+    with files.shard(names[0]) as path, pa.memory_map(str(path)) as source:
         info = json.loads(pa.ipc.open_stream(source).schema.metadata[b"huggingface"])["info"]
     is_right = {
         "shards.json": lambda: read_json(out / "shards.json") == [asdict(entry) for entry in summary.shards],

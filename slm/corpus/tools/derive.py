@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from slm.corpus.output import Output
 from slm.corpus.plan import Reject
 from slm.corpus.shards import read_record, write_table
 from slm.corpus.summary import CorpusSummary, sum_up
+from slm.corpus.tools.files import local
 from slm.corpus.tools.finished import FinishedCorpus
 from slm.errors import UsageError
 from slm.files import read_json, write_json
@@ -52,7 +52,7 @@ def derive(
     corpora = {str(part.corpus.path): part.corpus for part in parts}
     digest = stable_hash([command, settings, [corpus.digest() for corpus in corpora.values()]])
     origin = {"command": command, "corpora": list(corpora), "settings": settings, "digest": digest}
-    output, spec = Output(_local(out)), parts[0].corpus.spec
+    output, spec = Output(local(out)), parts[0].corpus.spec
     columns = _column_types(corpora.values())
     groups = _deal(parts, shard_frames)
     names = [f"data-{i:05d}-of-{len(groups):05d}.arrow" for i in range(len(groups))]
@@ -72,14 +72,10 @@ def derive(
             print(f"{out} is finished: nothing to do", file=sys.stderr)
         else:
             known = features(columns, spec.num_codebooks, np.dtype(spec.code_dtype).name)
-            write_description(summary, f"{', '.join(corpora)} ({command})", known, digest)
+            options = [f"{name} {value}" for name, value in settings.items() if value]
+            source = f"{', '.join(corpora)} ({' '.join([command, ', '.join(options)]).strip()})"
+            write_description(summary, source, known, digest)
     return summary
-
-
-def _local(out: str) -> Path:
-    if "://" in out:
-        raise UsageError(f"--out {out} is not on this machine: give a folder, and copy that")
-    return Path(out)
 
 
 def _check_out(output: Output, digest: str) -> None:

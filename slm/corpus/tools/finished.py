@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from slm.corpus.plan import Reject
+from slm.corpus.tools.files import local
 from slm.data.store import map_table, read_spec, shard_names
 from slm.errors import UsageError
 
@@ -19,7 +20,7 @@ class FinishedCorpus:
     """The shards of a corpus by name; they are mapped, not loaded. UsageError for a folder that is no finished one."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = local(path)
         self.spec = read_spec(self.path)
         try:
             self.names = shard_names(self.path)

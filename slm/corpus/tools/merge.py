@@ -55,7 +55,7 @@ def merge_corpora(config: MergeConfig) -> CorpusSummary:
         for reject in corpus.rejects()
     ]
     largest = max(part.num_frames for part in parts)
-    return derive(config.out, "merge", {"prefixes": prefixes}, parts, largest, rejects)
+    return derive(config.out, "merge", {"prefixes": prefixes if config.prefix else []}, parts, largest, rejects)
 
 
 def _check_specs(corpora: Sequence[FinishedCorpus]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from slm.corpus.tools.statistics import ORDER_1, CodebookStatistics, CorpusStatistics, histogram
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720.0, 240.0, 56.0, 34.0
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 720.0, 240.0, 56.0, 24.0, 34.0
 _POINTS = 200  # of a curve
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 780px; margin: 2em auto; color-scheme: light dark }
@@ -41,7 +41,8 @@ def page(name: str, found: CorpusStatistics) -> str:
 <p>The light part of a bar is what its size would allow. Marks are entropies given the code before. {ORDER_1}</p>
 {_entropies(found.codebooks)}
 <h2>How often codes occur</h2>
-<p>Share of each code, the most frequent first; both axes are logarithmic. Codes that never occur are left out.</p>
+<p>Share of each code, the most frequent first, a curve a codebook; both axes are logarithmic. What never occurs is left
+out.</p>
 {_ranks(found.codebooks)}
 </body></html>
 """
@@ -102,7 +103,7 @@ def _ranks(codebooks: Sequence[CodebookStatistics]) -> str:
     floor = _HEIGHT - _BOTTOM
 
     def x(rank: Any) -> Any:
-        return _LEFT + (_WIDTH - _LEFT - 12) * np.log10(rank) / ranks
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * np.log10(rank) / ranks
 
     def y(share: Any) -> Any:
         return 6 + (floor - 6) * np.log10(share) / shares
@@ -111,10 +112,11 @@ def _ranks(codebooks: Sequence[CodebookStatistics]) -> str:
     for tick in 10.0 ** np.arange(ranks + 1):
         parts += [_line(x(tick), 6, x(tick), floor), _text(x(tick), floor + 16, f"{tick:,.0f}")]
     for tick in 10.0 ** np.arange(0, shares - 1, -1):
-        parts += [_line(_LEFT, y(tick), _WIDTH - 12, y(tick)), _text(_LEFT - 6, y(tick) + 4, f"{tick:g}", "end")]
+        parts += [_line(_LEFT, y(tick), _WIDTH - _RIGHT, y(tick)), _text(_LEFT - 6, y(tick) + 4, f"{tick:g}", "end")]
     for k, curve in enumerate(curves):
         rank = np.unique(np.geomspace(1, len(curve), min(_POINTS, len(curve))).round().astype(int))
         points = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x(rank), y(curve[rank - 1]), strict=True))
         colour = f"hsl({360 * k / len(curves):.0f} 60% 50%)"
         parts.append(f'<path stroke="{colour}" d="M{points}"><title>codebook {k}</title></path>')
+        parts.append(_text(x(len(curve)) + 4, y(curve[-1]) + 4, str(k), "start"))
     return _svg(parts)

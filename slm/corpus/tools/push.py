@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from slm.corpus.folder import DESCRIPTION
 from slm.corpus.tools.check import examine
+from slm.corpus.tools.files import local, open_corpus
 from slm.errors import UsageError
 
 
@@ -36,11 +36,12 @@ def push(config: PushConfig) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
-    out, api = Path(config.corpus), HfApi()
+    out, api = local(config.corpus), HfApi()
     with _hub_errors(config.repo_id):  # what would stop it, before the work
         validate_repo_id(config.repo_id)
         api.whoami()
-    verdict = examine(out)
+    with open_corpus(config.corpus) as files:
+        verdict = examine(files)
     if verdict.faults:
         first = verdict.faults[0]
         raise UsageError(
