@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import re
 import shutil
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from slm._ffmpeg import ffmpeg_blocks
@@ -108,11 +111,18 @@ def _segment_blocks(
 
 
 def _check_not_cut(file: soundfile.SoundFile, source: AudioInput) -> None:
-    """libsndfile mends the length of a cut WAV, AIFF or AU in silence, but says so in its log."""
+    """libsndfile mends the length of a cut file in silence; of most formats it says so in its log."""
     log = file.extra_info
-    for said, there in re.findall(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", log, re.M):
+    sizes = re.findall(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.M)
+    for said, there in sizes:
         if int(there) < int(said) and not _is_placeholder(int(said)):
-            raise AudioError(f"truncated: {int(there):,} of {int(said):,} bytes of samples")
+            raise AudioError(f"truncated: {int(there):,} of {int(said):,} bytes")
+    if "Seems to be a truncated file" in log:  # VOC
+        raise AudioError("truncated: shorter than its header says")
+    if file.format == "NIST":
+        with open_input(source) as raw:
+            said = re.search(rb"^sample_count -i (\d+)", raw.read(1024), re.M)
+        check_length(file.frames, int(said[1]) if said else 0, file.samplerate)
     if file.format == "OGG":
         _check_ogg_pages(source)
 
@@ -123,19 +133,37 @@ def _is_placeholder(size: int) -> bool:
 
 
 def _check_ogg_pages(source: AudioInput) -> None:
-    """The last page must be whole, and no stream begin behind another, where libsndfile would not read it."""
+    """Every page must be whole and sound, since libsndfile goes on behind others, and no stream begin behind another,
+    where it would not be read."""
     with _all_bytes(source) as pages:
-        last = pages.rfind(b"OggS")
-        # 27 bytes of header, of which the last is the number of segments, then their sizes, then the segments.
-        sizes = pages[last + 27 : last + 27 + pages[last + 26]] if last + 27 <= len(pages) else b""
-        if last + 27 + len(sizes) + sum(sizes) > len(pages) or len(sizes) < pages[last + 26]:
-            raise AudioError("truncated: the last Ogg page is incomplete")
-        begun = False
-        for page in re.finditer(rb"OggS\0(.)", pages, re.S):
-            first_of_stream = bool(page[1][0] & 2)
+        at, begun = 0, False
+        while (found := pages.find(b"OggS", at)) != -1:
+            # 27 bytes of header, of which the last is the number of segments, then their sizes, then the segments.
+            header = pages[found : found + 27]
+            num_segments = header[26] if len(header) == 27 else 0
+            sizes = pages[found + 27 : found + 27 + num_segments]
+            end = found + 27 + num_segments + sum(sizes)
+            if end > len(pages):
+                raise AudioError("truncated: the last Ogg page is incomplete")
+            if found > at or int.from_bytes(header[22:26], "little") != _ogg_checksum(pages[found:end]):
+                raise AudioError(f"corrupt: the Ogg page at byte {at:,} is damaged")
+            first_of_stream = bool(header[5] & 2)
             if first_of_stream and begun:  # RFC 3533: the first pages of streams that belong together come first
                 raise AudioError("chained Ogg: several recordings in one file; split them")
-            begun |= not first_of_stream
+            at, begun = end, begun or not first_of_stream
+        if any(pages[at:]):
+            raise AudioError(f"corrupt: the Ogg page at byte {at:,} is damaged")
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """RFC 3533, 6: the polynomial of zlib's CRC-32 from the other end of each byte, begun with 0 and not inverted; its
+    own place counts as 0."""
+    whole = page[:22] + bytes(4) + page[26:]
+    checksum = zlib.crc32(whole.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{checksum:032b}"[::-1], 2)
 
 
 @contextmanager
@@ -155,17 +183,23 @@ def _decoder_to_the_end(file: soundfile.SoundFile, source: AudioInput) -> Callab
     if file.format != "MP3":
         return None
     with open_input(source) as raw:
-        head = raw.read(10)
-        # An ID3v2 tag comes first: its size has 7 bits a byte.
-        skip = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else 0
-        raw.seek(skip)
+        first = _behind_id3(raw, 0)
+        raw.seek(first)
         found = _MP3_LENGTH_TAG.search(head := raw.read(_MP3_HEAD_BYTES))
         if not found:  # then libsndfile guesses from the first bitrate
             return _mp3_blocks
-        raw.seek(skip + found.start() + _mp3_bytes(found[1], head[found.end() :]))
-        behind = raw.read(3)
-    joined = behind == b"ID3" or (behind[:1] == b"\xff" and behind[1:2] >= b"\xe2")
-    return ffmpeg_blocks if joined else None
+        seam = first + found.start() + _mp3_bytes(found[1], head[found.end() :])
+        raw.seek(_behind_id3(raw, seam))
+        next_frame = raw.read(2)
+    joined = next_frame[:1] == b"\xff" and next_frame[1:] >= b"\xe2"
+    return partial(_joined_mp3_blocks, seam=seam) if joined else None
+
+
+def _behind_id3(raw: BinaryIO, at: int) -> int:
+    """Where an ID3v2 tag ends that may be there; its size has 7 bits a byte."""
+    raw.seek(at)
+    head = raw.read(10)
+    return at + 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else at
 
 
 def _mp3_bytes(tag: bytes, fields: bytes) -> int:
@@ -198,6 +232,20 @@ def _mp3_blocks(source: AudioInput, channel: int | None) -> Blocks:
         feeder.join()
     if not got:  # what stands before its first frame is too much for a pipe
         yield from ffmpeg_blocks(source, channel)
+
+
+def _joined_mp3_blocks(source: AudioInput, channel: int | None, seam: int) -> Blocks:
+    """Each part by its own header: to libsndfile the first is all."""
+    with open_input(source) as raw:
+        parts = raw.read(seam), raw.read()
+    rate_hz = 0
+    for part in parts:
+        stream = AudioStream("part.mp3", partial(io.BytesIO, part))
+        for part_hz, block in sndfile_blocks(stream, 0.0, None, 0, channel):
+            if rate_hz not in (0, part_hz):
+                raise AudioError(f"the sample rate changes inside the file: {rate_hz} to {part_hz} Hz")
+            rate_hz = part_hz
+            yield rate_hz, block
 
 
 def _feed(source: AudioInput, sink: int) -> None:

@@ -10,23 +10,28 @@ from slm.audio import AudioInfo, AudioInput, AudioStream, probe, read_audio, rea
 from slm.corpus.containers import open_member
 from slm.corpus.remote import is_remote, open_binary, read_bytes
 from slm.corpus.sources.base import SourceClip
+from slm.corpus.workers import sign_of_life
 
 
 def probe_clip(clip: SourceClip) -> AudioInfo:
     """What the header of its recording says; AudioError as `slm.audio.probe`. Of a remote file only the blocks that
     hold the header are fetched."""
+    sign_of_life()
     return probe(_input_of(clip, whole=False))
 
 
 def read_clip(clip: SourceClip, sample_rate_hz: int) -> np.ndarray:
     """Mono float32 samples of the clip at that rate; AudioError as `slm.audio.read_audio`."""
+    sign_of_life()
     whole = clip.start_s == 0 and clip.end_s is None
     return read_audio(_input_of(clip, whole), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip))
 
 
 def read_clip_blocks(clip: SourceClip, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """The same in blocks, so that a recording of hours is never held whole."""
-    return read_blocks(_input_of(clip, whole=False), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip))
+    for block in read_blocks(_input_of(clip, whole=False), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip)):
+        sign_of_life()
+        yield block
 
 
 def _channel(clip: SourceClip) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,15 +18,20 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CRASHED = "crashed: the process that decoded it died"
+PATIENCE_S = 600
+"""How long a decoder may be at one clip, or at one block of a long one."""
+CRASHED = f"crashed: the process that decoded it died, or came no further for {PATIENCE_S} s"
 """Why a clip is left out that brings down the process that opens it."""
+
+_patience_s = 0  # in a process of `Workers`: PATIENCE_S
 
 
 class Workers(Generic[Item, Result]):
     """`num_workers` processes (0: `num_threads` threads of this one) that do `work(items)`.
 
-    A decoder that crashes on an item takes its process with it. The pool is then made anew, what it was at is done
-    again, halved until the item is found, and that one's result is `crashed(item)`.
+    A decoder that crashes on an item takes its process with it, and one that hangs is ended (`sign_of_life`). The pool
+    is then made anew, what it was at is done again, halved until the item is found, and that one's result is
+    `crashed(item)`.
     """
 
     def __init__(
@@ -51,10 +57,10 @@ class Workers(Generic[Item, Result]):
     ) -> tuple[Future[list[Result]], Executor]:
         for wait_s in (0.1, 1.0):
             with suppress(BrokenProcessPool, EOFError, ConnectionError):
-                return pool.submit(self.work, items), pool
+                return pool.submit(_watched, self.work, items), pool
             time.sleep(wait_s)  # what starts processes may be the one that died, and takes a moment to be missed
             pool = new_pool()
-        return pool.submit(self.work, items), pool
+        return pool.submit(_watched, self.work, items), pool
 
     def _result(self, items: Sequence[Item], future: Future[list[Result]], pool: Executor) -> list[Result]:
         try:
@@ -85,7 +91,29 @@ def _processes(num_workers: int) -> ProcessPoolExecutor:
     however that ends."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["slm.corpus.probing", "slm.corpus.readers"])
-    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
+    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin, initargs=(PATIENCE_S,))
+
+
+def _begin(patience_s: int) -> None:
+    global _patience_s
+    _patience_s = patience_s
+    end_with_parent()
+
+
+def _watched(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+    sign_of_life()
+    try:
+        return work(items)
+    finally:
+        if _patience_s:
+            signal.alarm(0)
+
+
+def sign_of_life() -> None:
+    """Work goes on: a process of `Workers` that has not said so for `PATIENCE_S` is ended, by the system, since a
+    decoder may never come back to Python."""
+    if _patience_s:
+        signal.alarm(_patience_s)
 
 
 def end_with_parent() -> None:

@@ -1,0 +1,103 @@
+"""Hostile input, all of it in one folder and one run: each entry is tokenized rightly, or left out for its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from slm.corpus.config import CorpusConfig
+from slm.corpus.pipeline import tokenize_corpus
+from slm.corpus.segmentation import Segmentation
+from slm.data.store import CodeStore
+from tests.corpus.audio import contents
+from tests.corpus.hostile import CASES, Heard, LevelTokenizer
+from tests.corpus.hostile.entries import THREE_HOURS, WINDOWS
+
+pytest.importorskip("av")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    for name, case in CASES.items():
+        path = folder / "audio" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        case.put(path)
+    return folder
+
+
+def run(folder, out, num_workers):
+    segmentation = Segmentation("windows", window_s=600.0)
+    config = CorpusConfig(
+        str(folder / "audio"), "level", str(folder / out), segmentation=segmentation, num_workers=num_workers
+    )
+    return tokenize_corpus(config, LevelTokenizer())
+
+
+@pytest.fixture(scope="module")
+def outcome(folder):
+    """(codes by id, reasons by path below the folder) of the run."""
+    summary = run(folder, "out", num_workers=0)
+    store = CodeStore(folder / "out")
+    codes = {id: store[i].codes.astype(int) for i, id in enumerate(store.ids)}
+    lines = [json.loads(line) for line in (folder / "out" / "rejects.jsonl").read_text().splitlines()]
+    reasons = {os.path.relpath(line["path"], folder / "audio"): line["reason"] for line in lines}
+    assert (summary.num_clips, len(summary.rejects)) == (len(codes), len(reasons))
+    return codes, reasons
+
+
+def readable(name):
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def codes_of(codes, name):
+    """A clip is called by its path, without suffix where that is its own."""
+    name = readable(name)
+    (found,) = {name, os.path.splitext(name)[0]} & codes.keys()
+    return codes[found]
+
+
+HEARD = [name for name, case in CASES.items() if isinstance(case.outcome, Heard)]
+REFUSED = [name for name, case in CASES.items() if isinstance(case.outcome, str)]
+
+
+@pytest.mark.parametrize("name", HEARD, ids=ascii)
+def test_what_is_sound_is_tokenized_rightly(outcome, name):
+    heard, got = CASES[name].outcome, codes_of(outcome[0], name)
+    expected = heard.expected()
+    assert len(expected) <= len(got) <= len(expected) + (5 if heard.lossy else 1)
+    difference = np.abs(got[: len(expected)] - expected)
+    assert difference[:, int(heard.lossy) :].max() <= heard.tolerance
+
+
+@pytest.mark.parametrize("name", REFUSED, ids=ascii)
+def test_what_is_not_is_left_out_with_its_reason(outcome, name):
+    assert outcome[1][readable(name)].partition(":")[0] == CASES[name].outcome
+
+
+def test_everything_is_one_or_the_other(outcome):
+    codes, reasons = outcome
+    assert len(codes) == len(HEARD) + WINDOWS
+    assert len(reasons) == len(REFUSED)
+    assert len(CASES) > 150
+
+
+def test_three_hours_in_windows_are_whole(outcome):
+    """Each window begins with its own level and goes on with the lowest."""
+    for i in range(WINDOWS):
+        got = outcome[0][f"{os.path.splitext(THREE_HOURS)[0]}#{i}"]
+        assert len(got) == 600 * 50
+        level = (10 * i - 128) / 128
+        assert got[0].tolist() == [round(1000 + 1000 * level), round(1000 * abs(level))]
+        assert (got[1:] == [0, 1000]).all()
+
+
+def test_worker_processes_make_the_same_of_it(folder, outcome):
+    run(folder, "other", num_workers=2)
+    made = [contents(folder / out) for out in ("out", "other")]
+    for files in made:
+        del files["plan.arrow"]  # holds the times of files, and /proc/self/mem is another in each process
+    assert made[0] == made[1]
