@@ -61,7 +61,7 @@ def test_a_run_a_second_run_and_another_tokenizer(tmp_path):
     [
         ({"tokenizer": "mortel"}, "unknown tokenizer 'mortel'; did you mean 'mortal'"),
         ({"tokenizr": "x"}, "unknown option 'tokenizr'; did you mean 'tokenizer'"),
-        ({"audio": "nowhere"}, "no such folder or manifest: nowhere; give a folder of audio files, or "),
+        ({"audio": "nowhere"}, "no such folder or manifest: nowhere; give a folder of audio files, a manifest ("),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2(tmp_path, options, message):

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _BLOCK_BYTES = 1 << 18  # of a request, where a file is read in parts
 _WAITS_S = (1, 4)  # before another try
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)
+_EXTRAS = {"https": "http", "s3a": "s3", "az": "abfs"}  # of fsspec, which are called otherwise than the protocol
 _LOOKED_AT = 1000  # entries of a folder, to tell what it is
 
 
@@ -37,22 +39,28 @@ def filesystem(url: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise UsageError(
-            f"{protocol}:// needs a package that is not installed ({error}): pip install 'fsspec[{protocol}]'"
+            f"{protocol}:// needs a package that is not installed ({error}): "
+            f"pip install 'fsspec[{_EXTRAS.get(protocol, protocol)}]'"
         ) from None
     except ValueError as error:
         raise UsageError(f"cannot read {url}: {error}") from None
 
 
 def patiently(read: Callable[[], T]) -> T:
-    """What `read` returns; a fault of the network gets two more tries."""
+    """What `read` returns; a fault of the network gets two more tries. OSError, whatever the library raises."""
     for wait_s in _WAITS_S:
         try:
             return read()
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError):
+        except _FINAL:
             raise
-        except (OSError, TimeoutError):
+        except Exception:
             time.sleep(wait_s)
-    return read()
+    try:
+        return read()
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def read_bytes(path: str, start: int | None = None, stop: int | None = None) -> bytes:
@@ -145,7 +153,7 @@ def is_file(path: str) -> bool:
     fs, inner = filesystem(path)
     try:
         return bool(fs.isfile(inner))
-    except OSError:
+    except Exception:  # of whatever library asks
         return False
 
 

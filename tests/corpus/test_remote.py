@@ -243,6 +243,7 @@ def test_a_fault_of_the_network_gets_two_more_tries(flaky, monkeypatch):
     ("error", "reason", "tries"),
     [
         (OSError(5, "Input/output error"), "unreadable: Input/output error", 3),
+        (RuntimeError("server\ndisconnected"), "unreadable: server disconnected", 3),
         (TimeoutError("timed out"), "unreadable: timed out", 3),
         (FileNotFoundError("a.wav"), "missing file", 1),
         (PermissionError("403"), "no permission to read", 1),
@@ -295,8 +296,9 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", lacks)
-    with pytest.raises(UsageError, match=r"s3:// needs a package .*: pip install 'fsspec\[s3\]'"):
-        open_source("s3://bucket/audio")
+    for protocol, extra in {"s3": "s3", "https": "http"}.items():
+        with pytest.raises(UsageError, match=rf"{protocol}:// needs a package .*: pip install 'fsspec\[{extra}\]'"):
+            open_source(f"{protocol}://bucket/audio")
 
 
 def test_what_a_remote_source_lists_is_watched(folder, memory):

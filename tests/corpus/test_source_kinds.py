@@ -148,8 +148,6 @@ def test_what_is_no_source_is_answered_by_a_line_with_all_kinds(tmp_path):
     with pytest.raises(UsageError) as caught:
         open_source(tmp_path / "absent")
     said = str(caught.value)
-    assert said.startswith(
-        f"no such folder or manifest: {tmp_path / 'absent'}; give a folder of audio files, or a manif"
-    )
+    assert said.startswith(f"no such folder or manifest: {tmp_path / 'absent'}; give a folder of audio files, a mani")
     assert all(SOURCES.get(name).about in said for name in SOURCES.names())
     assert "\n" not in said

@@ -89,8 +89,8 @@ def open_source(location: str | os.PathLike[str], kind: str = "auto", **settings
     for name in chosen:
         return SOURCES.create(name, location=location, **settings)
     what = "cannot be read as audio" if os.path.exists(location) else "no such folder or manifest"
-    known = sorted(kinds.values(), key=lambda cls: not cls.is_fallback)
-    raise UsageError(f"{what}: {location}; give {', or '.join(cls.about for cls in known)}")
+    *known, last = (cls.about for cls in sorted(kinds.values(), key=lambda cls: not cls.is_fallback))
+    raise UsageError(f"{what}: {location}; give {', '.join(known)} or {last}")
 
 
 def list_clips(location: str | os.PathLike[str], kind: str = "auto") -> list[SourceClip]:

@@ -28,7 +28,7 @@ class FolderSource(Source):
         fs, inner = filesystem(location)
         try:
             return bool(fs.isdir(inner))
-        except OSError:  # listing it tells why
+        except Exception:  # of whatever library asks; listing it tells why
             return True
 
     def clips(self) -> Iterator[SourceClip]:
