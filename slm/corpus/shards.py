@@ -27,8 +27,8 @@ _BLOCK_FRAMES = 1 << 18
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a finished shard says of itself: `counts[k][c]` is how often code c of codebook k occurs; `seal` is empty
-    where another program wrote it."""
+    """What a finished shard says of itself: `counts[k][c]` is how often code c of codebook k occurs; `tokenizer` is the
+    fingerprint of what made its codes; `seal` is empty where another program wrote it."""
 
     file: str
     num_clips: int
@@ -36,7 +36,8 @@ class ShardRecord:
     num_frames: int
     counts: tuple[np.ndarray, ...]
     rejects: tuple[Reject, ...]
-    seal: str = ""
+    tokenizer: str
+    seal: str
 
 
 def shard_name(plan: Plan, shard: PlannedShard) -> str:
@@ -82,6 +83,7 @@ def write_table(
         for k, count in enumerate(counts):
             count += np.bincount(block[:, k], minlength=len(count))
     own = {
+        "tokenizer": spec.fingerprint,
         "num_clips": table.num_rows,
         "num_samples": int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64)),
         "num_frames": num_frames,
@@ -91,7 +93,7 @@ def write_table(
     known = features(columns, spec.num_codebooks, np.dtype(spec.code_dtype).name)
     metadata = {
         "huggingface": json.dumps({"info": {"features": known}}),
-        "slm": json.dumps(own, ensure_ascii=False),
+        "slm": json.dumps(own, ensure_ascii=False, separators=(",", ":")),
         KEY: BLANK,
     }
     # One record batch: the codes of a shard are one contiguous array.
@@ -139,5 +141,6 @@ def record_of(file: IO[bytes] | pa.NativeFile, name: str) -> ShardRecord:
         num_frames=own["num_frames"],
         counts=tuple(np.array(count, np.int64) for count in own["counts"]),
         rejects=tuple(Reject(**reject) for reject in own["rejects"]),
+        tokenizer=own["tokenizer"],
         seal=metadata.get(KEY.encode(), b"").decode(),
     )

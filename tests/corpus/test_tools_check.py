@@ -304,6 +304,16 @@ def test_codes_of_another_shape(corpus, capsys):
     assert "its column codes is list<" in faults(capsys, out)[0]
 
 
+def test_codes_of_another_tokenizer(corpus, capsys):
+    """Of the same rates and codebooks."""
+    config, out = corpus
+    tokenize(config.audio, other := out.parent / "other", ArithmeticTokenizer(bias=1))
+    shutil.copy(shards(other)[1], shards(out)[1])
+    first, second = faults(capsys, out)
+    assert "it holds codes of another tokenizer [" in first
+    assert "it is not the shard that shards.json lists" in second
+
+
 def test_a_record_that_tells_other_counts(tmp_path, capsys):
     """The record is what cards and summaries are made of."""
     tokenize(good_folder(tmp_path / "audio"), out := tmp_path / "out")

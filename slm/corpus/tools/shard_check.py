@@ -37,9 +37,12 @@ def examine_shard(path: Path, spec: TokenizerSpec, planned: Sequence[str] | None
         record = read_record(path)
         if not is_intact(path, record.seal):
             return ShardFinding(("damaged: its bytes are not those that were written (sha256)",))
+        if record.tokenizer != spec.fingerprint:
+            named = f"[{record.tokenizer[:12]}], and not of {spec.describe()}"
+            return ShardFinding((f"it holds codes of another tokenizer {named}",), replace(record, counts=()))
     except (KeyError, TypeError):
         return ShardFinding(("written by another program: it has no record of its clips",))
-    except (OSError, ValueError) as error:  # ArrowInvalid and JSON's are ValueErrors
+    except (OSError, ValueError, pa.ArrowException) as error:  # JSON's are ValueErrors
         return ShardFinding((f"damaged: it cannot be read ({_short(error)})",))
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_stream(source).read_all()
