@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,13 @@ class Plan:
     def ids(self) -> list[str]:
         """All ids, rejects included, in the source's order."""
         return self.table["id"].to_pylist()
+
+    def in_order(self, ids: Sequence[str]) -> list[str]:
+        """These ids, in the source's order."""
+        import pyarrow.compute as pc
+
+        column = self.table["id"]
+        return column.filter(pc.is_in(column, pa.array(ids, pa.string()))).to_pylist()
 
     def source_ids(self) -> list[str]:
         """The ids that the source gave, of which segments were made."""

@@ -125,8 +125,7 @@ def sum_up(out: Path, spec: TokenizerSpec, records: Iterable[ShardRecord], rejec
 def _in_order(rejects: Sequence[Reject], plan: Plan) -> list[Reject]:
     if not rejects:
         return []
-    left_out = {reject.id for reject in rejects}
-    order = {id: row for row, id in enumerate(plan.ids()) if id in left_out}
+    order = {id: row for row, id in enumerate(plan.in_order([reject.id for reject in rejects]))}
     return sorted(rejects, key=lambda reject: order[reject.id])
 
 
