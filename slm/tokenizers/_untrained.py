@@ -80,10 +80,10 @@ def _filling(book: Any, generator: torch.Generator) -> Callable[[torch.Tensor], 
         if not full:
             full = True
             table = book.embed_sum if hasattr(book, "embed_sum") else book.embed
-            rows = torch.randperm(len(latents), generator=generator)[torch.arange(len(table)) % len(latents)]
-            # Wide enough that what is left over is spread too, down to the 32nd level.
+            # The mean of two latents, and some noise, leaves something to the next level, down to the 32nd.
+            pairs = torch.randint(len(latents), (2, len(table)), generator=generator)
             jitter = 0.3 * latents.std(dim=0) * torch.randn(table.shape, generator=generator)
-            table.copy_(latents[rows] + jitter)
+            table.copy_(latents[pairs].mean(dim=0) + jitter)
             book._embed = None  # Mimi keeps embed_sum / cluster_usage
         return quantize(latents)
 

@@ -33,7 +33,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         normed = self.norm(frames)
-        query, key, value = (layer(normed).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))
+        # Contiguous, or attention would hold a number for each pair of frames: 8 GB for 10 minutes.
+        query, key, value = (layer(normed).mT[:, None].contiguous() for layer in (self.q, self.k, self.v))
         attended = functional.scaled_dot_product_attention(query, key, value)
         return frames + self.proj_out(attended[:, 0].transpose(1, 2))
 
