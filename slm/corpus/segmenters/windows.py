@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import ceil
 
 from slm.audio import AudioInfo
@@ -28,4 +27,4 @@ class Windows(Segmenter):
         first, last = info.segment(clip.start_s, clip.end_s)
         count = max(1, ceil((last - first) / (self.window_s * rate)))
         seams = [(first + (last - first) * i // count) / rate for i in range(1, count)]
-        return list(pairwise([clip.start_s, *seams, clip.end_s]))
+        return list(zip([clip.start_s, *seams], [*seams, clip.end_s], strict=True))
