@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -26,6 +27,8 @@ from slm.corpus.summary import CorpusSummary, describe_skipped, sum_up, summariz
 from slm.corpus.tally import Tally, TooManyRejectsError
 from slm.tokenizers import Tokenizer, load_tokenizer
 from slm.types import TokenizerSpec
+
+_PLANNED_EVERY_S = 10.0
 
 Engine = Callable[[Job, Sequence[int], Callable[[Step], None]], None]
 
@@ -87,7 +90,7 @@ def _find_or_make_plan(config: CorpusConfig, output: Output, source: Source, spe
             return plan
         begin(output, spec)
         try:
-            made = make_plan(output.folder, source, spec, settings, config.readers(), _say_planned)
+            made = make_plan(output.folder, source, spec, settings, config.readers(), _planning_progress())
         except NothingUsableError:
             abandon(output)
             raise
@@ -99,9 +102,17 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _say_planned(clips: int) -> None:
-    if clips >= 10_000:
-        _say(f"planning: {clips:,} clips looked at")
+def _planning_progress() -> Callable[[int], None]:
+    """Says now and then how many clips have been looked at."""
+    last = time.monotonic()
+
+    def say(clips: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLANNED_EVERY_S:
+            last = time.monotonic()
+            _say(f"planning: {clips:,} clips looked at")
+
+    return say
 
 
 def _shards(config: CorpusConfig, plan: Plan) -> list[PlannedShard]:

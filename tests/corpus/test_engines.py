@@ -10,7 +10,7 @@ import pytest
 
 from slm.corpus import pipeline
 from slm.corpus.config import CorpusConfig
-from slm.corpus.engines import local
+from slm.corpus.engines import local, ray
 from slm.corpus.locks import held
 from slm.corpus.output import Output
 from slm.corpus.part import Part
@@ -79,18 +79,34 @@ def test_every_gpu_gets_a_process(monkeypatch):
 def test_a_ray_cluster_in_which_an_actor_dies_makes_the_same_bytes(tmp_path, whole):
     pytest.importorskip("ray")
     env = environment(tmp_path, KILL_AT="encode:2", KILL_ONCE=str(tmp_path / "killed"), RAY_AUTH_MODE="disabled")
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    start = [*ray, "start", "--head", "--num-cpus=2", "--port=0", "--include-dashboard=false", "--disable-usage-stats"]
+    cluster = [sys.executable, "-m", "ray.scripts.scripts"]
+    start = [
+        *cluster,
+        "start",
+        "--head",
+        "--num-cpus=2",
+        "--port=0",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
     started = subprocess.run(start, env=env, capture_output=True, text=True)
     assert started.returncode == 0, started.stderr
     try:
         command = [sys.executable, "tokenize_corpus.py", *command_for(tmp_path, engine="ray", ray_address="auto")]
         done = subprocess.run([*command, "--processes", "2"], env=env, capture_output=True, text=True)
     finally:
-        subprocess.run([*ray, "stop", "--force"], env=env, capture_output=True)
+        subprocess.run([*cluster, "stop", "--force"], env=env, capture_output=True)
     assert done.returncode == 3, done.stderr
     assert (tmp_path / "killed").exists()
     assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize(
+    ("cpus", "processes", "expected"),
+    [([16, 16], None, (4, 8)), ([2, 2, 2], None, (2, 3)), ([8], 3, (2, 3)), ([1], 2, (0, 2)), ([5, 3], None, (4, 1))],
+)
+def test_an_actor_fits_on_a_machine(cpus, processes, expected):
+    assert ray._share(cpus, processes) == expected
 
 
 def test_ray_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatch):

@@ -60,11 +60,21 @@ def _actors(ray: Any, job: Job, device: str, processes: int | None, num_shards: 
     on_gpu = device.startswith("cuda") or (device == "auto" and has.get("GPU", 0) >= 1)
     if on_gpu and not has.get("GPU"):
         raise UsageError(f"--device {device}: the Ray cluster has no GPU; give --device cpu")
-    cores = min(_CORES_AN_ACTOR, int(has.get("CPU", 1)))
-    count = processes or (int(has["GPU"]) if on_gpu else max(1, int(has.get("CPU", 1)) // cores))
-    needs = {"num_gpus": 1} if on_gpu else {"num_cpus": min(cores, max(1, int(has.get("CPU", 1)) // count))}
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cores, places = _share(cpus, processes)
+    count = (processes or int(has["GPU"])) if on_gpu else places
+    needs = {"num_gpus": min(1.0, has["GPU"] / count)} if on_gpu else {"num_cpus": cores}
     actor = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **needs)(_Maker)
     return [actor.remote(job, "cuda" if on_gpu else device) for _ in range(min(count, num_shards))]
+
+
+def _share(cpus: Sequence[int], processes: int | None) -> tuple[int, int]:
+    """Cores for each actor and number of actors, where machines have so many: an actor is on one of them."""
+    for cores in range(_CORES_AN_ACTOR, 0, -1):
+        places = sum(cpu // cores for cpu in cpus)
+        if places >= (processes or 1):
+            return cores, processes or places
+    return 0, processes or 1  # more than there are cores: they share them
 
 
 def _deal(ray: Any, actors: Sequence[Any], indices: Sequence[int], on_step: Callable[[Step], None]) -> None:
