@@ -210,7 +210,9 @@ def test_strays_are_named_and_left(corpus, capsys):
 def test_a_damaged_plan(corpus, capsys, name):
     _, out = corpus
     data = (out / name).read_bytes()
-    for broken in (b"", data[: len(data) // 2], None):
+    for broken in (b"", data[: len(data) // 2], data.replace(b'"columns": {', b'"columns": {"x": "tring"'), None):
+        if broken == data:
+            continue
         (out / name).unlink()
         if broken is not None:
             (out / name).write_bytes(broken)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from slm.corpus.locks import held
 from slm.corpus.plan import PLAN_FILES, Plan, PlannedShard
 from slm.corpus.shards import shard_name
 from slm.corpus.summary import CorpusSummary, ShardEntry, sum_up
-from slm.corpus.tools.files import CorpusFiles, open_corpus
+from slm.corpus.tools.files import CorpusFiles, open_corpus, tracked
 from slm.corpus.tools.finished import find_doubled
 from slm.corpus.tools.shard_check import ShardFinding, examine_shard
 from slm.data.store import map_table, read_spec
@@ -137,11 +136,16 @@ def _read_plan(out: Path, faults: list[Fault]) -> Plan | None:
     try:
         plan = Plan(out)
         plan.table.validate(full=True)
+        _metadata_types(plan)
         return plan
-    except (UsageError, OSError, pa.ArrowInvalid):
+    except (UsageError, OSError, ValueError, pa.ArrowException):
         remedy = "bring both from a copy, or tokenize again into another folder"
         faults.append(Fault(" and ".join(PLAN_FILES), "missing or damaged", remedy))
         return None
+
+
+def _metadata_types(plan: Plan) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(pa.type_for_alias(type_name))) for name, type_name in plan.columns.items())
 
 
 def _read_listing(out: Path, faults: list[Fault]) -> dict[str, ShardEntry]:
@@ -165,9 +169,6 @@ def _names(there: Set[str], plan: Plan | None, listed: Mapping[str, ShardEntry])
 def _examine_shards(
     files: CorpusFiles, spec: TokenizerSpec, names: Sequence[str], plan: Plan | None
 ) -> dict[str, ShardFinding]:
-    from rich.console import Console
-    from rich.progress import track
-
     planned = {} if plan is None else {shard_name(plan, shard): shard for shard in plan.shards}
 
     def look(name: str) -> ShardFinding:
@@ -175,14 +176,7 @@ def _examine_shards(
             return examine_shard(path, spec, None if plan is None else _planned_ids(plan, planned[name]))
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = track(
-            pool.map(look, names),
-            "checking",
-            len(names),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
+        found = tracked(pool.map(look, names), "checking", len(names))
         return dict(zip(names, found, strict=True))
 
 
@@ -212,7 +206,7 @@ def _columns_differ(findings: Mapping[str, ShardFinding], plan: Plan | None) -> 
     """Shards with other metadata than the plan says, or than most where there is no plan."""
     found = {name: tuple(finding.columns.items()) for name, finding in findings.items() if finding.columns is not None}
     if plan is not None:
-        expected = tuple((name, str(pa.type_for_alias(type_name))) for name, type_name in plan.columns.items())
+        expected = _metadata_types(plan)
     else:
         expected = Counter(found.values()).most_common(1)[0][0] if found else ()
     for name, columns in found.items():

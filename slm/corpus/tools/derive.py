@@ -19,7 +19,7 @@ from slm.corpus.output import Output
 from slm.corpus.plan import Reject
 from slm.corpus.shards import read_record, write_table
 from slm.corpus.summary import CorpusSummary, sum_up
-from slm.corpus.tools.files import local
+from slm.corpus.tools.files import local, tracked
 from slm.corpus.tools.finished import FinishedCorpus
 from slm.errors import UsageError
 from slm.files import read_json, write_json
@@ -63,7 +63,7 @@ def derive(
         write_json(output.folder / "origin.json", origin)
         begin(output, spec)
         finished = output.names() >= {"state.json", *names}
-        for i, (name, group) in enumerate(zip(names, groups, strict=True)):
+        for i, (name, group) in enumerate(tracked(zip(names, groups, strict=True), "writing", len(names))):
             if not (output.folder / name).is_file():
                 table = pa.concat_tables([_rows(part, columns) for part in group])
                 write_table(output.folder / name, table, columns, spec, () if i else rejects)

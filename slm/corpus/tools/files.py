@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from slm.corpus.output import Output
 from slm.corpus.plan import PLAN_FILES
 from slm.corpus.remote import filesystem, is_remote, patiently
 from slm.errors import UsageError
+
+T = TypeVar("T")
 
 
 def local(location: str | Path) -> Path:
@@ -20,6 +24,15 @@ def local(location: str | Path) -> Path:
     if is_remote(str(location)):
         raise UsageError(f"{location} is not on this machine: copy it into a folder, or name another")
     return Path(location)
+
+
+def tracked(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """The items, with a bar on a terminal for as long as it takes."""
+    from rich.console import Console
+    from rich.progress import track
+
+    is_shown = sys.stderr.isatty()
+    return track(items, what, total, console=Console(stderr=True), transient=True, disable=not is_shown)
 
 
 @dataclass(frozen=True)

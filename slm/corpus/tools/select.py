@@ -12,6 +12,7 @@ import pyarrow as pa
 from slm.corpus.remote import open_text
 from slm.corpus.summary import CorpusSummary
 from slm.corpus.tools.derive import Part, derive
+from slm.corpus.tools.files import tracked
 from slm.corpus.tools.finished import FinishedCorpus, clip_frames
 from slm.errors import UsageError, did_you_mean
 from slm.types import stable_hash
@@ -79,7 +80,9 @@ def select_clips(config: SelectConfig) -> CorpusSummary:
     corpus = FinishedCorpus(config.corpus)
     wanted = None if config.ids is None else _read_ids(config.ids)
     missing = set(wanted or ())
-    chosen = [_choose(corpus, name, config, wanted, missing) for name in corpus.names]
+    chosen = [
+        _choose(corpus, name, config, wanted, missing) for name in tracked(corpus.names, "looking", len(corpus.names))
+    ]
     if missing:
         raise UsageError(f"{len(missing)} ids of {config.ids} are not in {config.corpus}, such as {min(missing)!r}")
     kept = [some for some in _sample(chosen, config) if len(some.rows)]

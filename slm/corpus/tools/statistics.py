@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from slm.corpus.shards import flat_frames
 from slm.corpus.summary import CodebookUse, codebook_use
+from slm.corpus.tools.files import tracked
 from slm.corpus.tools.finished import FinishedCorpus
 from slm.errors import UsageError
 from slm.types import TokenizerSpec
@@ -107,15 +107,10 @@ def _codebook_dict(codebook: CodebookStatistics) -> dict[str, Any]:
 
 def count_corpus(corpus: FinishedCorpus) -> CorpusStatistics:
     """One pass; UsageError where codes are beyond the codebooks, or there are no clips."""
-    from rich.console import Console
-    from rich.progress import track
-
     sizes = corpus.spec.codebook_sizes
     counter = _Counter(sizes, with_pairs=sum(size * size for size in sizes) <= _PAIR_CELLS)
     durations, num_bytes = list[np.ndarray](), 0
-    console = Console(stderr=True)
-    names = track(corpus.names, "counting", console=console, transient=True, disable=not sys.stderr.isatty())
-    for name in names:
+    for name in tracked(corpus.names, "counting", len(corpus.names)):
         table = corpus.table(name)
         try:
             counter.add(table)
