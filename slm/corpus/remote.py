@@ -19,6 +19,9 @@ from slm.errors import UsageError
 
 T = TypeVar("T")
 
+FIRST_ROWS = 1000
+"""Of a list, in which a relative path is looked for to find its root."""
+
 _BLOCK_BYTES = 1 << 18  # of a request, where a file is read in parts
 _WAITS_S = (1, 4)  # before another try
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)

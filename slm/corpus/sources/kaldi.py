@@ -7,13 +7,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from typing import ClassVar
 
 from slm.corpus.containers import channel_member
-from slm.corpus.remote import find_root, is_file, is_remote, open_text
+from slm.corpus.remote import FIRST_ROWS, find_root, is_file, is_remote, open_text
 from slm.corpus.sources.base import SOURCES, Source, SourceClip
 from slm.errors import UsageError
 
+_IN_ARCHIVE = re.compile(r"\.(ark|scp):\d+$")
 _BY_UTTERANCE = {"text": "text", "utt2spk": "speaker", "utt2lang": "language"}
 
 
@@ -44,8 +46,8 @@ class KaldiSource(Source):
     def base(self) -> str:
         if self._given_root is not None:
             return self._given_root
-        relative = (path for _, path, _ in self._files() if not is_remote(path) and not os.path.isabs(path))
-        first = next(relative, None)
+        paths = (path for _, path, _ in islice(self._files(), FIRST_ROWS))
+        first = next((path for path in paths if not is_remote(path) and not os.path.isabs(path)), None)
         return self.location if first is None else find_root(first, self.location)
 
     def clips(self) -> Iterator[SourceClip]:
@@ -67,8 +69,9 @@ class KaldiSource(Source):
 
     def _files(self) -> Iterator[tuple[str, str, int | None]]:
         """Each recording: id, path as it is given, channel."""
-        for line, (id, rest) in enumerate(_lines(self._file("wav.scp")), start=1):
-            yield id, *_file_of(rest, f"{self._file('wav.scp')}, line {line}")
+        scp = self._file("wav.scp")
+        for line, (id, rest) in enumerate(_lines(scp), start=1):
+            yield id, *_file_of(rest, f"{scp}, line {line}")
 
     def _recordings(self) -> Iterator[tuple[str, str, str, float, float | None]]:
         """Each recording as a clip: id, path, member, start, end."""
@@ -79,8 +82,9 @@ class KaldiSource(Source):
     def _segments(self) -> Iterator[tuple[str, str, str, float, float | None]]:
         """The same of each segment; end -1 means the end of the recording. Long recordings are few: they are held."""
         recordings = {id: (path, member) for id, path, member, _, _ in self._recordings()}
-        for line, (id, rest) in enumerate(_lines(self._file("segments")), start=1):
-            where = f"{self._file('segments')}, line {line}"
+        segments = self._file("segments")
+        for line, (id, rest) in enumerate(_lines(segments), start=1):
+            where = f"{segments}, line {line}"
             try:
                 recording, start, end = rest.split()
                 start_s, end_s = float(start), float(end)
@@ -136,7 +140,7 @@ def _file_of(entry: str, where: str) -> tuple[str, int | None]:
     """The file that an entry of `wav.scp` reads, and the channel of it, if one is taken."""
     if entry.endswith("|"):
         return _file_of_command(entry[:-1], where)
-    if not entry or re.search(r"\.(ark|scp):\d+$", entry):
+    if not entry or _IN_ARCHIVE.search(entry):
         what = f"{entry!r} lies in a Kaldi archive" if entry else "no file"
         raise UsageError(f"{where}: {what}; {_EXPORT}")
     return entry, None

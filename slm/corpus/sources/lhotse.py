@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar
 
 from slm.corpus.containers import channel_member, refused_member
-from slm.corpus.remote import find_root, is_file, is_remote, open_text
+from slm.corpus.remote import FIRST_ROWS, find_root, is_file, is_remote, open_text
 from slm.corpus.sources.base import SOURCES, Source, SourceClip
 from slm.corpus.sources.manifest import json_rows
 from slm.errors import AudioError, UsageError
@@ -106,7 +107,7 @@ class LhotseSource(Source):
     @cached_property
     def _layout(self) -> tuple[str, int]:
         """The root, and which of its names a path has there, as the first file shows."""
-        for _, _, cut in self._cuts():
+        for _, _, cut in islice(self._cuts(), FIRST_ROWS):
             try:
                 path = _audio_of(cut)[0]["source"]
             except (AudioError, KeyError, TypeError, IndexError):
