@@ -14,6 +14,7 @@ def dataset_card(summary: CorpusSummary, source: str) -> str:
     """Markdown; says the same for the same corpus, whenever and in however many runs it was made."""
     size = next((name for limit, name in _SIZES if summary.num_clips < limit), "n>1M")
     spec = summary.spec
+    outside = f"\n| hours in no segment | {summary.outside_s / 3600:.4f} |" if summary.outside_s > 0 else ""
     return f"""---
 pretty_name: {json.dumps(f"Audio codes by {spec.name}")}
 size_categories:
@@ -43,7 +44,7 @@ Audio from `{source.replace("`", "'")}`, tokenized by `{spec.describe()}`. Open 
 | bitrate, nominal | {spec.bitrate_bps:.1f} bit/s |
 | bitrate, entropy | {summary.entropy_bitrate_bps:.1f} bit/s |
 | shards | {summary.num_shards} |
-| clips left out | {len(summary.rejects):,} |
+| clips left out | {len(summary.rejects):,} |{outside}
 
 Each row has `id`, `codes` (frames x {spec.num_codebooks} codebooks), `num_samples` (at the sample rate above),
 `duration_s`, and what the source says of the clip. The nominal bitrate counts log2(codebook size) bits a code; the

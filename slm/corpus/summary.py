@@ -38,10 +38,12 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """A finished corpus, or where there are missing shards, the part of it that a run made. `real_time_factor` is that
-    of the run that finished it, None where nothing was left to do; `skipped` counts, by suffix, the files of the
-    source's folder that were not taken for audio; `location` is the folder or URL where the corpus is, `out` where its
-    files are made."""
+    """A finished corpus, or where there are missing shards, the part of it that a run made.
+
+    `real_time_factor` is that of the run that finished it, None where nothing was left to do; `skipped` counts, by
+    suffix, the files of the source's folder that were not taken for audio; `outside_s` is what segmentation left out;
+    `location` is the folder or URL where the corpus is, `out` where its files are made.
+    """
 
     out: Path
     spec: TokenizerSpec
@@ -55,6 +57,7 @@ class CorpusSummary:
     skipped: Mapping[str, int] = field(default_factory=dict)
     location: str = ""
     num_missing_shards: int = 0
+    outside_s: float = 0.0
 
     @property
     def num_shards(self) -> int:
@@ -84,6 +87,8 @@ class CorpusSummary:
             )
         if self.skipped:
             lines.append(f"skipped    {describe_skipped(self.skipped)}")
+        if self.outside_s > 0:
+            lines.append(f"outside    {self.outside_s / 3600:.3f} h of the recordings are in no segment")
         where = self.location or str(self.out)
         lines.append(f"dataset    {where}")
         if self.num_missing_shards:
@@ -97,7 +102,7 @@ class CorpusSummary:
 def summarize(out: Path, spec: TokenizerSpec, plan: Plan, records: Iterable[ShardRecord]) -> CorpusSummary:
     """Sum up the shards of a plan; rejects in the source's order."""
     made = sum_up(out, spec, records, plan.rejects())
-    return replace(made, rejects=tuple(_in_order(made.rejects, plan)))
+    return replace(made, rejects=tuple(_in_order(made.rejects, plan)), outside_s=plan.outside_s)
 
 
 def sum_up(out: Path, spec: TokenizerSpec, records: Iterable[ShardRecord], rejects: Iterable[Reject]) -> CorpusSummary:

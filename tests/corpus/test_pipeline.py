@@ -14,6 +14,7 @@ import yaml
 
 from slm.audio import read_audio
 from slm.corpus import pipeline
+from slm.corpus.card import dataset_card
 from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
 from slm.data.store import CodeStore
@@ -105,6 +106,10 @@ def test_card_and_summary_hold_what_can_be_counted_by_hand(corpus, tmp_path):
     assert yaml.safe_load(front)["size_categories"] == ["n<1K"]
     assert "| bitrate, nominal | 600.0 bit/s |" in body
     assert "| empty | 2 |" in body
+    assert "in no segment" not in card + summary.describe()
+    silent = replace(summary, outside_s=1800.0)
+    assert "| hours in no segment | 0.5000 |\n" in dataset_card(silent, "x")
+    assert "outside    0.500 h of the recordings are in no segment\n" in silent.describe()
     assert tokenizer.spec.fingerprint in body
 
 
