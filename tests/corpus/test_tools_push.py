@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import load_dataset, load_from_disk
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, errors
 
 from slm.data.store import CodeStore
 from tests.corpus.audio import bad_folder, contents, good_folder, write_clip
@@ -138,18 +138,49 @@ def test_what_is_not_whole_is_not_pushed(corpus, hub, capsys):
     assert contents(corpus) == before
 
 
-def test_what_the_hub_has_against_it_is_one_line(corpus, tmp_path):
-    """The real client, without a network: in a process of its own, since it reads its settings once."""
-    settings = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | settings
-    for repo_id, given, what in [
-        ("me/speech", {}, "error: no token for the hub: run `hf auth login`, or set HF_TOKEN\n"),
-        ("me/speech", {"HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "1"}, "error: the hub is switched off by HF_HUB_OFFLINE"),
-        ("me/speech", {"HF_TOKEN": "hf_x"}, "error: the hub cannot be reached (["),
-        ("a/b/c", {}, "error: 'a/b/c' is no name of a dataset (Repo id must be"),
-    ]:
-        command = [sys.executable, "-m", "slm.corpus", "push", str(corpus), repo_id]
-        made = subprocess.run(command, env=plain | given, capture_output=True, text=True)
-        assert made.returncode == 2, made.stderr
-        assert made.stderr.startswith(what), made.stderr
-        assert made.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.LocalTokenNotFoundError("no token"), "no token for the hub: run `hf auth login`, or set HF_TOKEN"),
+        (errors.OfflineModeIsEnabled("offline"), "the hub is switched off by HF_HUB_OFFLINE: unset it to push"),
+        (errors.HTTPError("Connection refused"), "the hub cannot be reached (Connection refused)"),
+        (ConnectionResetError("reset"), "the hub cannot be reached (reset): go on with the same command later"),
+    ],
+)
+def test_what_the_hub_has_against_it_is_one_line(corpus, hub, capsys, monkeypatch, error, said):
+    def fail(*args, **kwargs):
+        raise error
+
+    for step in ("upload_folder", "create_repo", "whoami"):
+        monkeypatch.setattr(hub, step, fail)
+        assert run("push", corpus, "me/speech") == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {said}")
+        assert told.count("\n") == 1
+
+
+def test_a_refusal_is_told_in_the_words_of_the_hub(corpus, hub, capsys, monkeypatch):
+    response = SimpleNamespace(headers={}, request=None)
+
+    def refuse(*args, **kwargs):
+        raise errors.HfHubHTTPError("403 Forbidden:\n you have no right\n to do this", response=response)
+
+    monkeypatch.setattr(hub, "create_repo", refuse)
+    assert run("push", corpus, "them/speech") == 2
+    said = "error: the hub refuses them/speech: 403 Forbidden: you have no right to do this; check the token's rights"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_name_that_none_can_have(corpus, hub, capsys):
+    assert run("push", corpus, "a/b/c") == 2
+    assert "'a/b/c' is no name of a dataset (Repo id must be in the form" in capsys.readouterr().err
+    assert hub.calls == []
+
+
+def test_the_real_client_without_a_token(corpus, tmp_path):
+    """In a process of its own, since the client reads its settings once."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    command = [sys.executable, "-m", "slm.corpus", "push", str(corpus), "me/speech"]
+    made = subprocess.run(command, env=plain | {"HF_HOME": str(tmp_path / "home")}, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert made.stderr == "error: no token for the hub: run `hf auth login`, or set HF_TOKEN\n"
