@@ -40,6 +40,12 @@ def probe_sndfile(source: AudioInput) -> AudioInfo:
         return AudioInfo(num_frames, file.samplerate, file.channels)
 
 
+def can_seek_sndfile(source: AudioInput) -> bool:
+    """Whether a segment can be read without decoding what is before it."""
+    with _open(source) as file:
+        return _decoder_to_the_end(file, source) is None
+
+
 def sndfile_blocks(
     source: AudioInput, start_s: float, end_s: float | None, to_hz: int, channel: int | None = None
 ) -> Blocks:

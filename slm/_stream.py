@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from slm._segment import Blocks
 from slm.errors import AudioError, UnreadableError, UsageError
 
 
@@ -27,6 +28,13 @@ class AudioStream:
         """Of bytes that are loaded once, when they are first needed."""
         data = cache(load)
         return cls(name, lambda: io.BytesIO(data()))
+
+
+@dataclass(frozen=True)
+class DecodedAudio:
+    """A recording that was decoded before: `blocks` gives (rate, mono float32 samples) block by block, anew each time."""
+
+    blocks: Callable[[], Blocks]
 
 
 AudioInput = Path | str | AudioStream

@@ -19,8 +19,8 @@ import numpy as np
 from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
 from slm._headers import HEADER_BYTES, info_of_header
 from slm._segment import AudioInfo, Blocks, check_times, cut, with_surroundings
-from slm._sndfile import probe_sndfile, sndfile_blocks
-from slm._stream import AudioInput, AudioStream, suffix_of, watched
+from slm._sndfile import can_seek_sndfile, probe_sndfile, sndfile_blocks
+from slm._stream import AudioInput, AudioStream, DecodedAudio, suffix_of, watched
 from slm.errors import AudioError, UnreadableError, UsageError
 from slm.files import atomic_file
 from slm.types import AudioClip
@@ -29,6 +29,10 @@ __all__ = [
     "AudioInfo",
     "AudioInput",
     "AudioStream",
+    "Blocks",
+    "DecodedAudio",
+    "can_seek",
+    "decode",
     "find_audio",
     "probe",
     "read_audio",
@@ -99,7 +103,7 @@ def probe(source: AudioInput) -> AudioInfo:
 
 
 def read_audio(
-    source: AudioInput,
+    source: AudioInput | DecodedAudio,
     sample_rate_hz: int,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -117,7 +121,7 @@ def read_audio(
 
 
 def read_blocks(
-    source: AudioInput,
+    source: AudioInput | DecodedAudio,
     sample_rate_hz: int,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -126,16 +130,39 @@ def read_blocks(
     """What `read_audio` gives, in blocks of at most a million samples of the file, so that hours fit in memory."""
     check_times(start_s, end_s)
     empty = True
-    with _readable(source) as (file, head):
-        if _is_for_ffmpeg(file, head):
-            blocks = cut(ffmpeg_blocks(file, channel), start_s, end_s, sample_rate_hz)
-        else:
-            blocks = sndfile_blocks(file, start_s, end_s, sample_rate_hz, channel)
+    with _decoded(source, start_s, end_s, sample_rate_hz, channel) as blocks:
         for block in _resampled(_checked(blocks, start_s, end_s, sample_rate_hz), sample_rate_hz, start_s, end_s):
             empty = False
             yield block
     if empty:
         raise AudioError("empty: no samples")
+
+
+@contextmanager
+def _decoded(
+    source: AudioInput | DecodedAudio, start_s: float, end_s: float | None, to_hz: int, channel: int | None
+) -> Iterator[Blocks]:
+    """The segment, with its surroundings where it is to be resampled."""
+    if isinstance(source, DecodedAudio):
+        yield cut(source.blocks(), start_s, end_s, to_hz)
+        return
+    with _readable(source) as (file, head):
+        if _is_for_ffmpeg(file, head):
+            yield cut(ffmpeg_blocks(file, channel), start_s, end_s, to_hz)
+        else:
+            yield sndfile_blocks(file, start_s, end_s, to_hz, channel)
+
+
+def decode(source: AudioInput, channel: int | None = None) -> Blocks:
+    """(rate, mono float32 samples) of the whole, block by block, as it is; AudioError where it cannot be decoded."""
+    with _decoded(source, 0.0, None, 0, channel) as blocks:
+        yield from blocks
+
+
+def can_seek(source: AudioInput) -> bool:
+    """Whether a segment can be read without decoding all that is before it. AudioError as `probe`."""
+    with _readable(source) as (file, head):
+        return not _is_for_ffmpeg(file, head) and can_seek_sndfile(file)
 
 
 def _is_for_ffmpeg(source: AudioInput, head: bytes) -> bool:

@@ -75,7 +75,7 @@ Identity = tuple[str, ...]
 """A path, and what changes when the file is written anew."""
 
 
-def _identity(path: str) -> Identity:
+def identity(path: str) -> Identity:
     if is_remote(path):
         return _remote_identity(path)
     found = os.stat(path)
@@ -89,7 +89,7 @@ def _remote_identity(path: str) -> Identity:
 
 
 def _parquet_bytes(path: str, group: int, row: int, column: str) -> bytes:
-    return _bytes_of(_parquet_column(_identity(path), group, column)[row])
+    return _bytes_of(_parquet_column(identity(path), group, column)[row])
 
 
 @lru_cache(_OPEN)
@@ -104,7 +104,7 @@ def _parquet_column(identity: Identity, group: int, column: str) -> Any:
 
 
 def _arrow_bytes(path: str, row: int, column: str) -> bytes:
-    return _bytes_of(_arrow_column(_identity(path), column)[row])
+    return _bytes_of(_arrow_column(identity(path), column)[row])
 
 
 @lru_cache(_OPEN)

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slm.audio import AudioInfo, AudioInput, AudioStream, probe, read_audio, read_blocks
-from slm.corpus.containers import open_member
+from slm.audio import (
+    AudioInfo,
+    AudioInput,
+    AudioStream,
+    Blocks,
+    DecodedAudio,
+    can_seek,
+    decode,
+    probe,
+    read_audio,
+    read_blocks,
+)
+from slm.corpus.containers import Identity, identity, open_member
 from slm.corpus.remote import is_remote, open_binary, read_bytes
 from slm.corpus.sources.base import SourceClip
+from slm.corpus.spool import spooled
 from slm.corpus.workers import sign_of_life
+from slm.errors import AudioError, UnreadableError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_DECODED_ANEW_S = 60.0  # of what is before a segment
+_ROW_SAMPLES = 1 << 17
+_OPEN = 16  # decoded recordings, mapped, in each process
 
 
 def probe_clip(clip: SourceClip) -> AudioInfo:
@@ -24,12 +48,13 @@ def read_clip(clip: SourceClip, sample_rate_hz: int) -> np.ndarray:
     """Mono float32 samples of the clip at that rate; AudioError as `slm.audio.read_audio`."""
     sign_of_life()
     whole = clip.start_s == 0 and clip.end_s is None
-    return read_audio(_input_of(clip, whole), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip))
+    return read_audio(_best_input_of(clip, whole), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip))
 
 
 def read_clip_blocks(clip: SourceClip, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """The same in blocks, so that a recording of hours is never held whole."""
-    for block in read_blocks(_input_of(clip, whole=False), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip)):
+    source = _best_input_of(clip, whole=False)
+    for block in read_blocks(source, sample_rate_hz, clip.start_s, clip.end_s, _channel(clip)):
         sign_of_life()
         yield block
 
@@ -37,6 +62,60 @@ def read_clip_blocks(clip: SourceClip, sample_rate_hz: int) -> Iterator[np.ndarr
 def _channel(clip: SourceClip) -> int | None:
     kind, _, channel = clip.member.partition(":")
     return int(channel) if kind == "channel" else None
+
+
+def _best_input_of(clip: SourceClip, whole: bool) -> AudioInput | DecodedAudio:
+    """For a segment from the midst of a recording that only decodes from its start on: what was decoded before."""
+    decoded = None
+    if clip.start_s >= _DECODED_ANEW_S:
+        with suppress(OSError):  # reading will say so
+            decoded = _decoded_once(clip.path, identity(clip.path), clip.member)
+    if isinstance(decoded, AudioError):
+        raise decoded
+    return decoded or _input_of(clip, whole)
+
+
+@lru_cache(_OPEN)
+def _decoded_once(path: str, its_identity: Identity, member: str) -> DecodedAudio | AudioError | None:
+    """All of a recording, decoded by the first process that asks for it and mapped from disk; why it cannot be decoded;
+    None where its segments can be read without."""
+    import pyarrow as pa
+
+    clip = SourceClip("", path, member=member)
+    schema = pa.schema([("rate_hz", pa.int32()), ("samples", pa.list_(pa.float32()))])
+    key = json.dumps(["decoded", *its_identity, member])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for rate_hz, block in _joined(decode(_input_of(clip, whole=True), _channel(clip))):
+            samples = pa.ListArray.from_arrays([0, len(block)], pa.array(block))
+            yield pa.RecordBatch.from_arrays([pa.array([rate_hz], pa.int32()), samples], schema=schema)
+
+    try:
+        if can_seek(_input_of(clip, whole=False)):
+            return None
+        table = spooled(key, schema, batches)
+    except UnreadableError:  # it may pass
+        raise
+    except AudioError as error:
+        return error
+    return DecodedAudio(lambda: _blocks_of(table))
+
+
+def _joined(blocks: Blocks) -> Blocks:
+    """Frames of a codec, of 20 ms or so, as seconds."""
+    held: list[np.ndarray] = []
+    for rate_hz, block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= _ROW_SAMPLES:
+            yield rate_hz, np.concatenate(held)
+            held = []
+    if held:
+        yield rate_hz, np.concatenate(held)
+
+
+def _blocks_of(table: pa.Table) -> Blocks:
+    for batch in table.to_batches():
+        yield batch["rate_hz"][0].as_py(), batch["samples"].flatten().to_numpy()
 
 
 def _input_of(clip: SourceClip, whole: bool) -> AudioInput:

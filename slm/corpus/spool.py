@@ -1,7 +1,8 @@
 """Tables that are costly to make or fetch, kept on disk for a while, for all processes of this machine.
 
 Clips of a batch have about one length, so they lie all over a shard: of Parquet files, whose row groups are read as a
-whole (100 MB, often), each would be read for every clip.
+whole (100 MB, often), each would be read for every clip, and a recording that is decoded from its start on (M4A, WebM)
+would be so for every segment.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
+from slm.corpus.workers import sign_of_life
 from slm.errors import UsageError
 from slm.files import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MOST_BYTES = 8 << 30  # the largest in use are the row groups of a shard or two
+_MOST_BYTES = 8 << 30  # in use are the row groups, or the decoded hours, of a shard or two
 
 
 def spooled(key: str, schema: pa.Schema, batches: Callable[[], Iterable[pa.RecordBatch]]) -> pa.Table:
@@ -34,12 +38,22 @@ def spooled(key: str, schema: pa.Schema, batches: Callable[[], Iterable[pa.Recor
     folder = _folder()
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
     with open(folder / f"lock-{path.name[:2]}", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _wait_for(lock)
         if not path.is_file():
             _write(path, schema, batches)
             _make_room(folder, path)
         os.utime(path)
         return _mapped(path)
+
+
+def _wait_for(lock: TextIO) -> None:
+    """Who waits for another to be done is alive."""
+    while True:
+        sign_of_life()
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
 
 
 def _folder() -> Path:
@@ -58,11 +72,12 @@ def _write(path: Path, schema: pa.Schema, batches: Callable[[], Iterable[pa.Reco
     try:
         with atomic_file(path) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
             for batch in batches():
+                sign_of_life()
                 writer.write_batch(batch)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UsageError(
-                f"{path.parent}, where row groups of Parquet files are kept for a while, is full: set TMPDIR to a "
+                f"{path.parent}, where what is read more than once is kept for a while, is full: set TMPDIR to a "
                 f"folder with {_MOST_BYTES >> 30} GB"
             ) from None
         raise
