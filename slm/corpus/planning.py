@@ -84,9 +84,7 @@ def make_plan(
     if dealer.any_segment:
         columns = {**columns, "source": "string", "start_s": "float64", "end_s": "float64"}
     kinds, shards, outside_s = sort_kinds(dealer.rejects), tuple(dealer.shards), round(dealer.outside_s, 3)
-    head = PlanHead(
-        FORMAT, settings.to_dict(), listed.hexdigest(), columns, dealer.num_rows, outside_s, kinds, shards
-    )
+    head = PlanHead(FORMAT, settings.to_dict(), listed.hexdigest(), columns, dealer.num_rows, outside_s, kinds, shards)
     write_json(out / "plan.json", head.to_dict())
     shutil.rmtree(parts)
     return Plan(out, source.base)
