@@ -194,12 +194,15 @@ def walk(location: str) -> Iterator[tuple[str, list[str], Counter[str]]]:
         yield parent, audio, Counter(_suffix(name) for name in names if _suffix(name) not in AUDIO_SUFFIXES)
 
 
-def find_files(location: str, suffix: str) -> Iterator[str]:
-    """All files with a suffix (none of audio) below a folder, here or on a server, folder by folder in sorted order."""
-    for parent, _, others in walk(location):
-        if others[suffix]:
+def find_files(location: str, suffix: str, skipped: Counter[str]) -> Iterator[str]:
+    """All files with a suffix (none of audio) below a folder, here or on a server, folder by folder in sorted order;
+    counts the others in `skipped`, by suffix."""
+    for parent, audio, others in walk(location):
+        if others.pop(suffix, 0):
             names = list_folder(parent)[1] if is_remote(parent) else sorted(os.listdir(parent))
             yield from (os.path.join(parent, name) for name in names if _suffix(name) == suffix and name[0] != ".")
+        skipped.update(others)
+        skipped.update(map(_suffix, audio))
 
 
 def first_files(folder: str, levels: int = 4) -> list[str]:

@@ -80,6 +80,11 @@ def test_files_that_tell_nothing_are_counted(tmp_path, clip):
     source = open_source(write_tar(tmp_path / "x.tar", files))
     assert [clip.id for clip in source.clips()] == ["a"]
     assert source.skipped == {".npy": 1, ".json": 1, "": 1}
+    write_clip(tmp_path / "z" / "alone.wav", 0.3)
+    (tmp_path / "x.tar.gz").touch()
+    source = open_source(tmp_path, "webdataset")
+    assert [clip.id for clip in source.clips()] == ["a"]
+    assert source.skipped == {".npy": 1, ".json": 1, "": 1, ".wav": 2, ".gz": 1}  # one is the fixture's
 
 
 def rejects_of(path, tmp_path):

@@ -44,22 +44,22 @@ class WebDatasetSource(Source):
         return ".tar" in suffixes and not suffixes & AUDIO_SUFFIXES
 
     def clips(self) -> Iterator[SourceClip]:
-        shards = list(_shards(self.location))
+        shards = list(_shards(self.location, self.skipped))
         for shard in shards:
             name = stem(os.path.basename(shard))
             yield from clips_of_tar(shard, name, f"{name}/" if len(shards) > 1 else "", self.skipped)
 
 
-def _shards(location: str) -> Iterator[str]:
+def _shards(location: str, skipped: Counter[str]) -> Iterator[str]:
     if location.endswith(_COMPRESSED):
         raise UsageError(f"{location} is compressed, so that no part of it can be read alone: unpack it to .tar files")
     if not location.endswith(".tar"):
-        yield from find_files(location, ".tar")
+        yield from find_files(location, ".tar", skipped)
     elif found := _RANGE.search(location):
         first, last = found.groups()
         for number in range(int(first), int(last) + 1):
             digits = f"{number:0{len(first)}d}" if first.startswith("0") else str(number)
-            yield from _shards(location[: found.start()] + digits + location[found.end() :])
+            yield from _shards(location[: found.start()] + digits + location[found.end() :], skipped)
     else:
         yield location
 
