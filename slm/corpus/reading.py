@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _DECODED_ANEW_S = 60.0  # of what is before a segment
 _ROW_SAMPLES = 1 << 17
-_OPEN = 16  # decoded recordings, mapped, in each process
+_OPEN, _KNOWN = 16, 4096  # recordings in each process: decoded and mapped; of which it is known if they seek
 
 
 def probe_clip(clip: SourceClip) -> AudioInfo:
@@ -66,19 +67,34 @@ def _channel(clip: SourceClip) -> int | None:
 
 def _best_input_of(clip: SourceClip, whole: bool) -> AudioInput | DecodedAudio:
     """For a segment from the midst of a recording that only decodes from its start on: what was decoded before."""
-    decoded = None
     if clip.start_s >= _DECODED_ANEW_S:
         with suppress(OSError):  # reading will say so
-            decoded = _decoded_once(clip.path, identity(clip.path), clip.member)
-    if isinstance(decoded, AudioError):
-        raise decoded
-    return decoded or _input_of(clip, whole)
+            recording = (clip.path, identity(clip.path), clip.member)
+            if not _can_seek(*recording):
+                return _decoded_once(*recording).audio()
+    return _input_of(clip, whole)
+
+
+@lru_cache(_KNOWN)
+def _can_seek(path: str, its_identity: Identity, member: str) -> bool:
+    return can_seek(_input_of(SourceClip("", path, member=member), whole=False))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What came of decoding a recording: its blocks, or why it has none."""
+
+    made: DecodedAudio | AudioError
+
+    def audio(self) -> DecodedAudio:
+        if isinstance(self.made, AudioError):
+            raise self.made
+        return self.made
 
 
 @lru_cache(_OPEN)
-def _decoded_once(path: str, its_identity: Identity, member: str) -> DecodedAudio | AudioError | None:
-    """All of a recording, decoded by the first process that asks for it and mapped from disk; why it cannot be decoded;
-    None where its segments can be read without."""
+def _decoded_once(path: str, its_identity: Identity, member: str) -> _Decoded:
+    """All of a recording, decoded by the first process that asks for it and mapped from disk."""
     import pyarrow as pa
 
     clip = SourceClip("", path, member=member)
@@ -91,14 +107,12 @@ def _decoded_once(path: str, its_identity: Identity, member: str) -> DecodedAudi
             yield pa.RecordBatch.from_arrays([pa.array([rate_hz], pa.int32()), samples], schema=schema)
 
     try:
-        if can_seek(_input_of(clip, whole=False)):
-            return None
         table = spooled(key, schema, batches)
     except UnreadableError:  # it may pass
         raise
     except AudioError as error:
-        return error
-    return DecodedAudio(lambda: _blocks_of(table))
+        return _Decoded(error)
+    return _Decoded(DecodedAudio(lambda: _blocks_of(table)))
 
 
 def _joined(blocks: Blocks) -> Blocks:
