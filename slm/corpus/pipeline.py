@@ -144,7 +144,7 @@ def _tokenize(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine
     except BaseException as error:
         log.write("stopped", reason=f"{type(error).__name__}: {error}")
         if isinstance(error, TooManyRejectsError):
-            write_rejects(output.folder, tally.rejects.values())
+            write_rejects(output.folder, tally.rejects)
             output.send("rejects.jsonl")
         raise
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +35,7 @@ from slm.corpus.plan import (
 )
 from slm.corpus.probing import probe_clips
 from slm.corpus.segmentation import Segmentation
-from slm.corpus.sources.base import Source, SourceClip, check_unique, readable
+from slm.corpus.sources.base import Source, SourceClip, readable
 from slm.corpus.workers import CRASHED, Workers
 from slm.errors import UsageError
 from slm.files import atomic_file, write_json
@@ -65,21 +66,20 @@ def make_plan(
 ) -> Plan:
     """Probe every clip and deal them out, in the source's order, to shards of `shard_hours`; write and return the plan.
 
-    Clips that cannot be opened or are too short for one frame are left out, with the reason. UsageError when none is
-    left, when ids are not unique, and for what the source cannot list. `num_workers` processes probe; 0: threads.
+    Clips that cannot be opened, are too short for one frame or have the id of one before them are left out, with the
+    reason. UsageError when none is left, and for what the source cannot list. `num_workers` processes probe; 0: a
+    thread.
     """
     parts = out / _PARTS
     parts.mkdir(exist_ok=True)
     listed, types = SourceHash(source.base), ColumnTypes()
     made = _probed_parts(parts, _listed(source, listed, types, settings), source.base, spec, settings, num_workers)
-    dealer = _Dealer(settings.shard_hours * 3600)
-    with atomic_file(out / "plan.arrow") as temporary, pa.OSFile(str(temporary), "wb") as file:
-        with pa.ipc.new_file(file, SCHEMA) as writer:
-            for table in made:
-                writer.write_table(table)
-                dealer.add(table)
-                on_probed(dealer.num_rows)
-        dealer.check(source, lambda: _ids(temporary))
+    with atomic_file(out / "plan.arrow") as temporary:
+        dealer = _deal_out(temporary, made, settings, on_probed)
+        if twice := dealer.twice(temporary):
+            dealer = _deal_out(parts / "unique.arrow", _first_of_each(temporary, twice), settings, on_probed)
+            os.replace(parts / "unique.arrow", temporary)
+        dealer.check(source)
     columns = types.result()
     if dealer.any_segment:
         columns = {**columns, "source": "string", "start_s": "float64", "end_s": "float64"}
@@ -101,11 +101,37 @@ def _listed(
         yield part, listed.add(part)
 
 
-def _ids(path: Path) -> Iterator[str]:
+def _deal_out(
+    path: Path, tables: Iterable[pa.Table], settings: PlanSettings, on_probed: Callable[[int], None]
+) -> _Dealer:
+    """Write the rows of a plan while they are dealt out."""
+    dealer = _Dealer(settings.shard_hours * 3600)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+            dealer.add(table)
+            on_probed(dealer.num_rows)
+    return dealer
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
     with pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
         for i in range(file.num_record_batches):
-            yield from file.get_batch(i).column("id").to_pylist()
+            yield pa.Table.from_batches([file.get_batch(i)])
+
+
+def _first_of_each(path: Path, twice: set[str]) -> Iterator[pa.Table]:
+    """The same rows; of those that share an id, all behind the first that can be used are left out."""
+    seen: set[str] = set()
+    for table in _tables(path):
+        reasons = table["reason"].to_pylist()
+        for row, id in enumerate(table["id"].to_pylist()):
+            if id in twice and reasons[row] is None:
+                reasons[row] = "id not unique: a clip before it has the same" if id in seen else None
+                seen.add(id)
+        column = SCHEMA.get_field_index("reason")
+        yield table.set_column(column, SCHEMA.field(column), pa.array(reasons, pa.string()))
 
 
 def _probed_parts(
@@ -206,14 +232,17 @@ class _Dealer:
         whole = last.duration_s + duration_s
         self.shards[-1] = PlannedShard(last.index, last.start, row + 1, last.num_clips + 1, whole)
 
-    def check(self, source: Source, ids: Callable[[], Iterable[str]]) -> None:
-        """UsageError where nothing can be used, or an id comes twice."""
+    def twice(self, path: Path) -> set[str]:
+        """The ids that come more than once in the rows that were written there."""
+        found, counts = np.unique(np.concatenate(self._hashes or [np.zeros(0)]), return_counts=True)
+        doubtful, seen = set(found[counts > 1].tolist()), Counter[str]()
+        for table in _tables(path) if doubtful else ():
+            seen.update(id for id in table["id"].to_pylist() if hash(id) in doubtful)
+        return {id for id, count in seen.items() if count > 1}
+
+    def check(self, source: Source) -> None:
+        """UsageError where nothing can be used."""
         if not self.num_rows:
             raise UsageError(f"no audio files in {source.location}; give {source.about}")
         if not self.shards and self.first_reject:
             raise NothingUsableError(sort_kinds(self.rejects), self.first_reject)
-        found, counts = np.unique(np.concatenate(self._hashes), return_counts=True)
-        doubtful = set(found[counts > 1].tolist())
-        if doubtful:
-            seen = Counter(id for id in ids() if hash(id) in doubtful)
-            check_unique(source.location, [id for id, count in seen.items() if count > 1])

@@ -19,12 +19,14 @@ class Tally:
 
     def __init__(self, progress: Progress, log: Log, rejects: Sequence[Reject], allowed: int | None):
         self.progress, self.log, self.allowed = progress, log, allowed
-        self.rejects = {reject.id: reject for reject in rejects}
+        self.rejects = list(rejects)
+        self._told: set[str] = set()
 
     def add(self, step: Step) -> None:
         """Hear of a step. Of a shard that is made twice (its process died) the clips left out count once."""
-        new = [reject for reject in step.rejects if reject.id not in self.rejects]
-        self.rejects.update((reject.id, reject) for reject in new)
+        new = [reject for reject in step.rejects if reject.id not in self._told]
+        self._told.update(reject.id for reject in new)
+        self.rejects += new
         self.progress.advance(step.duration_s, len(new))
         for reject in new:
             self.log.write("reject", id=reject.id, path=reject.path, reason=reject.reason)
@@ -36,8 +38,8 @@ class Tally:
     def check(self) -> None:
         """TooManyRejectsError where there are."""
         if self.allowed is not None and len(self.rejects) > self.allowed:
-            last = next(reversed(self.rejects.values()))
+            last = self.rejects[-1]
             raise TooManyRejectsError(
                 f"{len(self.rejects):,} clips are left out, and --max_rejects allows {self.allowed:,}: "
-                f"{describe_kinds(count_kinds(self.rejects.values()))}; the last is {last.path}: {last.reason}"
+                f"{describe_kinds(count_kinds(self.rejects))}; the last is {last.path}: {last.reason}"
             )

@@ -17,6 +17,7 @@ from slm.corpus import pipeline
 from slm.corpus.card import dataset_card
 from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
+from slm.corpus.tools.check import CheckConfig, check
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.types import AudioClip
@@ -182,6 +183,27 @@ def test_other_audio_behind_the_same_paths_is_refused(tmp_path, monkeypatch):
     (tmp_path / "copy" / "clip-5.wav").write_bytes(b"")
     with pytest.raises(UsageError, match="audio has changed"):
         tokenize_corpus(replace(config, audio=str(tmp_path / "copy")), ArithmeticTokenizer())
+
+
+def test_of_clips_with_one_id_the_first_that_can_be_used_is_kept(tmp_path):
+    good_folder(tmp_path / "audio", clips=4)
+    (tmp_path / "audio" / "empty.wav").touch()
+    names = ["empty", "clip-0", "clip-1", "clip-2", "clip-3", "clip-0"]
+    rows = [{"path": f"{name}.wav", "id": id} for name, id in zip(names, "xyxyzx", strict=True)]
+    (tmp_path / "audio" / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for shard_hours in (1.0, 0.4 / 3600):
+        config = config_for(tmp_path, audio=str(tmp_path / "audio" / "m.jsonl"), shard_hours=shard_hours)
+        config = replace(config, out=str(tmp_path / f"out-{shard_hours:g}"))
+        summary = tokenize_corpus(config, ArithmeticTokenizer())
+        kept = {codes.id: codes.num_samples for codes in CodeStore(config.out)}
+        assert kept == {"y": 2400, "x": 4000, "z": 7200}  # clips 0, 1 and 3, at 8 kHz
+        doubled = "id not unique: a clip before it has the same"
+        assert sorted((r.id, r.reason) for r in summary.rejects) == [
+            ("x", "empty: 0 bytes"),
+            ("x", doubled),
+            ("y", doubled),
+        ]
+        assert check(CheckConfig(config.out)) == 0
 
 
 def test_files_skipped_for_their_suffix_are_said_and_counted(tmp_path, capsys):

@@ -99,8 +99,6 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     )
     assert "line 2: not JSON" in complaint(manifest(tmp_path / "2.jsonl", '{"path": "a.wav"}\n{"path"\n'))
     assert "line 1: not a JSON object" in complaint(manifest(tmp_path / "3.jsonl", '["a.wav"]\n'))
-    assert "line 2: `path` is None" in complaint(manifest(tmp_path / "4.jsonl", '{"path": "a.wav"}\n{"text": "b"}\n'))
-    assert "line 2: `start_s` is 'soon'" in complaint(manifest(tmp_path / "5.csv", "path,start\na.wav,soon\n"))
     assert "line 2: not as many cells" in complaint(manifest(tmp_path / "6.tsv", "path\ttext\na.wav\tb\tc\n"))
     swallowed = 'path,text\n0.wav,b\n1.wav,"abc\n2.wav,x\n3.wav,y\n'
     assert "line 3 and after: not CSV (unexpected end" in complaint(manifest(tmp_path / "q.csv", swallowed))
@@ -118,3 +116,15 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     )
     (tmp_path / "9.csv").write_bytes(b"path\ncaf\xe9.wav\n")
     assert "is not UTF-8" in complaint(tmp_path / "9.csv")
+
+
+def test_rows_without_a_path_or_with_times_that_are_none_are_left_out_by_name(tmp_path):
+    rows = '{"path": "a.wav"}\n{"text": "b"}\n{"path": "", "id": "c"}\n{"path": "a.wav", "id": "d", "start": "soon"}\n'
+    clips = list_clips(manifest(tmp_path / "m.jsonl", rows))
+    assert [(clip.id, clip.member) for clip in clips] == [
+        ("a", ""),
+        ("line 2", "refused:no path: `path` of line 2 is None"),
+        ("c", "refused:no path: `path` of line 3 is ''"),
+        ("d", "refused:no time: `start_s` of line 4 is 'soon', not in seconds"),
+    ]
+    assert clips[1].metadata == {"text": "b"}

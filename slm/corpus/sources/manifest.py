@@ -7,13 +7,15 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
+from slm.corpus.containers import refused_member
 from slm.corpus.remote import is_file, is_remote, open_binary, open_text
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
-from slm.errors import UsageError
+from slm.errors import AudioError, UsageError
 
 PATH_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "filename", "wav")
 START_COLUMNS, END_COLUMNS = ("start_s", "start"), ("end_s", "end")
@@ -57,10 +59,15 @@ class ManifestSource(Source):
         path_column = self.path_column or self._find_path_column()
         shared = self._shared_stems(path_column)
         for line, row in self._rows():
-            path = self._path(line, row, path_column)
             rest = {name: value for name, value in row.items() if name != path_column}
             given = rest.pop(self.id_column, None)
-            start_s, end_s = self._times(line, rest)
+            try:
+                path = self._path(line, row, path_column)
+                start_s, end_s = self._times(line, rest)
+            except AudioError as error:
+                id = f"line {line}" if given in (None, "") else str(given)
+                yield SourceClip(id, self.location, metadata=rest, member=refused_member(str(error)))
+                continue
             if given in (None, ""):
                 name = self._name(path)
                 given = readable(name if hash(stem(name)) in shared else stem(name))
@@ -86,9 +93,10 @@ class ManifestSource(Source):
         stems, names = array("q"), array("q")
         for line, row in self._rows():
             if row.get(self.id_column) in (None, ""):
-                name = self._name(self._path(line, row, path_column))
-                stems.append(hash(stem(name)))
-                names.append(hash(name))
+                with suppress(AudioError):
+                    name = self._name(self._path(line, row, path_column))
+                    stems.append(hash(stem(name)))
+                    names.append(hash(name))
         pairs = np.unique(np.array([stems, names], np.int64), axis=1) if stems else np.zeros((2, 0), np.int64)
         found, count = np.unique(np.concatenate([pairs[0], pairs[1][pairs[0] != pairs[1]]]), return_counts=True)
         return set(found[count > 1].tolist())
@@ -96,7 +104,7 @@ class ManifestSource(Source):
     def _path(self, line: int, row: Mapping[str, Any], column: str) -> str:
         value = row.get(column)
         if not isinstance(value, str) or not value:
-            raise UsageError(f"{self.location}, line {line}: `{column}` is {value!r}, not the path of a file")
+            raise AudioError(f"no path: `{column}` of line {line} is {value!r}")
         return value
 
     def _name(self, path: str) -> str:
@@ -122,9 +130,7 @@ class ManifestSource(Source):
         try:
             return None if value is None else float(value)
         except (TypeError, ValueError):
-            raise UsageError(
-                f"{self.location}, line {line}: `{names[0]}` is {value!r}, not a time in seconds"
-            ) from None
+            raise AudioError(f"no time: `{names[0]}` of line {line} is {value!r}, not in seconds") from None
 
     def _rows(self) -> Iterator[Row]:
         """(line, row) of each row that is not blank."""
