@@ -32,7 +32,7 @@ class AudioStream:
 
 @dataclass(frozen=True)
 class DecodedAudio:
-    """A recording that was decoded before: `blocks` gives (rate, mono float32 samples) block by block, anew each time."""
+    """A recording that was decoded before: `blocks` gives (rate, mono float32 samples) block by block, each time."""
 
     blocks: Callable[[], Blocks]
 

@@ -19,7 +19,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from slm.errors import UsageError, did_you_mean
+from slm.errors import StoppedError, UsageError, did_you_mean
 
 C = TypeVar("C")
 
@@ -138,7 +138,8 @@ def _disk_is_full(error: BaseException | None) -> bool:
 def run_command(
     main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
-    """Parse, run `main(config)`, and exit: 0 or main's status; 2 for wrong use; 1 with one line for a full disk."""
+    """Parse, run `main(config)`, and exit: 0 or main's status; 2 for wrong use; 1 with one line for what stops a run,
+    such as a full disk."""
     # OpenMP threads that spin while they wait starve each other as soon as one other process is busy. Read when torch
     # is first imported, which no command has done yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -147,6 +148,9 @@ def run_command(
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except StoppedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from slm.errors import UsageError
 
 
@@ -21,3 +23,8 @@ def choose_device(name: str) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
         raise UsageError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda") from None
     return name
+
+
+def available_cores() -> int:
+    """Cores that this process may use: a job of a cluster has few of its machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,13 @@ class UsageError(Exception):
     """
 
 
+class StoppedError(Exception):
+    """A run that cannot go on: a command prints the message on one line and exits with status 1.
+
+    The message says what to mend, after which the same command goes on where it was.
+    """
+
+
 class AudioError(Exception):
     """One audio file cannot be used. The message is the reason, fit for `rejects.jsonl`; other files go on."""
 

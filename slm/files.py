@@ -13,8 +13,12 @@ from typing import Any
 
 
 def _temporary(path: Path) -> Path:
-    # Machines that share a disk may have processes of one number.
-    return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+    return path.with_name(temporary_name(path.name))
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called until it is whole. Machines that share a disk may have processes of one number."""
+    return f".{name}.tmp-{platform.node()}-{os.getpid()}"
 
 
 def _sync_directory(path: Path) -> None:

@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from slm.corpus.plan import Plan, stored_path
+import pyarrow as pa
+
+from slm.corpus.plan import Plan, located, stored_path
 from slm.corpus.sources.base import Source, SourceClip, readable
 
 _END_BYTES = 1 << 12
@@ -80,7 +82,7 @@ def describe_changed_files(plan: Plan) -> str:
     """
     files = changed = gone = 0
     example = ""
-    for stored, num_bytes, mtime_ns, digest in _files(plan):
+    for stored, num_bytes, mtime_ns, digest in _files(plan.table):
         files += 1
         path = plan.path(stored)
         try:
@@ -95,9 +97,22 @@ def describe_changed_files(plan: Plan) -> str:
     return f"{changed} of {files} files, {gone} of them gone or unreadable, such as {example!r}" if changed else ""
 
 
-def _files(plan: Plan) -> Iterator[tuple[bytes, int, int, str]]:
-    """Each local file of the plan once, where its rows follow each other."""
-    columns = plan.table.select(["path", "num_bytes", "mtime_ns", "digest"])
+def are_as_found(rows: pa.Table, base: str) -> bool:
+    """Whether the local files of these rows of a plan have the size and time that they had, or are missing still."""
+    for stored, num_bytes, mtime_ns, _ in _files(rows):
+        try:
+            found = os.stat(located(stored, base))
+            now = found.st_size, found.st_mtime_ns
+        except (OSError, ValueError):
+            now = -1, -1
+        if now != (num_bytes, mtime_ns):
+            return False
+    return True
+
+
+def _files(rows: pa.Table) -> Iterator[tuple[bytes, int, int, str]]:
+    """Each local file of a plan once, where its rows follow each other."""
+    columns = rows.select(["path", "num_bytes", "mtime_ns", "digest"])
     last = None
     for batch in columns.to_batches(_ROWS):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slm.corpus.part import Part
 from slm.corpus.segmentation import Segmentation
+from slm.devices import available_cores
 from slm.errors import UsageError
 
 
@@ -87,8 +87,7 @@ class CorpusConfig:
 
     def readers(self, processes: int = 1) -> int:
         """Processes that read for each of so many tokenizers on this machine."""
-        cores = (os.cpu_count() or 1) // processes
-        return max(1, min(8, cores)) if self.num_workers is None else self.num_workers
+        return max(1, min(8, available_cores() // processes)) if self.num_workers is None else self.num_workers
 
     def allowed_rejects(self, num_clips: int) -> int | None:
         if self.max_rejects is None or self.max_rejects >= 1:

@@ -9,7 +9,7 @@ from itertools import groupby
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject, too_short
 from slm.corpus.readers import Batch, Readers, make_batches
 from slm.corpus.sources.base import SourceClip, readable
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from slm.tokenizers.base import Tokenizer
 from slm.types import AudioClip, Codes
 
@@ -38,8 +38,9 @@ def encode_shards(
     """Encode shard after shard; `on_batch` hears of the seconds of audio dealt with and the clips left out.
 
     A clip that cannot be decoded, is too short for a frame or makes the tokenizer fail becomes a reject. Raises
-    UsageError when a file is gone or cannot be opened since it was planned; RuntimeError when the tokenizer fails on
-    clip after clip, or on all that it gets unless it is `proven` by earlier shards: that is a fault of its own.
+    StoppedError when a file is gone or cannot be opened since it was planned, or memory does not do for a clip;
+    RuntimeError when the tokenizer fails on clip after clip, or on all that it gets unless it is `proven` by earlier
+    shards: that is a fault of its own.
     """
     members: dict[int, list[PlannedClip]] = {}
 
@@ -86,6 +87,8 @@ class _Encoder:
             made = self.tokenizer.encode(audio)
         except Exception as error:
             self._raise_if_not_the_clips_fault(error)
+            made = None
+        if made is None:  # here, where the error no longer holds what the batch had in memory
             return [self._encode_alone(clip, paths[clip.id]) for clip in audio]
         return [self._accept(codes, paths[codes.id]) for codes in made]
 
@@ -94,7 +97,12 @@ class _Encoder:
             (codes,) = self.tokenizer.encode([clip])
         except Exception as error:
             self._raise_if_not_the_clips_fault(error)
-            self.last_error = error
+            if _is_out_of_memory(error):
+                raise StoppedError(
+                    f"no memory to encode {path} ({clip.duration_s:.1f} s): lower --batch_seconds or --processes, or "
+                    "cut long recordings by --segmentation"
+                ) from None
+            self.last_error = error.with_traceback(None)
             self.failures_in_a_row += 1
             if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
                 self._give_up(f"failed on {self.failures_in_a_row} clips in a row")
@@ -110,7 +118,7 @@ class _Encoder:
     @staticmethod
     def _raise_if_not_the_clips_fault(error: Exception) -> None:
         """Wrong use, a full disk, and a CUDA error, after which every later call in this process fails too."""
-        if isinstance(error, (UsageError, OSError)) or "CUDA error" in str(error):
+        if isinstance(error, (UsageError, StoppedError, OSError)) or "CUDA error" in str(error):
             raise error
 
     def check_any_success(self) -> None:
@@ -121,3 +129,9 @@ class _Encoder:
         raise RuntimeError(
             f"the tokenizer {self.tokenizer.spec.name} {what}; the last time: {self.last_error}"
         ) from self.last_error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU or of the machine: it may do at another time, so that it is no fault of the clip."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

@@ -33,7 +33,7 @@ def check_out(output: Output, spec: TokenizerSpec) -> None:
         names = output.names()
         if not names:
             return
-        output.bring()
+        output.bring("tokenizer.json")
         try:
             theirs = TokenizerSpec.from_dict(read_json(out / "tokenizer.json"))
         except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a file of that name by another program
@@ -109,9 +109,10 @@ def begin(output: Output, spec: TokenizerSpec) -> None:
 def abandon(output: Output) -> None:
     """Take away a corpus that has come to nothing, so that `output` is free again; `tokenizer.json`, by which the
     folder is known, last."""
-    shards = sorted(name for name in output.names() if name.startswith("data-"))
+    made = sorted(name for name in output.names() if name.startswith(("data-", "log")))
     shutil.rmtree(output.folder / "plan.parts", ignore_errors=True)
-    output.remove(*shards, *reversed(PLAN_FILES), "rejects.jsonl", "log.jsonl", "tokenizer.json")
+    output.remove(*made, *reversed(PLAN_FILES), "rejects.jsonl", "tokenizer.json")
+    _clear_locks(output)
     output.close()
 
 
@@ -124,9 +125,14 @@ def finish(output: Output, summary: CorpusSummary, plan: Plan, source: str) -> N
     digest = stable_hash([plan.head.source_hash, plan.head.settings, summary.spec.fingerprint])
     write_description(summary, source, plan_features(plan, summary.spec), digest)
     output.send(*DESCRIPTION)
-    for stale in (*output.folder.glob(".data-*.tmp-*"), *output.folder.glob(".*.lock")):
+    for stale in output.folder.glob(".data-*.tmp-*"):
         stale.unlink(missing_ok=True)
-    output.close()
+    _clear_locks(output)
+
+
+def _clear_locks(output: Output) -> None:
+    for lock in output.folder.glob(".*.lock"):
+        lock.unlink(missing_ok=True)
 
 
 DESCRIPTION = ("rejects.jsonl", "README.md", "shards.json", "dataset_info.json", "state.json")

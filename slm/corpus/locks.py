@@ -1,8 +1,8 @@
 """Runs on one folder: one alone, or several that each make a part of the shards.
 
 The locks are those of the system (flock), which end with their process however that ends. They hold on one machine, and
-on network disks that pass them on; for a URL, on one machine. Elsewhere two runs do the same work twice, no worse:
-what they write is the same, and whole.
+on network disks that pass them on; for a URL, on one machine. Elsewhere two runs do the same work twice: what they
+write is the same, and whole.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,10 +34,12 @@ def held(output: Output, part: Part | None) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
-            stack.enter_context(_lock(out, fcntl.LOCK_SH if part else fcntl.LOCK_EX, output))
+            run = out / ".run.lock"
+            stack.enter_context(_lock(run, fcntl.LOCK_SH if part else fcntl.LOCK_EX, output))
             if part:
                 stack.enter_context(_lock(out / f".part-{part.file_name}.lock", fcntl.LOCK_EX, output))
             else:
+                stack.callback(run.unlink, missing_ok=True)
                 _clear(out)
             yield
     finally:
@@ -67,21 +70,32 @@ class _HeldError(UsageError):
 
 @contextmanager
 def _lock(path: Path, kind: int, output: Output, wait: bool = False) -> Iterator[None]:
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+    handle = _locked(path, kind if wait else kind | fcntl.LOCK_NB)
+    if handle is None:
+        raise _HeldError(f"another run is writing to {output.location}: wait for it, or give another --out")
     try:
-        try:
-            fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise _HeldError(
-                    f"another run is writing to {output.location}: wait for it, or give another --out"
-                ) from None
-            # Some network file systems have no locks: go on without.
         yield
     finally:
         os.close(handle)
 
 
+def _locked(path: Path, kind: int) -> int | None:
+    """An open file that holds the lock; None where another has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, kind)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(handle)
+                return None
+            return handle  # some network file systems have no locks: go on without
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == os.stat(path).st_ino:
+                return handle
+        os.close(handle)  # the run that held it has removed it: another file has its name by now
+
+
 def _clear(out: Path) -> None:
-    for stale in out.glob(".*.tmp-*"):
+    for stale in out.glob(f".*.tmp-{platform.node()}-*"):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """`log.jsonl`: what happened to a corpus, for programs; a line an event, over all its runs.
 
-Events: `start` (options, tokenizer), `planned` (clips, hours, shards), `reject` (id, path, reason), `shard` (index,
-hours done in this run, times real time), `stopped` (reason), `end` (clips, rejects). Each has `time` (UTC) and `run_s`,
+Events: `start` (options, clips, shards), `reject` (id, path, reason), `shard` (index, hours done, times real time),
+`stopped` (reason), `end` (rejects). Each has `time` (UTC) and `run_s`,
 the seconds since its run began, which no change of the clock touches.
 """
 

@@ -17,7 +17,7 @@ from slm.corpus.plan import PLAN_FILES
 from slm.corpus.remote import filesystem, is_remote, open_binary, patiently
 from slm.corpus.shards import ShardRecord, read_record, record_of
 from slm.errors import UsageError
-from slm.files import atomic_file
+from slm.files import atomic_file, temporary_name
 
 _DESCRIBES = ("tokenizer.json", *PLAN_FILES)
 # A file sent to one of these is there when it is whole; elsewhere it gets its name after that.
@@ -29,7 +29,9 @@ class Output:
 
     def __init__(self, location: str | os.PathLike[str]):
         self.location = os.fspath(location).rstrip("/") or "/"
-        self.is_remote = is_remote(self.location)
+        self.is_remote = is_remote(os.fspath(location))
+        if self.is_remote and not is_remote(self.location):
+            raise UsageError(f"--out {os.fspath(location)} names no folder: give one")
         self.folder = _staging(self.location) if self.is_remote else Path(self.location)
 
     @cached_property
@@ -38,32 +40,37 @@ class Output:
 
     def names(self) -> set[str]:
         """The names of the files that are there; hidden ones are not counted."""
+        return set(self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
         if self.is_remote:
             fs, inner = self._remote
             fs.invalidate_cache()
             try:
-                found = [os.path.basename(path.rstrip("/")) for path in patiently(partial(fs.ls, inner, detail=False))]
+                listed = patiently(partial(fs.ls, inner, detail=True))
+                found = {os.path.basename(entry["name"].rstrip("/")): entry.get("size") or 0 for entry in listed}
             except FileNotFoundError:
-                return set()
+                return {}
             except OSError as error:
                 raise UsageError(f"--out {self.location} cannot be used ({error}): give one that can be") from None
         else:
-            found = os.listdir(self.folder) if self.folder.is_dir() else []
-        return {name for name in found if name and not name.startswith(".")}
+            found = dict.fromkeys(os.listdir(self.folder), 0) if self.folder.is_dir() else {}
+        return {name: size for name, size in found.items() if name and not name.startswith(".")}
 
-    def bring(self) -> None:
-        """Of a URL: fetch what tells whose corpus it is and which clips are in it."""
+    def bring(self, *names: str) -> None:
+        """Of a URL: fetch files into the folder, without names those that tell whose corpus it is and which clips are
+        in it; what is not there is then not here either."""
         if not self.is_remote:
             return
-        there = self.names()
+        there = self._sizes()
         fs, inner = self._remote
-        for name in _DESCRIBES:
+        for name in names or _DESCRIBES:
             path = self.folder / name
             if name not in there:
                 path.unlink(missing_ok=True)
-                continue
-            with atomic_file(path) as temporary:
-                patiently(partial(fs.get_file, f"{inner}/{name}", str(temporary)))
+            elif not path.is_file() or path.stat().st_size != there[name]:
+                with atomic_file(path) as temporary:
+                    patiently(partial(fs.get_file, f"{inner}/{name}", str(temporary)))
 
     def send(self, *names: str) -> None:
         """Of a URL: put files of the folder there, in this order; a shard is then removed here."""
@@ -76,7 +83,7 @@ class Output:
             if self.location.partition("://")[0] in _OBJECT_STORES:
                 patiently(partial(fs.put_file, here, there))
             else:
-                patiently(partial(fs.put_file, here, part := f"{inner}/.{name}.tmp"))
+                patiently(partial(fs.put_file, here, part := f"{inner}/{temporary_name(name)}"))
                 patiently(partial(fs.mv, part, there))
             if name.endswith(".arrow") and name not in _DESCRIBES:
                 os.unlink(here)

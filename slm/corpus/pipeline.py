@@ -24,11 +24,12 @@ from slm.corpus.progress import Progress
 from slm.corpus.shards import shard_name
 from slm.corpus.sources import Source, open_source
 from slm.corpus.summary import CorpusSummary, describe_skipped, sum_up, summarize
-from slm.corpus.tally import Tally, TooManyRejectsError
+from slm.corpus.tally import Tally, TooManyRejectsError, check_number
 from slm.tokenizers import Tokenizer, load_tokenizer
 from slm.types import TokenizerSpec
 
 _PLANNED_EVERY_S = 10.0
+_READERS_OF_AN_ACTOR = 2  # how many cores its machine has is not known here
 
 Engine = Callable[[Job, Sequence[int], Callable[[Step], None]], None]
 
@@ -37,7 +38,7 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
     """Make the corpus of `config`, or what is left to make of it; on a finished one only read its summary.
 
     `tokenizer` stands in for the one that `config` names. Raises UsageError for wrong use, before any work, and when no
-    clip at all is left; TooManyRejectsError; RuntimeError when the tokenizer itself is at fault.
+    clip at all is left; StoppedError; TooManyRejectsError; RuntimeError when the tokenizer itself is at fault.
     """
     output = Output(config.out)
     source = open_source(config.audio, config.source, **config.source_settings)
@@ -50,18 +51,34 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
         plan = _find_or_make_plan(config, output, source, spec)
         if source.skipped:
             _say(f"skipped: {describe_skipped(source.skipped)}")
-        speed = None
-        if finished := is_finished(output, plan):
-            _say(f"{config.out} is finished: nothing to do")
-        else:
-            job = Job(output.location, plan.base, os.getcwd(), spec, config.batch_seconds, num_workers)
-            speed = _tokenize(config, output, plan, job, engine)
-        summary = _summarize(config, output, plan, spec)
-        summary = replace(summary, real_time_factor=speed, skipped=source.skipped)
-        if summary.num_missing_shards == 0 and summary.num_clips == 0:
-            abandon(output)
-            raise NothingUsableError(count_kinds(summary.rejects), summary.rejects[0])
-        if summary.num_missing_shards == 0 and not finished:
+        job = Job(output.location, plan.base, os.getcwd(), spec, config.batch_seconds, num_workers)
+        try:
+            summary = replace(_make(config, output, plan, job, engine), skipped=source.skipped)
+        except TooManyRejectsError as error:
+            write_rejects(output.folder, error.rejects)
+            output.send("rejects.jsonl")
+            raise
+        if config.part is None:  # other parts may be at work there
+            output.close()
+    return summary
+
+
+def _make(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine: Engine) -> CorpusSummary:
+    """Make what is not there yet; with the last shard, finish."""
+    speed = None
+    if is_finished(output, plan):
+        _say(f"{config.out} is finished: nothing to do")
+    else:
+        speed = _tokenize(config, output, plan, job, engine)
+    summary = replace(_summarize(config, output, plan, job.spec), real_time_factor=speed)
+    if summary.num_missing_shards:
+        return summary
+    if summary.num_clips == 0:
+        abandon(output)
+        raise NothingUsableError(count_kinds(summary.rejects), summary.rejects[0])
+    check_number(summary.rejects, config.allowed_rejects(plan.head.num_rows))
+    with planning(output, config.part):  # of parts that end at once, one finishes
+        if not is_finished(output, plan):
             finish(output, summary, plan, config.audio)
     return summary
 
@@ -74,7 +91,7 @@ def _engine(config: CorpusConfig, given: Tokenizer | None) -> tuple[TokenizerSpe
 
     if config.engine == "ray":
         run = partial(run_ray, device=config.device, processes=config.processes, address=config.ray_address)
-        return load("cpu").spec, config.readers(processes=2), run
+        return load("cpu").spec, _READERS_OF_AN_ACTOR if config.num_workers is None else config.num_workers, run
     devices = [""] if given else choose_devices(config.device, config.processes)
     if len(devices) > 1:  # it is loaded here for what it says of itself
         return load("cpu").spec, config.readers(len(devices)), partial(run_processes, devices=devices)
@@ -84,6 +101,9 @@ def _engine(config: CorpusConfig, given: Tokenizer | None) -> tuple[TokenizerSpe
 
 def _find_or_make_plan(config: CorpusConfig, output: Output, source: Source, spec: TokenizerSpec) -> Plan:
     settings = PlanSettings(config.shard_hours, config.segmentation)
+    # Of the parts of a folder only those wait for each other that find no plan.
+    if not output.is_remote and (plan := load_plan(output, settings, source)):
+        return plan
     with planning(output, config.part):
         output.bring()
         if plan := load_plan(output, settings, source):
@@ -124,7 +144,7 @@ def _tokenize(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine
     """Make the shards that are not there yet; how many times real time that went."""
     there, shards = output.names(), _shards(config, plan)
     done = [shard for shard in shards if shard_name(plan, shard) in there]
-    left = [shard.index for shard in shards if shard not in done]
+    left = [shard.index for shard in shards if shard_name(plan, shard) not in there]
     rejects, proven = list(plan.rejects()), False
     for shard in done:
         record = output.record(shard_name(plan, shard))
@@ -132,6 +152,7 @@ def _tokenize(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine
         proven |= record.num_clips > 0
     if done:
         _say(f"going on: {len(done)} of {len(shards)} shards are there")
+    output.bring(config.log_name)
     log = Log(output.folder / config.log_name)
     log.write("start", options=asdict(config), clips=plan.head.num_rows, shards=len(shards), shards_there=len(done))
     total_s, done_s = (sum(shard.duration_s for shard in some) for some in (shards, done))
@@ -143,9 +164,6 @@ def _tokenize(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine
         log.write("end", rejects=len(tally.rejects))
     except BaseException as error:
         log.write("stopped", reason=f"{type(error).__name__}: {error}")
-        if isinstance(error, TooManyRejectsError):
-            write_rejects(output.folder, tally.rejects)
-            output.send("rejects.jsonl")
         raise
     finally:
         output.send(log.path.name)

@@ -168,8 +168,7 @@ class Plan:
 
     def path(self, stored: bytes) -> str:
         """Where a file is that the plan calls so."""
-        path = os.fsdecode(stored)
-        return path if "://" in path else os.path.join(self.base, path)
+        return located(stored, self.base)
 
     def _clip(self, row: Mapping[str, Any]) -> SourceClip:
         metadata = json.loads(row["metadata"]) if row["metadata"] else {}
@@ -211,6 +210,12 @@ def stored_path(path: str, base: str) -> bytes:
     """A path as the plan keeps it: relative where it lies below `base`, so that both may move together."""
     below = base if base.endswith(os.sep) or not base else base + os.sep
     return os.fsencode(path.removeprefix(below) if "://" not in path else path)
+
+
+def located(stored: bytes, base: str) -> str:
+    """The way back."""
+    path = os.fsdecode(stored)
+    return path if "://" in path else os.path.join(base, path)
 
 
 def too_short(num_samples: int, spec: TokenizerSpec) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from slm.corpus.changes import SourceHash, chunks
+from slm.corpus.changes import SourceHash, are_as_found, chunks
 from slm.corpus.columns import ColumnTypes
 from slm.corpus.plan import (
     FORMAT,
@@ -86,7 +86,7 @@ def make_plan(
     kinds, shards, outside_s = sort_kinds(dealer.rejects), tuple(dealer.shards), round(dealer.outside_s, 3)
     head = PlanHead(FORMAT, settings.to_dict(), listed.hexdigest(), columns, dealer.num_rows, outside_s, kinds, shards)
     write_json(out / "plan.json", head.to_dict())
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)
     return Plan(out, source.base)
 
 
@@ -149,7 +149,7 @@ def _probed_parts(
     try:
         for index, (clips, digest) in enumerate(listed):
             path, key = parts / f"{index:06d}.arrow", _chunk_key(digest, spec, settings)
-            waiting.append((path, key, _read_part(path, key) or workers.start(clips)))
+            waiting.append((path, key, _read_part(path, key, base) or workers.start(clips)))
             if len(waiting) > num_workers + 1:
                 yield _finished_part(*waiting.popleft())
         while waiting:
@@ -170,14 +170,15 @@ def _chunk_key(digest: str, spec: TokenizerSpec, settings: PlanSettings) -> str:
     return hashlib.sha256(json.dumps([digest, frames, settings.to_dict(), version]).encode()).hexdigest()
 
 
-def _read_part(path: Path, key: str) -> pa.Table | None:
+def _read_part(path: Path, key: str, base: str) -> pa.Table | None:
+    """What an earlier run found, if it was asked the same of files that are as they were."""
     try:
         with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
     except (OSError, pa.ArrowInvalid):
         return None
-    metadata = table.schema.metadata or {}
-    return table.replace_schema_metadata(None) if metadata.get(b"key") == key.encode() else None
+    same = (table.schema.metadata or {}).get(b"key") == key.encode() and are_as_found(table, base)
+    return table.replace_schema_metadata(None) if same else None
 
 
 def _finished_part(path: Path, key: str, made: pa.Table | Callable[[], list[pa.Table]]) -> pa.Table:

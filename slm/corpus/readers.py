@@ -12,7 +12,7 @@ from slm.corpus.plan import PlannedClip, PlannedShard, Reject
 from slm.corpus.reading import read_clip
 from slm.corpus.sources.base import SourceClip, readable
 from slm.corpus.workers import CRASHED, Workers
-from slm.errors import AudioError, UnreadableError, UsageError
+from slm.errors import AudioError, StoppedError, UnreadableError
 from slm.types import AudioClip
 
 _THREADS = 4  # where no processes are asked for
@@ -63,7 +63,7 @@ class Readers:
     def read_ahead(self, batches: Iterable[Batch], ahead_s: float) -> Iterator[tuple[Batch, list[Read]]]:
         """Each batch with its audio, in order, while reading goes on: at most `ahead_s` seconds (or a batch) ahead.
 
-        Raises UsageError for a file that could be opened when it was planned, and cannot now.
+        Raises StoppedError for a file that could be opened when it was planned, and cannot now.
         """
         waiting: deque[tuple[Batch, list[Callable[[], list[Read]]]]] = deque()
         for batch in batches:
@@ -96,7 +96,7 @@ def _read(clip: SourceClip, sample_rate_hz: int) -> Read:
         samples = read_clip(clip, sample_rate_hz)
     except UnreadableError as error:
         # A disk that went away, or a fault that may pass, must not become a reject for ever.
-        raise UsageError(
+        raise StoppedError(
             f"{readable(clip.path)} could be read when the shards were planned, but not now ({error}): "
             "mend that and run the same command again to go on"
         ) from None

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, TextIO, TypeVar, cast
+from urllib.parse import urlsplit
 
 from slm.audio import AUDIO_SUFFIXES, walk_folder
 from slm.errors import UsageError
@@ -38,6 +39,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     import fsspec
 
     protocol = url.partition("://")[0]
+    if urlsplit(url).password:
+        raise UsageError(f"a URL of {protocol}:// names a password, which files of the corpus would tell: take it out")
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:

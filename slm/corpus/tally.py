@@ -11,7 +11,14 @@ from slm.corpus.progress import Progress
 
 
 class TooManyRejectsError(Exception):
-    """More clips are left out than the command allows."""
+    """More clips are left out than the command allows: `rejects`."""
+
+    def __init__(self, rejects: Sequence[Reject], allowed: int):
+        self.rejects, last = rejects, rejects[-1]
+        super().__init__(
+            f"{len(rejects):,} clips are left out, and --max_rejects allows {allowed:,}: "
+            f"{describe_kinds(count_kinds(rejects))}; the last is {last.path}: {last.reason}"
+        )
 
 
 class Tally:
@@ -37,9 +44,10 @@ class Tally:
 
     def check(self) -> None:
         """TooManyRejectsError where there are."""
-        if self.allowed is not None and len(self.rejects) > self.allowed:
-            last = self.rejects[-1]
-            raise TooManyRejectsError(
-                f"{len(self.rejects):,} clips are left out, and --max_rejects allows {self.allowed:,}: "
-                f"{describe_kinds(count_kinds(self.rejects))}; the last is {last.path}: {last.reason}"
-            )
+        check_number(self.rejects, self.allowed)
+
+
+def check_number(rejects: Sequence[Reject], allowed: int | None) -> None:
+    """TooManyRejectsError where more are left out than that (None: any number)."""
+    if allowed is not None and len(rejects) > allowed:
+        raise TooManyRejectsError(rejects, allowed)

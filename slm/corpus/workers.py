@@ -97,6 +97,7 @@ def _processes(num_workers: int) -> ProcessPoolExecutor:
 def _begin(patience_s: int) -> None:
     global _patience_s
     _patience_s = patience_s
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal: the command says it once
     end_with_parent()
 
 

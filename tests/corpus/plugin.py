@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from slm.corpus.job import Step
 from slm.errors import UsageError
 from tests.fakes import ArithmeticTokenizer
 
@@ -49,6 +50,14 @@ def take_a_shard_and_die(connection, *_):
     connection.send("ready")
     connection.recv()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_the_end(connection, *_):
+    connection.send("ready")
+    while (index := connection.recv()) is not None:
+        connection.send(Step(shard=index))
+        connection.send("ready")
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def complain(connection, *_):

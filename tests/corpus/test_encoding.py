@@ -15,7 +15,7 @@ from slm.corpus.encoding import encode_shards
 from slm.corpus.plan import PlannedClip, PlannedShard
 from slm.corpus.readers import Readers, make_batches
 from slm.corpus.sources import SourceClip, list_clips
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from tests.corpus.audio import good_folder, write_clip
 from tests.fakes import ArithmeticTokenizer
 
@@ -102,12 +102,26 @@ def test_errors_that_are_not_the_clips_fault_end_the_run(tmp_path, error):
         run(good_folder(tmp_path), Moody({"clip-2"}, error), proven=True)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_tried_clip_by_clip_and_then_stops_the_run(tmp_path, error):
+    """It may pass: the clip must not be left out for ever."""
+
+    class Cramped(Moody):
+        def encode(self, clips):
+            return ArithmeticTokenizer.encode(self, clips) if len(clips) == 1 else super().encode(clips)
+
+    good_folder(tmp_path)
+    assert len(run(tmp_path, Cramped({"clip-2"}, error)).codes) == 7
+    with pytest.raises(StoppedError, match=r"no memory to encode .*clip-2\.wav \(0\.7 s\): lower --batch_seconds"):
+        run(tmp_path, Moody({"clip-2"}, error), proven=True)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_file_that_went_away_since_the_plan_ends_the_run(tmp_path, num_workers):
     clips = [PlannedClip(clip, 1.0) for clip in list_clips(good_folder(tmp_path))]
     Path(clips[3].clip.path).unlink()
     shard = PlannedShard(0, 0, len(clips), len(clips), float(len(clips)))
-    with pytest.raises(UsageError, match=r"clip-3\.wav could be read .* but not now \(missing file\): .* to go on"):
+    with pytest.raises(StoppedError, match=r"clip-3\.wav could be read .* but not now \(missing file\): .* to go on"):
         list(encode_shards([(shard, clips)], ArithmeticTokenizer(), 3.0, num_workers))
 
 
@@ -121,7 +135,7 @@ def test_a_fault_of_the_disk_while_encoding_ends_the_run(tmp_path, monkeypatch):
 
     good_folder(tmp_path)
     monkeypatch.setattr(os, "stat", failing)
-    with pytest.raises(UsageError, match=r"clip-2\.wav .* not now \(unreadable: Input/output error\)"):
+    with pytest.raises(StoppedError, match=r"clip-2\.wav .* not now \(unreadable: Input/output error\)"):
         run(tmp_path, ArithmeticTokenizer())
 
 

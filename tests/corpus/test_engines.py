@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
 
 from slm.corpus import pipeline
 from slm.corpus.config import CorpusConfig
@@ -15,7 +20,8 @@ from slm.corpus.locks import held
 from slm.corpus.output import Output
 from slm.corpus.part import Part
 from slm.corpus.pipeline import tokenize_corpus
-from slm.errors import UsageError
+from slm.corpus.tally import TooManyRejectsError
+from slm.errors import StoppedError, UsageError
 from tests.corpus import plugin
 from tests.corpus.audio import bad_folder, contents, good_folder
 from tests.corpus.plugin import environment, tokenize_command
@@ -51,8 +57,15 @@ def test_two_processes_of_which_one_dies_make_the_same_bytes(tmp_path, whole):
 
 def test_processes_that_always_die_end_the_run_with_the_reason(monkeypatch):
     monkeypatch.setattr(local, "_work", plugin.take_a_shard_and_die)
-    with pytest.raises(RuntimeError, match=r"on cpu died again and again, at shard 7 \(exit status -9\)"):
+    with pytest.raises(StoppedError, match=r"on cpu died again and again, at shard 7 \(exit status -9\)"):
         local.run_processes(None, [7], print, ["cpu", "cpu"])
+
+
+def test_a_process_that_dies_when_its_work_is_done_harms_nothing(monkeypatch):
+    monkeypatch.setattr(local, "_work", plugin.die_at_the_end)
+    steps = []
+    local.run_processes(None, [7, 8, 9], steps.append, ["cpu", "cpu"])
+    assert sorted(step.shard for step in steps) == [7, 8, 9]
 
 
 def test_what_is_wrong_in_a_process_is_what_the_run_says(monkeypatch):
@@ -63,7 +76,7 @@ def test_what_is_wrong_in_a_process_is_what_the_run_says(monkeypatch):
 
 @pytest.mark.parametrize(("cores", "processes", "expected"), [(1, None, 1), (16, None, 4), (16, 3, 3)])
 def test_on_cpu_there_is_a_process_for_some_cores(monkeypatch, cores, processes, expected):
-    monkeypatch.setattr(local.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(local, "available_cores", lambda: cores)
     assert local.choose_devices("cpu", processes) == ["cpu"] * expected
 
 
@@ -76,26 +89,32 @@ def test_every_gpu_gets_a_process(monkeypatch):
     assert local.choose_devices("auto", 4) == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
 
 
+@contextmanager
+def ray_cluster(env):
+    """The address of one with two cores, which ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{1}".format(*free.getsockname())
+    options = [f"--port={address.split(':')[1]}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
+    cluster = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield address
+    finally:
+        cluster.terminate()
+        cluster.wait()
+
+
 def test_a_ray_cluster_in_which_an_actor_dies_makes_the_same_bytes(tmp_path, whole):
     pytest.importorskip("ray")
     env = environment(tmp_path, KILL_AT="encode:2", KILL_ONCE=str(tmp_path / "killed"), RAY_AUTH_MODE="disabled")
-    cluster = [sys.executable, "-m", "ray.scripts.scripts"]
-    start = [
-        *cluster,
-        "start",
-        "--head",
-        "--num-cpus=2",
-        "--port=0",
-        "--include-dashboard=false",
-        "--disable-usage-stats",
-    ]
-    started = subprocess.run(start, env=env, capture_output=True, text=True)
-    assert started.returncode == 0, started.stderr
-    try:
-        command = [sys.executable, "tokenize_corpus.py", *command_for(tmp_path, engine="ray", ray_address="auto")]
-        done = subprocess.run([*command, "--processes", "2"], env=env, capture_output=True, text=True)
-    finally:
-        subprocess.run([*cluster, "stop", "--force"], env=env, capture_output=True)
+    with ray_cluster(env) as address:
+        command = [sys.executable, "tokenize_corpus.py", *command_for(tmp_path, engine="ray", ray_address=address)]
+        for _ in range(20):  # until the cluster is there
+            done = subprocess.run([*command, "--processes", "2"], env=env, capture_output=True, text=True)
+            if "no Ray cluster answers" not in done.stderr:
+                break
+            time.sleep(1)
     assert done.returncode == 3, done.stderr
     assert (tmp_path / "killed").exists()
     assert contents(tmp_path / "out") == whole
@@ -139,6 +158,28 @@ def test_a_part_is_made_by_one_run_and_no_run_beside_parts(tmp_path, whole):
         tokenize_corpus(part, ArithmeticTokenizer())
 
 
+def test_of_parts_the_last_sees_that_too_many_clips_are_left_out(tmp_path, whole):
+    """Eight: five by the plan, and one or two in the shards of each part."""
+    parts = [config_for(tmp_path, shard_range=f"{part}/3", max_rejects=7) for part in range(3)]
+    for config in parts[:2]:
+        tokenize_corpus(config, ArithmeticTokenizer())
+    with pytest.raises(TooManyRejectsError, match="8 clips are left out, and --max_rejects allows 7"):
+        tokenize_corpus(parts[2], ArithmeticTokenizer())
+    assert (tmp_path / "out" / "rejects.jsonl").read_bytes() == whole["rejects.jsonl"]
+    tokenize_corpus(replace(parts[0], max_rejects=8), ArithmeticTokenizer())
+    assert contents(tmp_path / "out") == whole
+    with pytest.raises(TooManyRejectsError):  # of a finished one too
+        tokenize_corpus(replace(parts[0], max_rejects=0.1), ArithmeticTokenizer())
+
+
+def test_parts_of_nothing_leave_nothing(tmp_path):
+    good_folder(tmp_path / "audio", clips=1)
+    soundfile.write(tmp_path / "audio" / "clip-0.wav", np.zeros(8000), 8000)
+    for shard_range in ("0/1", "0/2", None):
+        with pytest.raises(UsageError, match="none of the 1 clips can be used"):
+            tokenize_corpus(config_for(tmp_path, shard_range=shard_range), ArithmeticTokenizer())
+
+
 @pytest.mark.parametrize("text", ["3", "3/3", "-1/3", "a/b", "1/0", ""])
 def test_a_range_that_is_none(text):
     with pytest.raises(UsageError, match=r"is no i/n with i from 0 to n - 1"):
@@ -157,7 +198,7 @@ def test_a_url_holds_the_same_bytes_also_when_another_machine_goes_on(tmp_path, 
 
     def put(self, here, there, **options):
         sent.append(there)
-        if there.endswith(".arrow.tmp") and sum("data-" in name for name in sent) == 3:
+        if ".arrow.tmp-" in there and sum("data-" in name for name in sent) == 3:
             raise KeyboardInterrupt
         put_file(self, here, there, **options)
 
@@ -183,6 +224,10 @@ def test_a_url_that_holds_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UsageError, match=r"file:///.*other is not empty and not a corpus of codes"):
         tokenize_corpus(config_for(tmp_path, out=f"file://{tmp_path}/other"), ArithmeticTokenizer())
+    with pytest.raises(UsageError, match="names no folder"):
+        tokenize_corpus(config_for(tmp_path, out="file:///"), ArithmeticTokenizer())
+    with pytest.raises(UsageError, match="names a password"):
+        tokenize_corpus(config_for(tmp_path, out="ftp://me:secret@host/out"), ArithmeticTokenizer())
     with pytest.raises(UsageError, match="nope"):
         tokenize_corpus(config_for(tmp_path, out="nope://bucket/x"), ArithmeticTokenizer())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -68,6 +69,33 @@ def test_a_plan_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     assert again.head == whole.head
     assert again.table.equals(whole.table)
     assert len(probed) <= 6 + 7 - 2  # at least the first chunk was kept
+
+
+def test_a_plan_that_was_stopped_looks_anew_at_files_that_changed(tmp_path, monkeypatch):
+    """They were away, say, with the disk they are on."""
+    good_folder(tmp_path / "audio")
+    monkeypatch.setattr(changes.chunks, "__defaults__", (2,))
+    whole = plan_of(tmp_path / "audio", 1)
+    out, settings = tmp_path / "out", PlanSettings(1)
+    out.mkdir()
+
+    def stop_at_the_last(clip):
+        if clip.id == "clip-6":
+            raise KeyboardInterrupt
+        return reading.probe_clip(clip)
+
+    rows = [{"path": f"clip-{i}.wav"} for i in range(7)]
+    (tmp_path / "audio" / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(tmp_path / "audio" / "m.jsonl")
+    (tmp_path / "audio" / "clip-1.wav").rename(tmp_path / "away")
+    with monkeypatch.context() as patch:
+        patch.setattr(probing, "probe_clip", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            make_plan(out, source, SPEC, settings, 0)
+    (tmp_path / "away").rename(tmp_path / "audio" / "clip-1.wav")
+    again = make_plan(out, source, SPEC, settings, 0)
+    assert not again.num_rejects
+    assert again.shards == whole.shards
 
 
 def test_faults_that_headers_show_are_rejects_of_the_plan(tmp_path):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
+import signal
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,12 +15,12 @@ from typing import Any
 
 from slm.corpus.job import Job, Step, make_shards
 from slm.corpus.workers import end_with_parent
-from slm.devices import choose_device
-from slm.errors import UsageError
+from slm.devices import available_cores, choose_device
+from slm.errors import StoppedError
 from slm.tokenizers import load_tokenizer
 
 _CORES_A_PROCESS = 4  # on CPU: the networks of tokenizers hardly gain from more
-_DEATHS_OF_A_SHARD = 3
+_DEATHS = 3  # of processes at a shard, or of those of a device that had none yet
 _READY = "ready"
 
 
@@ -34,15 +35,15 @@ def choose_devices(name: str, processes: int | None) -> list[str]:
     if device == "cuda":
         count = torch.cuda.device_count()
         return [f"cuda:{i % count}" for i in range(count if processes is None else processes)]
-    default = max(1, (os.cpu_count() or 1) // _CORES_A_PROCESS) if device == "cpu" else 1
+    default = max(1, available_cores() // _CORES_A_PROCESS) if device == "cpu" else 1
     return [device] * (default if processes is None else processes)
 
 
 def run_processes(job: Job, indices: Iterable[int], on_step: Callable[[Step], None], devices: Sequence[str]) -> None:
     """Make the shards of `indices` in a process for each device.
 
-    A process that dies (killed for want of memory, say) is replaced, and its shards are made again; RuntimeError where
-    a shard is there at several deaths. Raises what a process raises.
+    A process that dies (killed for want of memory, say) is replaced, and its shards are made again; StoppedError where
+    that does not help. Raises what a process raises.
     """
     crew = _Crew(job, devices, deque(indices))
     try:
@@ -61,13 +62,14 @@ class _Hand:
     process: Any
     connection: Connection
     shards: set[int] = field(default_factory=set)  # in work
+    is_done: bool = False  # has been told that there are no more
 
 
 class _Crew:
     def __init__(self, job: Job, devices: Sequence[str], waiting: deque[int]):
         self.job, self.waiting = job, waiting
-        self.threads = max(1, (os.cpu_count() or 1) // len(devices))
-        self.deaths: Counter[int] = Counter()
+        self.threads = max(1, available_cores() // len(devices))
+        self.deaths: Counter[int | str] = Counter()  # by shard, or by device where there was none yet
         self.hands = [self._hire(device) for device in devices[: len(waiting)]]
 
     def _hire(self, device: str) -> _Hand:
@@ -82,7 +84,7 @@ class _Crew:
         """Answer what a process says: a step to hear of, ready for a shard, an error, or nothing more."""
         try:
             said = hand.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # at its end, or in the middle of what it said
             self._let_go(hand)
             return
         if isinstance(said, Exception):
@@ -92,7 +94,9 @@ class _Crew:
             yield said
         elif said == _READY:
             index = self.waiting.popleft() if self.waiting else None
-            if index is not None:
+            if index is None:
+                hand.is_done = True
+            else:
                 hand.shards.add(index)
             with suppress(BrokenPipeError):  # it has died since: then its end of the pipe says so
                 hand.connection.send(index)
@@ -101,12 +105,13 @@ class _Crew:
         hand.process.join()
         hand.connection.close()
         self.hands.remove(hand)
-        if not hand.shards and hand.process.exitcode == 0:
+        if hand.is_done and not hand.shards:
             return
-        self.deaths.update(hand.shards)
-        if not hand.shards or max(self.deaths[index] for index in hand.shards) >= _DEATHS_OF_A_SHARD:
+        struck: set[int] | set[str] = hand.shards or {hand.device}
+        self.deaths.update(struck)
+        if max(self.deaths[one] for one in struck) >= _DEATHS:
             at = f"at shard {min(hand.shards)}" if hand.shards else "before its first shard"
-            raise RuntimeError(
+            raise StoppedError(
                 f"the process on {hand.device} died again and again, {at} (exit status {hand.process.exitcode}): if "
                 "memory ran out, lower --batch_seconds, --num_workers or --processes"
             )
@@ -123,6 +128,7 @@ class _Crew:
 def _work(connection: Connection, job: Job, device: str, threads: int) -> None:
     """The life of a process."""
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all of a terminal: the command says it once
     try:
         if device == "cpu":
             import torch
@@ -131,6 +137,7 @@ def _work(connection: Connection, job: Job, device: str, threads: int) -> None:
         tokenizer = load_tokenizer(job.spec, device)
         make_shards(job, _asked_for(connection), connection.send, tokenizer)
     except Exception as error:
+        error.add_note(f"in the process on {device}:\n{traceback.format_exc()}")
         connection.send(_that_travels(error))
     connection.close()
 
@@ -149,5 +156,4 @@ def _that_travels(error: Exception) -> Exception:
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
-        kind = UsageError if isinstance(error, UsageError) else RuntimeError
-        return kind(f"{type(error).__name__}: {error}" if kind is RuntimeError else str(error))
+        return RuntimeError(f"{type(error).__name__}: {error}")

@@ -6,7 +6,11 @@ again; a shard that was whole by then is not made anew.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from slm.corpus.job import Job, Step, go_to, make_shards
@@ -14,11 +18,12 @@ from slm.corpus.output import Output
 from slm.corpus.plan import Plan
 from slm.corpus.shards import shard_name
 from slm.devices import choose_device
-from slm.errors import UsageError
-from slm.tokenizers import load_tokenizer
+from slm.errors import StoppedError, UsageError
+from slm.tokenizers import Tokenizer, load_tokenizer
 
 _CORES_AN_ACTOR = 4  # where there is no GPU
 _RESTARTS = 3
+_WAIT_S = 30.0
 
 
 def run_ray(
@@ -30,15 +35,16 @@ def run_ray(
     address: str | None,
 ) -> None:
     """Make the shards of `indices` by `processes` actors (default: one a GPU of the cluster; without GPUs one a 4
-    cores). Raises what an actor raises, and RuntimeError where actors die again and again."""
+    cores). Raises what an actor raises, and StoppedError where actors die again and again."""
     ray = _ray()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
-        raise UsageError(f"--ray_address {address}: no Ray cluster answers there ({_first_line(error)})") from None
+        said = " ".join(str(error).split())
+        raise UsageError(f"--ray_address {address}: no Ray cluster answers there ({said})") from None
     try:
-        actors = _actors(ray, job, device, processes, len(indices))
-        _deal(ray, actors, indices, on_step)
+        _deal(ray, _actors(ray, job, device, processes, len(indices)), indices, on_step)
     finally:
         ray.shutdown()
 
@@ -51,10 +57,6 @@ def _ray() -> Any:
     return ray
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _actors(ray: Any, job: Job, device: str, processes: int | None, num_shards: int) -> list[Any]:
     has = ray.cluster_resources()
     on_gpu = device.startswith("cuda") or (device == "auto" and has.get("GPU", 0) >= 1)
@@ -63,7 +65,7 @@ def _actors(ray: Any, job: Job, device: str, processes: int | None, num_shards: 
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     cores, places = _share(cpus, processes)
     count = (processes or int(has["GPU"])) if on_gpu else places
-    needs = {"num_gpus": min(1.0, has["GPU"] / count)} if on_gpu else {"num_cpus": cores}
+    needs = {"num_gpus": 1 / ceil(count / has["GPU"])} if on_gpu else {"num_cpus": cores}
     actor = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **needs)(_Maker)
     return [actor.remote(job, "cuda" if on_gpu else device) for _ in range(min(count, num_shards))]
 
@@ -78,10 +80,13 @@ def _share(cpus: Sequence[int], processes: int | None) -> tuple[int, int]:
 
 
 def _deal(ray: Any, actors: Sequence[Any], indices: Sequence[int], on_step: Callable[[Step], None]) -> None:
-    waiting = list(reversed(indices))
-    working = {actor.make.remote(waiting.pop()): actor for actor in actors}
-    while working:
-        done, _ = ray.wait(list(working))
+    """A shard to each actor that is there and free, until all are made: a busy cluster may start some late or never."""
+    left, waiting = len(indices), list(reversed(indices))
+    working = {actor.ready.remote(): actor for actor in actors}
+    while left:
+        done, _ = ray.wait(list(working), timeout=_WAIT_S)
+        if not done and left == len(indices) and len(working) == len(actors):
+            print("waiting for the cluster to start an actor, or for its first shard", file=sys.stderr, flush=True)
         for task in done:
             actor = working.pop(task)
             try:
@@ -89,31 +94,41 @@ def _deal(ray: Any, actors: Sequence[Any], indices: Sequence[int], on_step: Call
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from None
             except ray.exceptions.RayActorError as error:
-                raise RuntimeError(
-                    f"an actor died {_RESTARTS + 1} times ({_first_line(error)}): if memory ran out, lower "
+                raise StoppedError(
+                    f"an actor died {_RESTARTS + 1} times ({' '.join(str(error).split())}): if memory ran out, lower "
                     "--batch_seconds, --num_workers or --processes"
                 ) from None
             if waiting:
                 working[actor.make.remote(waiting.pop())] = actor
+            left -= sum(step.shard is not None for step in steps)
             for step in steps:
                 on_step(step)
 
 
 class _Maker:
-    """An actor: a tokenizer that makes the shards it is given."""
+    """An actor: a tokenizer that makes the shards it is given. It is loaded by the first task that asks for it, so that
+    what is wrong with it is that task's error; also in an actor that takes a dead one's place."""
 
     def __init__(self, job: Job, device: str):
-        go_to(job.cwd)
-        self.job = job
-        self.tokenizer = load_tokenizer(job.spec, choose_device(device))
+        self.job, self.device = job, device
+        self.tokenizer: Tokenizer | None = None
+
+    def ready(self) -> list[Step]:
+        if self.tokenizer is None:
+            go_to(self.job.cwd)
+            self.tokenizer = load_tokenizer(self.job.spec, choose_device(self.device))
+        return []
 
     def make(self, index: int) -> list[Step]:
+        steps = self.ready()
+        assert self.tokenizer is not None
         output = Output(self.job.out)
         output.bring()
         plan = Plan(output.folder, self.job.base)
         shard = plan.shards[index]
         if shard_name(plan, shard) in output.names():  # an earlier try got so far, and died before it could say so
             return [Step(shard.duration_s, output.record(shard_name(plan, shard)).rejects, index)]
-        steps: list[Step] = []
         make_shards(self.job, [index], steps.append, self.tokenizer)
+        if output.record(shard_name(plan, shard)).num_clips:
+            self.job = replace(self.job, proven=True)
         return steps
