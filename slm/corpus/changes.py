@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
@@ -45,23 +47,34 @@ def hash_source(source: Source) -> str:
     return listed.hexdigest()
 
 
-def file_digest(path: str) -> str:
-    """Size in bytes and a hash of the first and last 4 KiB (header, length and rate with them); "" if unreadable.
+@dataclass(frozen=True)
+class FileState:
+    """What tells a local file from another: `digest` is of its size and both ends, and no times are part of it, which
+    copying changes. `head` is the first 4 KiB. Of a remote file, and one that cannot be read, nothing is known."""
 
-    Times are no part of it: copying a folder changes them.
-    """
+    num_bytes: int = -1
+    mtime_ns: int = -1
+    digest: str = ""
+    head: bytes = b""
+
+
+def file_state(path: str) -> FileState:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not be waited for
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return FileState(found.st_size, found.st_mtime_ns)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe, which must not be waited for
     except (OSError, ValueError):
-        return ""
+        return FileState()
     try:
-        size = os.fstat(handle).st_size
-        ends = os.pread(handle, _END_BYTES, 0) + os.pread(handle, _END_BYTES, max(_END_BYTES, size - _END_BYTES))
+        head = os.pread(handle, _END_BYTES, 0)
+        tail = os.pread(handle, _END_BYTES, max(_END_BYTES, found.st_size - _END_BYTES))
     except OSError:
-        return ""
+        return FileState()
     finally:
         os.close(handle)
-    return f"{size}-{hashlib.blake2b(ends, digest_size=8).hexdigest()}"
+    digest = f"{found.st_size}-{hashlib.blake2b(head + tail, digest_size=8).hexdigest()}"
+    return FileState(found.st_size, found.st_mtime_ns, digest, head)
 
 
 def describe_changed_list(plan: Plan, source: Source) -> str:
@@ -90,7 +103,7 @@ def describe_changed_files(plan: Plan) -> str:
             same = (found.st_size, found.st_mtime_ns) == (num_bytes, mtime_ns)
         except (OSError, ValueError):
             same = False
-        if same or (now := file_digest(path)) == digest:
+        if same or (now := file_state(path).digest) == digest:
             continue
         changed, gone = changed + 1, gone + (not now)
         example = example or readable(os.fsdecode(stored))

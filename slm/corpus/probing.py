@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from slm.audio import AudioInfo
-from slm.corpus.changes import file_digest
+from slm.audio import AudioInfo, plain_info
+from slm.corpus.changes import FileState, file_state
 from slm.corpus.plan import SCHEMA, stored_path, too_short
 from slm.corpus.reading import probe_clip
 from slm.corpus.segmentation import Segmentation
@@ -19,15 +18,6 @@ from slm.corpus.segmenters import NoSpeechError, Segmenter
 from slm.corpus.sources.base import SourceClip, readable
 from slm.errors import AudioError
 from slm.types import TokenizerSpec
-
-
-@dataclass(frozen=True)
-class _File:
-    """By what a file is known again: that of a folder, or one that holds many recordings."""
-
-    num_bytes: int = -1
-    mtime_ns: int = -1
-    digest: str = ""
 
 
 def probe_clips(
@@ -40,28 +30,20 @@ def probe_clips(
     path, member = None, None
     for clip in clips:
         if clip.path != path:
-            path, member, file = clip.path, None, _look_at(clip.path)
+            path, member, file = clip.path, None, file_state(clip.path)
         if clip.member != member:
-            member, info = clip.member, _look_into(clip, fault)
+            member, info = clip.member, _look_into(clip, file, fault)
         rows += _rows(clip, info, file, base, spec, segmentation, segmenter)
     columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
     return [pa.Table.from_arrays(arrays, schema=SCHEMA)]
 
 
-def _look_at(path: str) -> _File:
-    """Of a remote file, and one that cannot be read, nothing is known."""
-    try:
-        found = os.stat(path)
-        return _File(found.st_size, found.st_mtime_ns, file_digest(path))
-    except (OSError, ValueError):
-        return _File()
-
-
-def _look_into(clip: SourceClip, fault: str | None) -> AudioInfo | str:
+def _look_into(clip: SourceClip, file: FileState, fault: str | None) -> AudioInfo | str:
     """The header of a recording, or why it has none."""
     try:
-        return fault or probe_clip(clip)
+        plain = None if clip.member else plain_info(clip.path, file.head, file.num_bytes)
+        return fault or plain or probe_clip(clip)
     except AudioError as error:
         return str(error)
 
@@ -69,7 +51,7 @@ def _look_into(clip: SourceClip, fault: str | None) -> AudioInfo | str:
 def _rows(
     clip: SourceClip,
     info: AudioInfo | str,
-    file: _File,
+    file: FileState,
     base: str,
     spec: TokenizerSpec,
     segmentation: Segmentation,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slm.corpus import changes, probing, reading
-from slm.corpus.changes import file_digest, hash_source
+from slm.corpus.changes import file_state, hash_source
 from slm.corpus.columns import ColumnTypes, column, features
 from slm.corpus.planning import PlanSettings, make_plan
 from slm.corpus.segmentation import Segmentation
@@ -145,13 +145,13 @@ def test_the_source_hash_moves_with_the_folder_and_sees_every_change(tmp_path):
 def test_a_digest_sees_size_and_both_ends_and_follows_a_copy(tmp_path):
     def digest_of(name, data):
         (tmp_path / name).write_bytes(data)
-        return file_digest(tmp_path / name)
+        return file_state(tmp_path / name).digest
 
     data = bytes(range(256)) * 1000
     variants = [data, data + b"x", b"x" + data[1:], data[:-1] + b"x", b"", b"ab", b"ba"]
     assert len({digest_of("a", variant) for variant in variants}) == len(variants)
     assert digest_of("a", data) == digest_of("copy", data)
-    assert file_digest(tmp_path / "absent") == file_digest(tmp_path) == ""
+    assert file_state(tmp_path / "absent").digest == file_state(tmp_path).digest == ""
 
 
 def test_names_that_the_system_refuses_are_rejects(tmp_path):

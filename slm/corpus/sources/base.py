@@ -114,6 +114,8 @@ def check_unique(location: str, twice: list[str]) -> None:
 
 def readable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be stored: bytes that are not UTF-8 become escapes."""
+    if isinstance(path, str) and path.isascii():
+        return path
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
