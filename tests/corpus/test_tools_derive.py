@@ -195,6 +195,11 @@ def chosen(two, tmp_path, *args):
         ("id.str.endswith('3')", "a3"),
         ("num_samples >= 6400", "a5"),
         ("n != 3", "a0 a1 a2 a4 a5"),
+        ("(speaker == 'x') & ~(n > 2) | (n == 5)", "a0 a2 a5"),
+        ("n + take * 2 >= 9 and -n < -3", "a4 a5"),
+        ("speaker.str.upper() == 'X' and n not in [0, 4]", "a2"),
+        ("speaker == '`'  or `take` == 3", "a3"),
+        ("n.between(2, 3)", "a2 a3"),
     ],
 )
 def test_select_by_metadata_and_duration(two, tmp_path, where, expected):
@@ -218,8 +223,26 @@ def test_missing_values_equal_nothing(tmp_path):
         ("b", "c0"),
         ("s.isna()", "c1 c3"),
         ("s.str.contains('v')", "c2"),
+        ("not s.str.contains('v')", "c0 c1 c3"),
+        ("not b", "c1 c2 c3"),
+        ("b != True", "c1 c2 c3"),
+        ("not (b or n > 2)", "c1 c3"),
     ]:
         assert chosen(two, tmp_path, "--where", where) == expected.split(), where
+
+
+def test_numbers_of_a_csv_are_compared_as_such(tmp_path):
+    for i in range(4):
+        write_clip(tmp_path / "audio" / f"c{i}.wav", 0.3, seed=i)
+    (tmp_path / "audio" / "m.csv").write_text("path,snr\nc0.wav,9\nc1.wav,10.5\nc2.wav,\nc3.wav,-1\n")
+    tokenize(tmp_path / "audio" / "m.csv", tmp_path / "out")
+    assert chosen([tmp_path / "out"], tmp_path, "--where", "snr.astype(float) > 8.5") == ["c0", "c1"]
+
+
+def test_each_clip_is_asked_alone(two, tmp_path):
+    """However the clips lie in shards: all of them ask the same."""
+    assert len(shards(two[0])) > 1
+    assert chosen(two, tmp_path, "--where", "n == take and id.str.len() == 2") == [f"a{i}" for i in range(6)]
 
 
 def test_select_by_a_list_of_ids(two, tmp_path, capsys):
@@ -257,11 +280,20 @@ def test_samples_are_nested_seeded_and_as_long_as_asked(two, tmp_path):
         (["--where", "speakr == 'x'"], "there is no column 'speakr'; did you mean 'speaker'?"),
         (["--where", "speaker =="], "cannot be evaluated: invalid syntax"),
         (["--where", "duration_s"], "does not say yes or no of each clip"),
-        (["--where", "speaker = 'x'"], "does not say yes or no of each clip"),
+        (["--where", "speaker = 'x'"], "cannot be evaluated: invalid syntax"),
+        (["--where", "`two words` == 'x'"], "there is no column 'two words'"),
+        (["--where", "duration_s > duration_s.mean()"], "`duration_s.mean()` is not known, or not of one clip alone"),
+        (["--where", "index < 1"], "there is no column 'index'"),
+        (["--where", "n.isin(take)"], "`take` stands where only text, numbers and lists of them can"),
+        (["--where", "n == [1, 2]"], "`[1, 2]` is not known"),
+        (["--where", "speaker > 3"], "snr.astype(float) > 1"),
         (["--where", "1 < 2"], "does not say yes or no of each clip"),
-        (["--where", "speaker > 3"], "cannot be evaluated"),
         (["--where", "codes == 1"], "there is no column 'codes'"),
         (["--where", "__import__('os').getpid() > 0"], "cannot be evaluated"),
+        (["--where", "id.__class__ == 1"], "`id.__class__` is not known"),
+        (["--where", "id.to_csv('made.csv') == None"], "`id.to_csv('made.csv')` is not known"),
+        (["--where", "id.str.__init__(id) == 1"], "is not known"),
+        (["--where", "@pd.io.common.os.getpid() > 0"], "cannot be evaluated: invalid syntax"),
         (["--where", "n > 99"], "no clip of"),
         (["--sample_clips", "7"], "there are 6 clips of 0.001 h to draw from"),
         (["--sample_hours", "1"], "there are 6 clips of 0.001 h to draw from"),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from slm.corpus.remote import open_text
 from slm.corpus.summary import CorpusSummary
 from slm.corpus.tools.derive import Part, derive
 from slm.corpus.tools.files import tracked
 from slm.corpus.tools.finished import FinishedCorpus, clip_frames
-from slm.errors import UsageError, did_you_mean
+from slm.corpus.tools.where import holds
+from slm.errors import UsageError
 from slm.types import stable_hash
 
 
@@ -31,9 +30,9 @@ class SelectConfig:
     out: str
     """Folder for the new one."""
     where: str | None = None
-    """What must hold of a clip, in the language of pandas.DataFrame.query, over its columns (id, duration_s,
-    num_samples and those of its source): "speaker == 'x' and 2 < duration_s <= 20", "lang in ['en', 'de']",
-    "text.str.contains('sea')", "not text.isna()". What is missing equals nothing and is neither above nor below."""
+    """What must hold of a clip, over its columns (id, duration_s, num_samples and those of its source):
+    "speaker == 'x' and 2 < duration_s <= 20", "lang in ['en', 'de']", "text.str.contains('sea')", "not text.isna()",
+    "snr.astype(float) > 20" (of a CSV). What is missing equals nothing and is neither above nor below."""
     ids: str | None = None
     """File of ids, one a line; all must be there."""
     sample_clips: int | None = None
@@ -110,7 +109,7 @@ def _choose(
     """What fits of one shard; its ids are taken out of `missing`."""
     table = corpus.table(name)
     ids, frames = table.column("id").to_pylist(), clip_frames(table)
-    fits = np.ones(len(table), bool) if config.where is None else _holds(config.where, table)
+    fits = np.ones(len(table), bool) if config.where is None else holds(config.where, table)
     if wanted is not None:
         missing.difference_update(ids)
         fits = fits & np.fromiter((id in wanted for id in ids), bool, len(ids))
@@ -118,27 +117,6 @@ def _choose(
     seconds = table.column("num_samples").to_numpy()[rows] / corpus.spec.sample_rate_hz
     draws = np.fromiter((_draw(config.seed, ids[row]) for row in rows), np.uint64, len(rows))
     return _Chosen(name, int(frames.sum()), rows, frames[rows], seconds, draws)
-
-
-def _holds(where: str, table: pa.Table) -> np.ndarray:
-    """Of which rows the expression holds `[rows]`."""
-    columns = [name for name in table.column_names if name != "codes"]
-    try:
-        held = table.select(columns).to_pandas().eval(where, engine="python", local_dict={}, global_dict={})
-    except Exception as error:  # whatever pandas makes of it
-        raise UsageError(f"--where {where!r} cannot be evaluated: {_complaint(error, columns)}") from None
-    if str(getattr(held, "dtype", "")) == "object":  # text methods leave what is missing as it is
-        held = held.fillna(False).infer_objects()
-    if str(getattr(held, "dtype", "")) != "bool" or len(held) != len(table):
-        raise UsageError(f"--where {where!r} does not say yes or no of each clip: compare a column, as in x == 'y'")
-    return held.to_numpy()
-
-
-def _complaint(error: Exception, columns: list[str]) -> str:
-    text = " ".join(str(error).split())
-    if found := re.search(r"name '(.*?)' is not defined", text):
-        return f"there is no column {found[1]!r}{did_you_mean(found[1], columns)}"
-    return text or type(error).__name__
 
 
 def _draw(seed: int, id: str) -> int:
