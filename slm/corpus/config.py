@@ -19,7 +19,7 @@ class CorpusConfig:
     """
 
     audio: str
-    """Folder of audio files (any depth), manifest (.jsonl, .csv, .tsv, .parquet), Kaldi data directory, tree of
+    """Folder of audio files (any depth), manifest (.jsonl, .json, .csv, .tsv, .parquet), Kaldi data directory, tree of
     LibriSpeech or Libri-Light, Lhotse cuts (LibriHeavy's too), WebDataset tars, dataset saved by save_to_disk, or
     NAME/NAME of the Hugging Face hub; here or by URL (s3://, https://, ...). docs/corpora.md tells how each is read. A
     manifest has a row a clip and a column path (or audio, audio_path, audio_filepath, file, filename, wav), relative to

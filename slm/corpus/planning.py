@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from slm.corpus.plan import (
     PlannedShard,
     Reject,
     kind_of,
+    located,
     sort_kinds,
 )
 from slm.corpus.probing import probe_clips
@@ -220,7 +221,7 @@ class _Dealer:
                 self.any_segment |= start_s > 0 or end_s is not None
             else:
                 self.rejects[kind_of(reason)] += 1
-                self.first_reject = self.first_reject or Reject(id, readable(path), reason)
+                self.first_reject = self.first_reject or Reject(id, os.fsdecode(path), reason)
             self.num_rows += 1
         self._hashes.append(np.array(hashes, np.int64))
 
@@ -246,4 +247,5 @@ class _Dealer:
         if not self.num_rows:
             raise UsageError(f"no audio files in {source.location}; give {source.about}")
         if not self.shards and self.first_reject:
-            raise NothingUsableError(sort_kinds(self.rejects), self.first_reject)
+            path = located(os.fsencode(self.first_reject.path), source.base)
+            raise NothingUsableError(sort_kinds(self.rejects), replace(self.first_reject, path=readable(path)))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from slm.corpus.sources import list_clips
+from slm.corpus.plan import NothingUsableError
+from slm.corpus.planning import PlanSettings, make_plan
+from slm.corpus.sources import list_clips, open_source
 from slm.errors import UsageError
+from tests.fakes import ArithmeticTokenizer
 
 
 def touch(folder, *names):
@@ -86,6 +91,48 @@ def test_absolute_paths_and_paths_above_the_manifest(tmp_path):
     assert (Path(second.path).resolve(), second.id) == (tmp_path / "b.wav", "../b")
 
 
+def test_files_lie_beside_the_manifest_or_in_its_clips_or_below_a_root(tmp_path):
+    """As Common Voice has them."""
+    touch(tmp_path, "cv/clips/b.mp3", "other/a.mp3")
+    path = manifest(tmp_path / "cv" / "validated.tsv", 'client_id\tpath\tsentence\nx\ta.mp3\t"Oh\nx\tb.mp3\tNo\n')
+    assert [clip.path for clip in list_clips(path)] == [f"{tmp_path}/cv/a.mp3", f"{tmp_path}/cv/b.mp3"]
+    touch(tmp_path, "cv/clips/a.mp3")
+    assert [(clip.id, clip.path) for clip in list_clips(path)] == [
+        ("a", f"{tmp_path}/cv/clips/a.mp3"), ("b", f"{tmp_path}/cv/clips/b.mp3"),
+    ]  # fmt: skip
+    source = open_source(path, root=str(tmp_path / "other"))
+    assert next((clip.id, clip.path) for clip in source.clips()) == ("a", f"{tmp_path}/other/a.mp3")
+    touch(tmp_path, "cv/a.mp3")
+    assert list_clips(path)[0].path == f"{tmp_path}/cv/a.mp3"
+
+
+def test_a_file_that_is_missing_is_named_whole(tmp_path):
+    path = manifest(tmp_path / "m.csv", "path\na.wav\n")
+    with pytest.raises(NothingUsableError, match=rf"the first is {re.escape(str(tmp_path))}/a\.wav: missing file"):
+        make_plan(tmp_path, open_source(path), ArithmeticTokenizer().spec, PlanSettings(1), 0)
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.json.gz"])
+def test_nemo_says_json_for_json_lines(tmp_path, name):
+    lines = b'{"audio_filepath": "a.wav", "duration": 2.5, "text": "x"}\n{"audio_filepath": "b.wav", "duration": 1}\n'
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    assert [(clip.id, clip.metadata) for clip in list_clips(tmp_path / name)] == [
+        ("a", {"duration": 2.5, "text": "x"}), ("b", {"duration": 1}),
+    ]  # fmt: skip
+
+
+def test_ids_of_segments_tell_samples_of_long_recordings_apart(tmp_path):
+    rows = "path,start,end\na.wav,3600.00005,3601\na.wav,3600.00011,3601\na.wav,0.5,12345.678\n"
+    ids = [clip.id for clip in list_clips(manifest(tmp_path / "m.csv", rows))]
+    assert ids == ["a@3600.00005-3601", "a@3600.00011-3601", "a@0.5-12345.678"]
+
+
+def test_columns_of_a_csv_without_a_name_are_its_index(tmp_path):
+    """As pandas writes it."""
+    (clip,) = list_clips(manifest(tmp_path / "m.csv", ",path,text\n0,a.wav,b\n"))
+    assert clip.metadata == {"text": "b"}
+
+
 def test_wrong_use_is_told_with_the_remedy(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no audio files in" in complaint(tmp_path / "empty")
@@ -104,6 +151,11 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     assert "line 3 and after: not CSV (unexpected end" in complaint(manifest(tmp_path / "q.csv", swallowed))
     closed_later = 'path,text\n0.wav,"abc\n1.wav,"x"\n'
     assert "line 2 and after: not CSV (',' expected" in complaint(manifest(tmp_path / "p.csv", closed_later))
+    assert "has two columns 'text': rename one" in complaint(manifest(tmp_path / "c.csv", "path,text,text\na,b,c\n"))
+    deep = '{"path": "a.wav", "x": ' + "[" * 99_999 + "]" * 99_999 + "}\n"
+    assert "line 1: nested too deeply" in complaint(manifest(tmp_path / "n.jsonl", deep))
+    with pytest.raises(UsageError, match=r"m\.txt is no \.jsonl, .*: name it by what it is"):
+        list_clips(manifest(tmp_path / "m.txt", "path\na.wav\n"), "manifest")
     half = '{"path": "a.wav", "text": "\\ud83d"}\n'
     assert "line 1: half a surrogate pair" in complaint(manifest(tmp_path / "s.jsonl", half))
     assert list_clips(manifest(tmp_path / "t.jsonl", half.replace("d83d", "d83d\\ude00")))[0].metadata["text"] == "😀"

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
 from slm.corpus.containers import refused_member
-from slm.corpus.remote import is_file, is_remote, open_binary, open_text
+from slm.corpus.remote import FIRST_ROWS, is_file, is_remote, open_binary, open_text
+from slm.corpus.sources._json import json_object
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
 from slm.errors import AudioError, UsageError
 
 PATH_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "filename", "wav")
 START_COLUMNS, END_COLUMNS = ("start_s", "start"), ("end_s", "end")
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
+_JSON = (".jsonl", ".json", ".jsonl.gz", ".json.gz")  # NeMo says .json for JSON lines
+_CSV, _TSV = (".csv", ".csv.gz"), (".tsv", ".tsv.gz")
+SUFFIXES = (*_JSON, *_CSV, *_TSV, ".parquet")
 _LARGEST_CELL = 2**31 - 1  # of a CSV: Python's own limit is 128 KiB, less than a long transcript
 
 Row = tuple[int, dict[str, Any]]
@@ -28,14 +33,15 @@ Row = tuple[int, dict[str, Any]]
 
 @SOURCES.register("manifest")
 class ManifestSource(Source):
-    """Rows with the path of a recording, relative to the manifest, or a URL; all other columns are metadata.
+    """Rows with the path of a recording, or a URL; all other columns are metadata. Relative paths are below `root`;
+    without one, below the manifest's folder, or `clips` in it where the first file is (Common Voice).
 
     Columns are recognized by name, or given: `path_column`, `id_column`, `start_column` and `end_column` (seconds
     within the file). A row without an id is called by its path, without suffix where that is unique, and by its times
     where it has any.
     """
 
-    about: ClassVar[str] = "a manifest (.jsonl, .csv, .tsv, .parquet) with a path column"
+    about: ClassVar[str] = "a manifest (.jsonl, .json, .csv, .tsv, .parquet) with a path column"
     is_fallback = True  # other kinds of lists have the same suffixes
 
     def __init__(
@@ -45,9 +51,11 @@ class ManifestSource(Source):
         id_column: str = "id",
         start_column: str | None = None,
         end_column: str | None = None,
+        root: str | None = None,
     ):
         super().__init__(location)
-        self.path_column, self.id_column = path_column, id_column
+        self._given_root = root
+        self._given_path_column, self.id_column = path_column, id_column
         self.start_columns = (start_column,) if start_column else START_COLUMNS
         self.end_columns = (end_column,) if end_column else END_COLUMNS
 
@@ -55,8 +63,20 @@ class ManifestSource(Source):
     def recognizes(cls, location: str) -> bool:
         return location.lower().endswith(SUFFIXES) and is_file(location)
 
+    @cached_property
+    def base(self) -> str:
+        if self._given_root is not None:
+            return self._given_root
+        here = os.path.dirname(self.location)
+        paths = (row.get(self._path_column) for _, row in islice(self._rows(), FIRST_ROWS))
+        for path in paths:
+            if isinstance(path, str) and path and not is_remote(path) and not os.path.isabs(path):
+                below = os.path.join(here, "clips")
+                return below if not is_file(os.path.join(here, path)) and is_file(os.path.join(below, path)) else here
+        return here
+
     def clips(self) -> Iterator[SourceClip]:
-        path_column = self.path_column or self._find_path_column()
+        path_column = self._path_column
         shared = self._shared_stems(path_column)
         for line, row in self._rows():
             rest = {name: value for name, value in row.items() if name != path_column}
@@ -72,10 +92,13 @@ class ManifestSource(Source):
                 name = self._name(path)
                 given = readable(name if hash(stem(name)) in shared else stem(name))
                 if start_s is not None or end_s is not None:
-                    given += f"@{start_s or 0:g}-" + ("" if end_s is None else f"{end_s:g}")
+                    given += f"@{start_s or 0:.10g}-" + ("" if end_s is None else f"{end_s:.10g}")
             yield SourceClip(str(given), self._where(path), start_s or 0.0, end_s, rest)
 
-    def _find_path_column(self) -> str:
+    @cached_property
+    def _path_column(self) -> str:
+        if self._given_path_column:
+            return self._given_path_column
         seen: dict[str, None] = {}
         for _, row in self._rows():
             if found := next((name for name in PATH_COLUMNS if name in row), None):
@@ -134,15 +157,17 @@ class ManifestSource(Source):
 
     def _rows(self) -> Iterator[Row]:
         """(line, row) of each row that is not blank."""
-        name = self.location.lower().removesuffix(".gz")
+        name = self.location.lower()
+        if not name.endswith(SUFFIXES):
+            raise UsageError(f"{self.location} is no {', '.join(SUFFIXES)}: name it by what it is")
         if name.endswith(".parquet"):
             yield from _parquet_rows(self.location)
             return
         with open_text(self.location) as text:
-            if name.endswith(".jsonl"):
+            if name.endswith(_JSON):
                 yield from json_rows(self.location, text)
             else:
-                yield from _csv_rows(self.location, text, tabs=name.endswith(".tsv"))
+                yield from _csv_rows(self.location, text, tabs=name.endswith(_TSV))
 
 
 def _parquet_rows(location: str) -> Iterator[Row]:
@@ -173,10 +198,13 @@ def _csv_rows(location: str, text: TextIO, tabs: bool) -> Iterator[Row]:
     try:
         if reader.fieldnames:
             done = reader.line_num
+            if twice := [name for name, count in Counter(reader.fieldnames).items() if name and count > 1]:
+                raise UsageError(f"{location} has two columns {twice[0]!r}: rename one")
         for row in reader:
             if None in row or None in row.values():
                 raise UsageError(f"{location}, line {reader.line_num}: not as many cells as the header has columns")
             done = reader.line_num
+            row.pop("", None)  # the index, as pandas writes it
             yield done, row
     except csv.Error as error:
         raise UsageError(f"{location}, line {done + 1} and after: not CSV ({error}); check its quotes") from None
@@ -188,15 +216,7 @@ def json_rows(location: str, text: TextIO) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            if "\\ud" in line.lower():
-                json.dumps(row, ensure_ascii=False).encode()
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{location}, line {number}: not JSON ({error.msg})") from None
-        except UnicodeEncodeError:
-            raise UsageError(f"{location}, line {number}: half a surrogate pair, which is no text") from None
+            row = json_object(line)
         except ValueError as error:
             raise UsageError(f"{location}, line {number}: {error}") from None
-        if not isinstance(row, dict):
-            raise UsageError(f"{location}, line {number}: not a JSON object")
         yield number, row
