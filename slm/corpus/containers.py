@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,7 @@ from slm.corpus.remote import file_info, is_remote, open_binary, open_part
 from slm.corpus.spool import spooled
 from slm.errors import AudioError
 
-_OPEN = 16  # columns, mapped, in each process
+_OPEN = 4  # columns, mapped, in each process: their disk is not free before
 _ROWS = 16  # held while a row group is fetched
 _FETCHED_BYTES = 8 << 20  # at once
 
@@ -94,13 +95,13 @@ def _parquet_bytes(path: str, group: int, row: int, column: str) -> bytes:
 
 @lru_cache(_OPEN)
 def _parquet_column(identity: Identity, group: int, column: str) -> Any:
-    import pyarrow.parquet as pq
+    def batches() -> Iterator[Any]:
+        import pyarrow.parquet as pq
 
-    with open_binary(identity[0]) as raw, pq.ParquetFile(raw, buffer_size=_FETCHED_BYTES) as file:
-        wanted = [f"{column}.bytes"]
-        schema = file.read_row_groups([], columns=wanted).schema
-        key = json.dumps([*identity, group, column])
-        return spooled(key, schema, lambda: file.iter_batches(_ROWS, [group], wanted)).column(column)
+        with open_binary(identity[0]) as raw, pq.ParquetFile(raw, buffer_size=_FETCHED_BYTES) as file:
+            yield from file.iter_batches(_ROWS, [group], [f"{column}.bytes"])
+
+    return spooled(json.dumps([*identity, group, column]), batches).column(column)
 
 
 def _arrow_bytes(path: str, row: int, column: str) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 _DECODED_ANEW_S = 60.0  # of what is before a segment
 _ROW_SAMPLES = 1 << 17
-_OPEN, _KNOWN = 16, 4096  # recordings in each process: decoded and mapped; of which it is known if they seek
+_OPEN, _KNOWN = 2, 4096  # recordings in each process: decoded and mapped; of which it is known if they seek
 
 
 def probe_clip(clip: SourceClip) -> AudioInfo:
@@ -71,7 +70,7 @@ def _best_input_of(clip: SourceClip, whole: bool) -> AudioInput | DecodedAudio:
         with suppress(OSError):  # reading will say so
             recording = (clip.path, identity(clip.path), clip.member)
             if not _can_seek(*recording):
-                return _decoded_once(*recording).audio()
+                return _decoded_once(*recording)
     return _input_of(clip, whole)
 
 
@@ -80,39 +79,32 @@ def _can_seek(path: str, its_identity: Identity, member: str) -> bool:
     return can_seek(_input_of(SourceClip("", path, member=member), whole=False))
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """What came of decoding a recording: its blocks, or why it has none."""
-
-    made: DecodedAudio | AudioError
-
-    def audio(self) -> DecodedAudio:
-        if isinstance(self.made, AudioError):
-            raise self.made
-        return self.made
-
-
 @lru_cache(_OPEN)
-def _decoded_once(path: str, its_identity: Identity, member: str) -> _Decoded:
-    """All of a recording, decoded by the first process that asks for it and mapped from disk."""
+def _decoded_once(path: str, its_identity: Identity, member: str) -> DecodedAudio:
+    """All of a recording, decoded by the first process that asks for it and mapped from disk, or why it cannot be."""
     import pyarrow as pa
 
     clip = SourceClip("", path, member=member)
-    schema = pa.schema([("rate_hz", pa.int32()), ("samples", pa.list_(pa.float32()))])
-    key = json.dumps(["decoded", *its_identity, member])
+    schema = pa.schema([("rate_hz", pa.int32()), ("samples", pa.list_(pa.float32())), ("fault", pa.string())])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rate_hz, block in _joined(decode(_input_of(clip, whole=True), _channel(clip))):
-            samples = pa.ListArray.from_arrays([0, len(block)], pa.array(block))
-            yield pa.RecordBatch.from_arrays([pa.array([rate_hz], pa.int32()), samples], schema=schema)
+        fault = "empty: no samples"
+        try:
+            for rate_hz, block in _joined(decode(_input_of(clip, whole=True), _channel(clip))):
+                fault = ""
+                samples = pa.ListArray.from_arrays([0, len(block)], pa.array(block))
+                yield pa.record_batch([pa.array([rate_hz], pa.int32()), samples, pa.array([""])], schema)
+        except UnreadableError:  # it may pass
+            raise
+        except AudioError as error:
+            fault = str(error)
+        if fault:
+            yield pa.RecordBatch.from_pylist([{"fault": fault}], schema)
 
-    try:
-        table = spooled(key, schema, batches)
-    except UnreadableError:  # it may pass
-        raise
-    except AudioError as error:
-        return _Decoded(error)
-    return _Decoded(DecodedAudio(lambda: _blocks_of(table)))
+    table = spooled(json.dumps(["decoded", *its_identity, member]), batches)
+    if fault := table["fault"][-1].as_py():
+        raise AudioError(fault)
+    return DecodedAudio(lambda: _blocks_of(table))
 
 
 def _joined(blocks: Blocks) -> Blocks:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -27,33 +29,36 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MOST_BYTES = 8 << 30  # in use are the row groups, or the decoded hours, of a shard or two
+_KEPT_S = 24 * 3600
 
 
-def spooled(key: str, schema: pa.Schema, batches: Callable[[], Iterable[pa.RecordBatch]]) -> pa.Table:
-    """The table of `batches`, mapped from disk: made by the first process that asks for `key`, while others wait.
+def spooled(key: str, batches: Callable[[], Iterator[pa.RecordBatch]]) -> pa.Table:
+    """The table of `batches` (one or more), mapped from disk: made by the first process that asks for `key`, while
+    others wait.
 
-    It lies in the folder for temporary files (`TMPDIR`), where at most 8 GB are kept, those that were used last.
-    UsageError where that is full.
+    It lies in `slm-USERID` in the folder for temporary files (`TMPDIR`), where at most 8 GB are kept, those that were
+    used last, and none that was not used for a day. UsageError where that folder is full or cannot be written to.
+    To make a table others may be asked for, as long as none of them asks for this one.
     """
-    folder = _folder()
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
-    with open(folder / f"lock-{path.name[:2]}", "w") as lock:
+    path, lock = _files(key)
+    with lock:
         _wait_for(lock)
-        if not path.is_file():
-            _write(path, schema, batches)
-            _make_room(folder, path)
-        os.utime(path)
-        return _mapped(path)
+        while True:
+            with suppress(FileNotFoundError):  # not made yet, or others made room
+                return _mapped(path)
+            _write(path, batches())
+            _make_room(path)
 
 
-def _wait_for(lock: TextIO) -> None:
-    """Who waits for another to be done is alive."""
-    while True:
-        sign_of_life()
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.05)
+def _files(key: str) -> tuple[Path, TextIO]:
+    """Where the table lies, and what is to be locked: one file for each, so that whoever makes a table waits for none
+    but those that it is made of."""
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    try:
+        folder = _folder()
+        return folder / f"{name}.arrow", open(folder / f"{name}.lock", "w")
+    except OSError as error:
+        raise UsageError(f"no folder for temporary files: {error}: set TMPDIR to one that can be written to") from None
 
 
 def _folder() -> Path:
@@ -66,12 +71,28 @@ def _folder() -> Path:
     return folder
 
 
-def _write(path: Path, schema: pa.Schema, batches: Callable[[], Iterable[pa.RecordBatch]]) -> None:
+def _wait_for(lock: TextIO) -> None:
+    """Who waits for another to be done is alive."""
+    while True:
+        sign_of_life()
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
+
+
+def _write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
     import pyarrow as pa
 
     try:
-        with atomic_file(path) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
-            for batch in batches():
+        first = next(batches)
+        # Arrow itself opens no file whose name is not UTF-8.
+        with (
+            atomic_file(path) as temporary,
+            open(temporary, "wb") as sink,
+            pa.ipc.new_file(sink, first.schema) as writer,
+        ):
+            for batch in chain([first], batches):
                 sign_of_life()
                 writer.write_batch(batch)
     except OSError as error:
@@ -83,12 +104,18 @@ def _write(path: Path, schema: pa.Schema, batches: Callable[[], Iterable[pa.Reco
         raise
 
 
-def _make_room(folder: Path, new: Path) -> None:
-    """Remove what was not used for longest. A file that others have mapped lives on for them."""
-    files = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob("*.arrow")]
-    left = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
-        if left > _MOST_BYTES and path != new:
+def _make_room(new: Path) -> None:
+    """Remove what was not used for long, also what killed processes left, and for the rest to be little enough the
+    tables that were not used for longest. A file that others have mapped lives on for them."""
+    found = []
+    for path in new.parent.iterdir():
+        with suppress(FileNotFoundError):  # others make room, too
+            about = path.stat()
+            found.append((about.st_mtime, about.st_size, path))
+    left = sum(size for _, size, _ in found)
+    for used, size, path in sorted(found):
+        too_much = left > _MOST_BYTES and path.suffix == ".arrow"
+        if path != new and (too_much or used < time.time() - _KEPT_S):
             path.unlink(missing_ok=True)
             left -= size
 
@@ -96,5 +123,7 @@ def _make_room(folder: Path, new: Path) -> None:
 def _mapped(path: Path) -> pa.Table:
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+    with open(path, "rb") as file:
+        os.utime(path)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()

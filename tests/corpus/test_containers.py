@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import multiprocessing
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +109,7 @@ def _spool_slowly(folder, started):
         yield pa.record_batch([pa.array([7])], schema=SCHEMA)
 
     started.wait()
-    return spool.spooled("key", SCHEMA, batches)["x"].to_pylist()
+    return spool.spooled("key", batches)["x"].to_pylist()
 
 
 def _collect(folder, started, found):
@@ -127,12 +129,60 @@ def test_what_several_processes_ask_for_is_made_once(tmp_path):
 
 
 def numbers(*values):
-    return lambda: [pa.record_batch([pa.array([value] * 1000)], schema=SCHEMA) for value in values]
+    return lambda: (pa.record_batch([pa.array([value] * 1000)], schema=SCHEMA) for value in values)
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch):
+def _ask_for_many(folder, seed, found):
+    tempfile.tempdir, spool._MOST_BYTES = str(folder), 20_000  # two tables of 8 kB
+    wrong = []
+    for key in np.random.default_rng(seed).integers(4, size=150).tolist():
+        try:
+            wrong += [value for value in spool.spooled(str(key), numbers(key))["x"].to_pylist() if value != key]
+        except Exception as error:
+            wrong.append(repr(error))
+    found.put(wrong)
+
+
+def test_room_that_is_made_by_others_takes_no_table_away(tmp_path):
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    processes = [context.Process(target=_ask_for_many, args=(tmp_path, seed, found)) for seed in range(4)]
+    for process in processes:
+        process.start()
+    assert [found.get(timeout=60) for _ in processes] == [[]] * 4
+    for process in processes:
+        process.join()
+
+
+def test_a_table_that_vanishes_is_made_again(monkeypatch):
+    """Between its making and its mapping others made room for theirs."""
+    made, real = [], spool._make_room
+    monkeypatch.setattr(spool, "_make_room", lambda new: (real(new), made.append(new), made[1:] or new.unlink()))
+    assert spool.spooled("key", numbers(7))["x"][0].as_py() == 7
+    assert len(made) == 2
+
+
+def _make_of_another(outer, inner):
+    spool.spooled(outer, lambda: iter(spool.spooled(inner, numbers(1)).to_batches()))
+
+
+def test_a_table_made_of_another_never_waits_for_itself():
+    """Whatever their keys, also where names of locks would begin alike."""
+    start = hashlib.sha256(b"outer").hexdigest()[:2]
+    alike = (f"inner {i}" for i in itertools.count())
+    inner = next(key for key in alike if hashlib.sha256(key.encode()).hexdigest()[:2] == start)
+    process = multiprocessing.get_context("fork").Process(target=_make_of_another, args=("outer", inner))
+    process.start()
+    process.join(timeout=30)
+    stuck = process.is_alive()
+    process.kill()
+    assert not stuck
+    assert process.exitcode == 0
+
+
+def test_what_was_not_used_for_longest_makes_room(monkeypatch):
     monkeypatch.setattr(spool, "_MOST_BYTES", 20_000)  # two tables of 8 kB
-    clock, real, made = itertools.count(), os.utime, []
+    clock, real, made = itertools.count(time.time()), os.utime, []
     monkeypatch.setattr(os, "utime", lambda path: real(path, (now := next(clock), now)))
 
     def get(key):
@@ -140,7 +190,7 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch):
             made.append(key)
             return numbers(key)()
 
-        return spool.spooled(str(key), SCHEMA, batches)["x"]
+        return spool.spooled(str(key), batches)["x"]
 
     first = get(1)
     for key in (2, 1, 3, 1, 2):
@@ -149,17 +199,42 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch):
     assert first.to_pylist() == [1] * 1000
 
 
-def test_a_full_disk_and_a_folder_of_others_are_told_with_the_remedy(tmp_path, monkeypatch):
+def test_what_was_not_used_for_a_day_goes_with_what_killed_processes_left(monkeypatch):
+    spool.spooled("old", numbers(1))
+    folder = spool._folder()
+    (folder / ".x.arrow.tmp-host-1").write_bytes(b"half")
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 90_000,) * 2)
+    (folder / ".y.arrow.tmp-host-2").write_bytes(b"half")  # being written
+    monkeypatch.setattr(spool, "_MOST_BYTES", 1)
+    spool.spooled("new", numbers(2))
+    assert sorted(path.suffix for path in folder.iterdir()) == [".arrow", ".lock", ".tmp-host-2"]
+    assert spool.spooled("new", lambda: pytest.fail("made anew"))["x"][0].as_py() == 2
+
+
+def test_a_full_disk_and_a_folder_of_others_are_told_with_the_remedy():
     def full():
         yield pa.record_batch([pa.array([1])], schema=SCHEMA)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UsageError, match="is full: set TMPDIR to a folder with 8 GB"):
-        spool.spooled("key", SCHEMA, full)
-    assert spool.spooled("key", SCHEMA, numbers(1)).num_rows == 1000  # nothing half was left
+        spool.spooled("key", full)
+    assert spool.spooled("key", numbers(1)).num_rows == 1000  # nothing half was left
     spool._folder().chmod(0o755)
     with pytest.raises(UsageError, match="is not a folder of yours alone: remove it, or set TMPDIR"):
-        spool.spooled("key", SCHEMA, numbers(1))
+        spool.spooled("key", numbers(1))
+
+
+def test_folders_for_temporary_files_of_any_kind(tmp_path, monkeypatch):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(odd)
+    monkeypatch.setattr(tempfile, "tempdir", odd)
+    assert spool.spooled("key", numbers(1)).num_rows == 1000
+    for unfit in ("absent", "a file"):
+        (tmp_path / "a file").touch()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / unfit))
+        with pytest.raises(UsageError, match=r"no folder for temporary files: .*: set TMPDIR to one that can be"):
+            spool.spooled("key", numbers(1))
 
 
 @pytest.mark.parametrize("change", ["another file", "another length", "the same again"])
