@@ -34,8 +34,8 @@ class CorpusConfig:
     """Kind of source that --audio is, where that cannot be told from its look: dataset, folder, hub, kaldi, lhotse,
     libriheavy, librilight, librispeech, manifest, webdataset."""
     source_settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the source. manifest: path_column, id_column, start_column, end_column; kaldi, lhotse, libriheavy:
-    root (of relative paths); dataset: split, audio_column, id_column; hub: these, config and revision."""
+    """Settings of the source. manifest: path_column, id_column, start_column, end_column, root (of relative
+    paths); kaldi, lhotse, libriheavy: root; dataset: split, audio_column, id_column; hub: these, config, revision."""
     tokenizer_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the tokenizer, over those of its file: --tokenizer_settings.layer 9"""
     device: str = "auto"

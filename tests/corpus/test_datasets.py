@@ -17,7 +17,7 @@ import soundfile
 from slm.audio import read_audio
 from slm.corpus import containers, remote
 from slm.corpus.reading import probe_clip, read_clip
-from slm.corpus.sources import hub, list_clips, open_source
+from slm.corpus.sources import SourceClip, hub, list_clips, open_source
 from slm.data.store import CodeStore
 from slm.errors import AudioError, UsageError
 from slm.types import AudioClip
@@ -196,9 +196,17 @@ def test_a_repository_of_tars(tmp_path, paths):
     write_tar(tmp_path / "repository" / "train" / "0.tar", dict(list(data.items())[:3]))
     write_tar(tmp_path / "repository" / "train" / "1.tar", dict(list(data.items())[3:]))
     clips = list(open_source(tmp_path / "repository", "hub").clips())
-    assert [clip.id for clip in clips] == ["0/c0", "0/c1", "0/c2", "1/c3", "1/c4"]
+    assert [clip.id for clip in clips] == [f"train/{i // 3}/c{i}" for i in range(5)]
     assert all(clip.metadata == {"split": "train"} for clip in clips)
     agree(clips, paths)
+
+
+def test_tars_of_the_hub_are_called_by_their_paths_without_the_commit(monkeypatch):
+    url = "hf://datasets/someone/speech@0f0f/data/en/0.tar"
+    monkeypatch.setattr(hub, "_data_files", lambda *_: {"train": [url]})
+    monkeypatch.setattr(hub, "clips_of_tar", lambda path, name, prefix, skipped: [SourceClip(f"{prefix}a", path)])
+    for location in ("someone/speech", "hf://datasets/someone/speech"):
+        assert [clip.id for clip in open_source(location, "hub").clips()] == ["data/en/0/a"]
 
 
 def test_other_files_of_a_repository_are_told_with_the_remedy(tmp_path, paths):

@@ -70,6 +70,18 @@ def test_a_cut_is_a_part_of_a_channel(tmp_path, two_channels, name):
     assert np.array_equal(read_clip(z, 8000), samples[:, 1])
 
 
+def test_what_a_supervision_says_counts_before_custom_fields(tmp_path, two_channels):
+    about = supervision("s", "one", custom={"text": "norm", "speaker": "no", "gender": "f", "snr": 1})
+    (clip,) = list_clips(write(tmp_path / "cuts.jsonl", mono_cut("x", two_channels[1], 0, 1.0, 0, [about])))
+    assert clip.metadata == {"text": "one", "speaker": "s0", "gender": "f", "snr": 1}
+
+
+def test_numbers_as_ids_are_text(tmp_path, two_channels):
+    _, a = two_channels
+    clips = list_clips(write(tmp_path / "cuts.jsonl", mono_cut(7, a), {"id": 8, "tracks": [], "type": "MixedCut"}))
+    assert [clip.id for clip in clips] == ["7", "8"]
+
+
 def test_one_channel_a_file(tmp_path, two_channels):
     samples, a = two_channels
     soundfile.write(tmp_path / "b.wav", samples[:, 1], 8000, subtype="FLOAT")

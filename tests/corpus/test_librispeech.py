@@ -99,7 +99,7 @@ def test_librilight(librilight):
 
 def test_a_description_that_is_broken_is_refused(librilight):
     path = next(librilight.rglob("*.json"))
-    for text in ("{", "[]", "\xff"):
+    for text in ("{", "[]", "\xff", '{"speaker": "\\ud800"}', '{"voice_activity": [], "book_meta": [1]}'):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(UsageError, match=r"01_baum_sea_fairies_64kb\.json .*get it anew, or remove it"):
             list_clips(librilight, "librilight")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
 import tarfile
 
 import numpy as np
@@ -75,6 +77,78 @@ def test_ids_tell_tars_and_files_of_a_sample_apart(tmp_path, clip):
     ]
 
 
+def test_tars_of_one_name_are_told_apart_by_their_folders(tmp_path, clip):
+    for i, name in enumerate(["train/en/0.tar", "train/de/0.tar", "train/1.tar"]):
+        write_tar(tmp_path / "shards" / name, {"a.wav": clip(i)})
+    ids = [clip.id for clip in list_clips(tmp_path / "shards")]
+    assert sorted(ids) == ["train/1/a", "train/de/0/a", "train/en/0/a"]
+    assert [clip.id for clip in list_clips((tmp_path / "shards").as_uri(), "webdataset")] == ids
+    for i in range(2):
+        write_tar(tmp_path / f"s{i}" / "0.tar", {"a.wav": clip(i)})
+    assert [clip.id for clip in list_clips(tmp_path / "s{0..1}" / "0.tar")] == ["s0/0/a", "s1/0/a"]
+    repository = open_source(tmp_path / "shards", "hub")
+    assert sorted(clip.id for clip in repository.clips()) == sorted(ids)
+
+
+def test_sidecars_of_other_names_are_columns_or_those_of_their_audio(tmp_path, clip):
+    files = {"s.wav": clip(1), "s.txt": b"a", "s.normalized.txt": b"b", "s.about.json": b'{"n": 1}'}
+    files |= {
+        "t.x.wav": clip(2),
+        "t.x.txt": b"c",
+        "t.y.wav": clip(3),
+        "t.y.json": b'{"text": "d"}',
+        "t.json": b'{"n": 2}',
+    }
+    assert [(clip.id, clip.metadata) for clip in list_clips(write_tar(tmp_path / "x.tar", files))] == [
+        ("s", {"text": "a", "normalized": "b", "about": {"n": 1}}),
+        ("t.x.wav", {"text": "c", "n": 2}),
+        ("t.y.wav", {"text": "d", "n": 2}),
+    ]
+
+
+def member(name, type, linkname="", **pax):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.pax_headers = type, linkname, pax
+    return info
+
+
+def test_members_that_are_no_plain_files_are_left_out_with_the_reason(tmp_path, clip):
+    sparse = {"GNU.sparse.map": "0,4", "GNU.sparse.size": "9000"}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("a.wav", "f.wav"):
+            info = tarfile.TarInfo(name)
+            info.size = len(clip())
+            tar.addfile(info, io.BytesIO(clip()))
+        tar.addfile(member("b.wav", tarfile.LNKTYPE, "a.wav"))
+        tar.addfile(member("c.wav", tarfile.SYMTYPE, "a.wav"))
+        tar.addfile(member("d.wav", tarfile.FIFOTYPE))
+        tar.addfile(member("e.wav", tarfile.REGTYPE, **sparse))
+        tar.addfile(member("g", tarfile.DIRTYPE))
+    kept, rejects = rejects_of(tmp_path / "x.tar", tmp_path)
+    assert kept == ["a", "f"]
+    link = "a link inside the tar: pack it with --dereference --hard-dereference"
+    assert rejects == {
+        "b": link, "c": link, "d": "a device or pipe", "e": "a sparse file inside the tar: pack it without --sparse",
+    }  # fmt: skip
+
+
+def test_links_tar_itself_makes_are_seen(tmp_path, clip):
+    (tmp_path / "a.wav").write_bytes(clip())
+    os.link(tmp_path / "a.wav", tmp_path / "b.wav")
+    subprocess.run(["tar", "cf", "x.tar", "a.wav", "b.wav"], cwd=tmp_path, check=True)
+    assert rejects_of(tmp_path / "x.tar", tmp_path)[0] == ["a"]
+
+
+def test_names_that_are_not_utf8_can_be_stored(tmp_path, clip):
+    with tarfile.open(tmp_path / "x.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in {"é.wav": clip(), "é.txt": b"x", "a.é": b"x"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    kept, _ = rejects_of(tmp_path / "x.tar", tmp_path)
+    assert kept == ["\\xe9"]
+
+
 def test_files_that_tell_nothing_are_counted(tmp_path, clip):
     files = {"a.wav": clip(), "a.npy": b"x", "a.json": b"{}", "b.json": b"{}", "README": b"x", ".hidden.wav": b"x"}
     source = open_source(write_tar(tmp_path / "x.tar", files))
@@ -95,13 +169,13 @@ def rejects_of(path, tmp_path):
 
 
 def test_bad_metadata_leaves_a_sample_out(tmp_path, clip):
-    sidecars = {"a.json": b"{", "b.json": b"[]", "c.txt": b"\xff", "d.txt": b"fine"}
+    sidecars = {"a.json": b"{", "b.json": b"[]", "c.txt": b"\xff", "d.txt": b"fine", "e.json": b'{"t": "\\ud800"}'}
     files = {}
     for i, (name, data) in enumerate(sidecars.items()):
         files |= {f"{name[0]}.wav": clip(i), name: data}
     kept, rejects = rejects_of(write_tar(tmp_path / "x.tar", files), tmp_path)
     assert kept == ["d"]
-    assert list(rejects) == ["a", "b", "c"]
+    assert list(rejects) == ["a", "b", "c", "e"]
     assert all(reason.startswith(f"bad metadata: {id}.") for id, reason in rejects.items())
 
 

@@ -12,8 +12,8 @@ from slm.audio import AUDIO_SUFFIXES
 from slm.corpus.containers import parquet_member
 from slm.corpus.remote import first_files, is_file, is_remote, open_binary
 from slm.corpus.sources._tables import audio_columns, audio_table
-from slm.corpus.sources.base import SOURCES, Source, SourceClip, stem
-from slm.corpus.sources.webdataset import clips_of_tar
+from slm.corpus.sources.base import SOURCES, Source, SourceClip
+from slm.corpus.sources.webdataset import clips_of_tar, name_of_tar
 from slm.errors import UsageError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -66,13 +66,17 @@ class HubSource(Source):
             number = 0
             for path in files:
                 if path.endswith(".tar"):
-                    name = stem(os.path.basename(path))
+                    name = name_of_tar(path, self._folder(path))
                     for clip in clips_of_tar(path, name, f"{name}/", self.skipped):
                         yield replace(clip, metadata={**clip.metadata, "split": split})
                     continue
                 for clip in self._clips_of(path, split, number):
                     number += 1
                     yield clip
+
+    def _folder(self, path: str) -> str:
+        """The repository, as the path of a file in it begins: `datasets` adds the commit."""
+        return "/".join(path.split("/")[:5]) if path.startswith(_URL) else self.base
 
     def _splits(self) -> Mapping[str | None, Sequence[str]]:
         """The files of each split."""

@@ -78,24 +78,25 @@ class LhotseSource(Source):
         try:
             source, channel = _audio_of(cut)
         except AudioError as error:
-            return SourceClip(cut["id"], file, metadata=metadata, member=refused_member(str(error)))
+            return SourceClip(str(cut["id"]), file, metadata=metadata, member=refused_member(str(error)))
         path, (root, which) = source["source"], self._layout
         where = path if _stands_alone(path) else os.path.join(root, self._names(path)[which])
         member = "" if channel is None else channel_member(channel)
-        return SourceClip(cut["id"], where, *_times(cut), metadata, member)
+        return SourceClip(str(cut["id"]), where, *_times(cut), metadata, member)
 
     def _metadata(self, file: str, cut: Cut) -> dict[str, Any]:
         supervisions = cut.get("supervisions") or []
         texts = [text for text in map(self._text, supervisions) if text]
-        metadata: dict[str, Any] = {"text": " ".join(texts) if texts else None}
+        custom: dict[str, Any] = {}
+        for owner in (cut, *supervisions) if len(supervisions) == 1 else (cut,):
+            custom |= owner.get("custom") or {}
+        own: dict[str, Any] = {"text": " ".join(texts) if texts else None}
         for name in _OF_SUPERVISIONS:
             values = {supervision.get(name) for supervision in supervisions}
             if values - {None}:
-                metadata[name] = values.pop() if len(values) == 1 else None
-        for owner in (cut, *supervisions) if len(supervisions) == 1 else (cut,):
-            custom = (owner.get("custom") or {}).items()
-            metadata |= {key: value for key, value in custom if isinstance(value, (str, int, float))}
-        return metadata
+                own[name] = values.pop() if len(values) == 1 else None
+        kept = {key: value for key, value in custom.items() if isinstance(value, (str, int, float))}
+        return own | {key: value for key, value in kept.items() if own.get(key) is None}
 
     def _text(self, supervision: Mapping[str, Any]) -> str | None:
         return supervision.get("text")

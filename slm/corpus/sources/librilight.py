@@ -5,12 +5,12 @@ Format: https://github.com/facebookresearch/libri-light, data_preparation/README
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from slm.corpus.remote import first_files, is_file, read_bytes, walk
+from slm.corpus.sources._json import json_object
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
 from slm.corpus.sources.folder import clips_of_folder
 from slm.errors import UsageError
@@ -47,11 +47,11 @@ class LibriLightSource(Source):
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        about = json.loads(read_bytes(path))
+        about = json_object(read_bytes(path).decode())
+        if not isinstance(about.get("book_meta") or {}, dict):
+            raise ValueError("its book_meta is not a JSON object")
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {readable(path)} ({error}): get it anew, or remove it") from None
-    if not isinstance(about, dict):
-        raise UsageError(f"{readable(path)} is not a JSON object: get it anew, or remove it")
     return about
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -13,7 +12,8 @@ from typing import Any, BinaryIO, ClassVar
 from slm.audio import AUDIO_SUFFIXES
 from slm.corpus.containers import part_member, refused_member
 from slm.corpus.remote import find_files, first_files, is_file, is_remote, open_binary
-from slm.corpus.sources.base import SOURCES, Source, SourceClip, stem
+from slm.corpus.sources._json import json_object
+from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
 from slm.errors import UsageError
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -29,9 +29,10 @@ File = tuple[str, tarfile.TarInfo]
 class WebDatasetSource(Source):
     """One tar, several as `shards/{000..010}.tar`, or all below a folder. To list a tar, only headers are read of it.
 
-    A clip is an audio file; the sample's `.json` gives its metadata, its `.txt` the `text`. It is called by the name
-    of its sample, after that of its tar where there are several, with the suffix where a sample has several audio
-    files. What cannot be read of a tar that was cut is one clip, left out with the reason.
+    A clip is an audio file; the sample's `.json` gives its metadata, its `.txt` the `text`; `.X.txt` and `.X.json` are
+    those of `.X.wav`, and without one a column `X`. It is called by the name of its sample, after the path of its tar
+    where there are several, with the suffix where a sample has several audio files. What cannot be read of a tar that
+    was cut is one clip, left out with the reason, as links in a tar are.
     """
 
     about: ClassVar[str] = "WebDataset tars"
@@ -45,8 +46,10 @@ class WebDatasetSource(Source):
 
     def clips(self) -> Iterator[SourceClip]:
         shards = list(_shards(self.location, self.skipped))
+        folder = self.location.partition("{")[0]
+        folder = os.path.dirname(folder) if folder != self.location or folder.endswith(".tar") else folder
         for shard in shards:
-            name = stem(os.path.basename(shard))
+            name = name_of_tar(shard, folder)
             yield from clips_of_tar(shard, name, f"{name}/" if len(shards) > 1 else "", self.skipped)
 
 
@@ -62,6 +65,11 @@ def _shards(location: str, skipped: Counter[str]) -> Iterator[str]:
             yield from _shards(location[: found.start()] + digits + location[found.end() :], skipped)
     else:
         yield location
+
+
+def name_of_tar(path: str, folder: str) -> str:
+    """Its path below a folder, without suffix."""
+    return readable(stem(os.path.relpath(path, folder or ".")))
 
 
 def clips_of_tar(path: str, name: str, prefix: str, skipped: Counter[str]) -> Iterator[SourceClip]:
@@ -107,13 +115,23 @@ def _files(raw: BinaryIO) -> Iterator[File]:
     tar = tarfile.TarFile(fileobj=raw)
     for info in tar:
         tar.members = []  # type: ignore[attr-defined]  # else it keeps them all
-        if info.offset_data + info.size > size:
+        info.name = readable(info.name)
+        if not _refusal(info) and info.offset_data + info.size > size:
             raise tarfile.ReadError(f"it ends within {info.name}")
-        if info.isreg() and not os.path.basename(info.name).startswith("."):
+        if not info.isdir() and not os.path.basename(info.name).startswith("."):
             yield info.name.removeprefix("./"), info
     raw.seek(tar.offset)
     if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no header and no end mark at byte {tar.offset:,}")
+
+
+def _refusal(info: tarfile.TarInfo) -> str:
+    """Why a member is no file whose bytes lie in the tar, one after the other."""
+    if info.issparse():
+        return "a sparse file inside the tar: pack it without --sparse"
+    if info.islnk() or info.issym():
+        return "a link inside the tar: pack it with --dereference --hard-dereference"
+    return "" if info.isreg() else "a device or pipe"
 
 
 def _clips_of_sample(
@@ -121,29 +139,37 @@ def _clips_of_sample(
 ) -> Iterator[SourceClip]:
     kinds = [(os.path.splitext(info.name)[1].lower(), rest, info) for rest, info in files]
     audio = [(rest, info) for kind, rest, info in kinds if kind in AUDIO_SUFFIXES]
-    sidecars = [(kind, info) for kind, _, info in kinds if kind in _SIDECARS and audio]
+    sidecars = [(rest, info) for kind, rest, info in kinds if kind in _SIDECARS and audio]
     skipped.update(kind for kind, _, _ in kinds if kind not in AUDIO_SUFFIXES and (not audio or kind not in _SIDECARS))
-    metadata: dict[str, Any] = {}
+    told: list[tuple[str, str | dict[str, Any]]] = []
     fault = ""
-    for kind, info in sidecars:
+    for rest, info in sidecars:
         try:
-            metadata |= _metadata(kind, raw, info)
+            told.append((_field(rest), _read(raw, info)))
         except ValueError as error:
             fault = f"bad metadata: {info.name} ({error})"
+    fields = {_field(rest) for rest, _ in audio}
     for rest, info in audio:
-        member = (
-            refused_member(fault) if fault else part_member(info.offset_data, info.size, os.path.basename(info.name))
-        )
+        metadata: dict[str, Any] = {}
+        for field, value in told:
+            if field in ("", _field(rest)):
+                metadata |= value if isinstance(value, dict) else {"text": value}
+            elif field not in fields:
+                metadata[field] = value
+        part = part_member(info.offset_data, info.size, os.path.basename(info.name))
+        member = refused_member(reason) if (reason := _refusal(info) or fault) else part
         yield SourceClip(id if len(audio) == 1 else f"{id}.{rest}", path, metadata=metadata, member=member)
 
 
-def _metadata(kind: str, raw: BinaryIO, info: tarfile.TarInfo) -> dict[str, Any]:
-    """What a sidecar says; ValueError for one that is no UTF-8 or no JSON object."""
+def _field(rest: str) -> str:
+    """`mic1` of `mic1.wav`; of `wav` nothing."""
+    return rest.rpartition(".")[0]
+
+
+def _read(raw: BinaryIO, info: tarfile.TarInfo) -> str | dict[str, Any]:
+    """What a sidecar says; ValueError for one that cannot be read, is no UTF-8 or no JSON object."""
+    if reason := _refusal(info):
+        raise ValueError(reason)
     raw.seek(info.offset_data)
     text = raw.read(info.size).decode()
-    if kind == ".txt":
-        return {"text": text.strip()}
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("not a JSON object")
-    return values
+    return text.strip() if info.name.lower().endswith(".txt") else json_object(text)
