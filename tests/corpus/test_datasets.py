@@ -178,8 +178,12 @@ def test_one_parquet_file_is_no_manifest(repository, paths):
 def test_configurations_and_paths_of_a_repository(tmp_path, repository, paths):
     """What the card says of configurations counts; rows may be paths only."""
     (repository / "far").mkdir()
-    table = dataset_of(paths[:2], embedded=False).with_format("arrow")[:]
-    pq.write_table(table, repository / "far" / "all.parquet")
+    inside = [write_clip(repository / "wav" / path.name, 0.3) for path in paths[:2]]
+    cells = [
+        {"bytes": None, "path": name} for name in (str(inside[0]), "../wav/c1.wav", "../../clips/c2.wav", str(paths[3]))
+    ]
+    cells += [{"bytes": None, "path": "https://example.org/x.wav"}]
+    pq.write_table(pa.table({"audio": pa.array(cells, FILES)}), repository / "far" / "all.parquet")
     configs = ["- config_name: near\n  data_files: data/train-*", "- config_name: far\n  data_files: far/*"]
     (repository / "README.md").write_text("---\nconfigs:\n" + "\n".join(configs) + "\n---\n")
     said = complaint(repository)
@@ -187,7 +191,10 @@ def test_configurations_and_paths_of_a_repository(tmp_path, repository, paths):
     assert "'near', 'far'" in said
     assert [clip.id for clip in open_source(repository, config="near").clips()] == [f"train/{i}" for i in range(4)]
     far = list(open_source(repository, config="far").clips())
-    assert [(clip.path, clip.member) for clip in far] == [(str(path), "") for path in paths[:2]]
+    assert [(os.path.normpath(clip.path), clip.member) for clip in far[:2]] == [(str(path), "") for path in inside]
+    assert [clip.member for clip in far[2:]] == [
+        f"refused:a path outside the dataset: {cell['path']}" for cell in cells[2:]
+    ]
     assert "other" in complaint(repository, config="other")
 
 

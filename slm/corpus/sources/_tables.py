@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AudioTable:
     """A table at `location`: its column of audio, which is a struct of `bytes` (encoded, as in a file) and mostly
-    `path`, and the columns that are kept as metadata."""
+    `path`, and the columns that are kept as metadata. Where it was got from somewhere, its paths must be below `root`:
+    the rest of this machine is none of its business."""
 
     location: str
     audio: str
@@ -28,6 +29,7 @@ class AudioTable:
     columns: tuple[str, ...]
     id_column: str
     split: str | None
+    root: str | None
 
     def clip(self, number: int, row: Mapping[str, Any], name: str | None, member: str | None) -> SourceClip:
         """Of row `number` of the split. Its audio is `member` of the table, or, where that is None, the file `name`."""
@@ -40,13 +42,20 @@ class AudioTable:
         where = self.location
         if member is None and name:
             where = name if is_remote(name) else os.path.join(os.path.dirname(self.location), name)
+            if self.root is not None and os.path.relpath(where, self.root or ".").split(os.sep)[0] == os.pardir:
+                where, member = self.location, refused_member(f"a path outside the dataset: {name}")
         elif member is None:
             member = refused_member("empty: no audio in this row")
         return SourceClip(str(id), where, metadata=metadata, member=member or "")
 
 
 def audio_table(
-    schema: pa.Schema, location: str, audio_column: str | None, id_column: str, split: str | None
+    schema: pa.Schema,
+    location: str,
+    audio_column: str | None,
+    id_column: str,
+    split: str | None,
+    root: str | None = None,
 ) -> AudioTable:
     """How to read a table. UsageError where it has no column of audio, or several and none is named."""
     found = audio_columns(schema) if audio_column is None else [audio_column]
@@ -65,7 +74,7 @@ def audio_table(
     audio = schema.field(found[0])
     columns = [field.name for field in schema if field.name != audio.name and not _is_bulk(field.type)]
     has_path = audio.type.get_field_index("path") >= 0
-    return AudioTable(location, audio.name, has_path, tuple(columns), id_column, split)
+    return AudioTable(location, audio.name, has_path, tuple(columns), id_column, split, root)
 
 
 def audio_columns(schema: pa.Schema) -> list[str]:

@@ -103,7 +103,8 @@ class HubSource(Source):
 
         try:
             with open_binary(path) as raw, pq.ParquetFile(raw) as file:
-                table = audio_table(file.schema_arrow, path, self.audio_column, self.id_column, split)
+                root = self._folder(path)
+                table = audio_table(file.schema_arrow, path, self.audio_column, self.id_column, split, root)
                 columns = [*table.columns, *([f"{table.audio}.path"] if table.has_path else [])]
                 for group in range(file.num_row_groups):
                     embedded = _is_embedded(file.metadata.row_group(group), table.audio)
