@@ -21,13 +21,13 @@ def _open(source: AudioInput) -> Iterator[Any]:
     try:
         import av
     except ImportError:
-        raise AudioError("needs PyAV to be read: pip install av") from None
+        raise AudioError("needs PyAV to be read: pip install 'slm-toolkit[formats]'") from None
     headerless = "g722" if suffix_of(source) == ".g722" else None
     try:
         with ExitStack() as stack:
             # Without `file:` a name with a colon would be a URL.
             file = stack.enter_context(source.open()) if isinstance(source, AudioStream) else f"file:{source}"
-            container = stack.enter_context(av.open(file, format=headerless))
+            container = stack.enter_context(av.open(file, format=headerless, metadata_errors="ignore"))
             if not container.streams.audio:
                 raise AudioError("not audio: no audio stream in the file")
             yield container

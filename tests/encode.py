@@ -9,14 +9,14 @@ import pytest
 
 
 def encode_with_ffmpeg(
-    path, samples, source_hz, codec, rate_hz, sample_format, container=None, layout="mono", **options
+    path, samples, source_hz, codec, rate_hz, sample_format, container=None, layout="mono", bit_rate=64_000, **options
 ):
     """Write mono float samples `[N]` at `source_hz` as a file of the codec, at `rate_hz`; skips the test where PyAV is
     missing."""
     av = pytest.importorskip("av")
     with av.open(f"file:{path}", "w", format=container, options=options) as file:
         stream = file.add_stream(codec, rate=rate_hz, layout=layout)
-        stream.bit_rate = 64_000
+        stream.bit_rate = bit_rate
         stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray(np.asarray(samples, np.float32)[None], format="fltp", layout="mono")
         frame.sample_rate = source_hz

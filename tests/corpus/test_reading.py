@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,11 @@ def test_segments_at_the_beginning_are_decoded_from_there(tmp_path, decoded, mon
     assert len(read_clip(SourceClip("a", str(path), 1.0, 2.0), 16_000)) == 16_000
     assert len(read_clip(SourceClip("b", str(write_clip(tmp_path / "b.wav", 0.5))), 8000)) == 4000
     assert decoded == []
+
+
+def test_a_missing_pyav_is_told_with_the_remedy(tmp_path, monkeypatch):
+    path = tmp_path / "a.m4a"
+    path.write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match=r"^needs PyAV to be read: pip install 'slm-toolkit\[formats\]'$"):
+        read_clip(SourceClip("a", str(path)), 16_000)

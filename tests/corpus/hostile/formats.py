@@ -73,6 +73,8 @@ def by_ffmpeg(
 
 def formats_of_ffmpeg() -> None:
     by_ffmpeg("lossy.m4a", (*AAC, "ipod"))
+    for name, container in {"a tag that is no text.m4a": "ipod", "a tag that is no text.mka": "matroska"}.items():
+        by_ffmpeg(name, (*AAC, container), then=_spoil_tag)
     by_ffmpeg("in fragments.mp4", (*AAC, "mp4"), delay_s=1024 / 48_000, movflags="frag_keyframe+empty_moov")
     by_ffmpeg("lossless.m4a", ("alac", 48_000, "s16p", "ipod"))
     by_ffmpeg("lossy.aac", (*AAC, "adts"), delay_s=1024 / 48_000, tolerance=80)
@@ -85,3 +87,10 @@ def formats_of_ffmpeg() -> None:
     by_ffmpeg("a webm called.mp3", (*OPUS, "webm"))
     by_ffmpeg("colon: a name, no protocol.m4a", (*AAC, "ipod"))
     by_ffmpeg("g722 in a.wav", ("g722", 16_000, "s16", "wav"), "corrupt or not audio")
+
+
+def _spoil_tag(path: Path) -> None:
+    """The name of the encoder is no UTF-8."""
+    data = path.read_bytes()
+    assert b"Lavf" in data
+    path.write_bytes(data.replace(b"Lavf", b"\xff\xfe\xfd\xfc"))
