@@ -11,6 +11,9 @@ import pyarrow as pa
 RESERVED = ("id", "codes", "num_samples", "duration_s")
 """Columns that tokenizing writes: a manifest's own columns of these names are left out."""
 
+OF_SEGMENTS = {"segment_of": "string", "start_s": "float64", "end_s": "float64"}
+"""Columns that say of a segment what it is one of and which part, with their types; as those above, a corpus's own."""
+
 
 class ColumnTypes:
     """Finds the type of each column over all rows: bool, int64, float64 or string, in the order of first appearance.

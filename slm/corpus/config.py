@@ -24,7 +24,7 @@ class CorpusConfig:
     NAME/NAME of the Hugging Face hub; here or by URL (s3://, https://, ...). docs/corpora.md tells how each is read. A
     manifest has a row a clip and a column path (or audio, audio_path, audio_filepath, file, filename, wav), relative to
     it; optionally id, start_s and end_s (or start, end). Other columns are kept in the dataset, but for those named as
-    its own: codes, num_samples, duration_s."""
+    its own: codes, num_samples, duration_s, segment_of, start_s, end_s."""
     tokenizer: str
     """Name of a tokenizer (`python -m slm.tokenizers` lists them), or a YAML file such as those in
     configs/tokenizers."""

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from slm.corpus.changes import SourceHash, are_as_found, chunks
-from slm.corpus.columns import ColumnTypes
+from slm.corpus.columns import OF_SEGMENTS, ColumnTypes
 from slm.corpus.plan import (
     FORMAT,
     SCHEMA,
@@ -81,9 +81,9 @@ def make_plan(
             dealer = _deal_out(parts / "unique.arrow", _first_of_each(temporary, twice), settings, on_probed)
             os.replace(parts / "unique.arrow", temporary)
         dealer.check(source)
-    columns = types.result()
+    columns = {name: kind for name, kind in types.result().items() if name not in OF_SEGMENTS}
     if dealer.any_segment:
-        columns = {**columns, "source": "string", "start_s": "float64", "end_s": "float64"}
+        columns |= OF_SEGMENTS
     kinds, shards, outside_s = sort_kinds(dealer.rejects), tuple(dealer.shards), round(dealer.outside_s, 3)
     head = PlanHead(FORMAT, settings.to_dict(), listed.hexdigest(), columns, dealer.num_rows, outside_s, kinds, shards)
     write_json(out / "plan.json", head.to_dict())

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from slm.audio import AudioInfo, plain_info
 from slm.corpus.changes import FileState, file_state
+from slm.corpus.columns import OF_SEGMENTS
 from slm.corpus.plan import SCHEMA, stored_path, too_short
 from slm.corpus.reading import probe_clip
 from slm.corpus.segmentation import Segmentation
@@ -95,12 +96,12 @@ def _segments(
         yield _with_times(piece, span[1], clip.id), span[1] - span[0], 0.0 if i else outside_s
 
 
-def _with_times(piece: SourceClip, end_s: float, source: str | None = None) -> SourceClip:
-    """A segment tells in its metadata of what it is one, and which."""
-    if piece.start_s == 0 and piece.end_s is None:
-        return piece
-    own = {"source": source or piece.metadata.get("source") or readable(piece.path)}
-    return replace(piece, metadata={**piece.metadata, **own, "start_s": piece.start_s, "end_s": end_s})
+def _with_times(piece: SourceClip, end_s: float, of: str | None = None) -> SourceClip:
+    """A segment tells in its metadata of what it is one, and which; nothing else does."""
+    metadata = {name: value for name, value in piece.metadata.items() if name not in OF_SEGMENTS}
+    if piece.start_s > 0 or piece.end_s is not None:
+        metadata |= {"segment_of": of or readable(piece.path), "start_s": piece.start_s, "end_s": end_s}
+    return replace(piece, metadata=metadata)
 
 
 def _too_short(duration_s: float, spec: TokenizerSpec) -> str | None:

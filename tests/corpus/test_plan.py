@@ -113,6 +113,24 @@ def test_segments_of_a_file_are_planned_by_their_own_length(tmp_path):
     assert [reject.reason for reject in plan.rejects()] == ["segment outside the file: 0 to 9 s of 2.000 s"]
 
 
+def test_columns_of_segments_are_the_corpus_s_own(tmp_path):
+    """And `source` is not one of them: it is whatever the manifest says."""
+    write_clip(tmp_path / "a.wav", 1.0)
+    rows = [
+        {"path": "a.wav", "id": "x", "source": "radio", "segment_of": "y", "from": 0.5, "start_s": "?"},
+        {"path": "a.wav", "id": "z", "source": "web", "segment_of": "y", "start_s": "?"},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(tmp_path / "m.jsonl", start_column="from")
+    (tmp_path / "out").mkdir()
+    plan = make_plan(tmp_path / "out", source, SPEC, PlanSettings(1), 0)
+    assert [planned.clip.metadata for planned in plan.clips(plan.shards[0])] == [
+        {"source": "radio", "segment_of": str(tmp_path / "a.wav"), "start_s": 0.5, "end_s": 1.0},
+        {"source": "web"},
+    ]
+    assert plan.columns == {"source": "string", "segment_of": "string", "start_s": "float64", "end_s": "float64"}
+
+
 def test_one_frame_exactly_is_enough(tmp_path):
     write_clip(tmp_path / "a.wav", 160 / 8000)
     write_clip(tmp_path / "b.wav", 150 / 8000)

@@ -122,7 +122,7 @@ def test_every_region_is_in_one_segment_and_silence_in_none(speech, theirs):
     assert [planned.clip.id for planned in clips] == [f"a#{i}" for i in range(len(segments))]
     for planned, (first, last) in zip(clips, segments, strict=True):
         assert np.array_equal(read_clip(planned.clip, RATE_HZ), samples[first:last])
-        assert planned.clip.metadata == {"source": "a", "start_s": first / RATE_HZ, "end_s": last / RATE_HZ}
+        assert planned.clip.metadata == {"segment_of": "a", "start_s": first / RATE_HZ, "end_s": last / RATE_HZ}
 
 
 def test_speech_that_is_longer_than_a_window_is_cut_into_parts_that_touch(speech, theirs):
