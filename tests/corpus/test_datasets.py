@@ -129,6 +129,12 @@ def test_tables_without_audio_files_are_told_with_the_remedy(tmp_path, paths):
     assert "has audio in near and far: say which with --source_settings.audio_column" in complaint(folder)
     assert [clip.metadata for clip in open_source(folder, audio_column="far").clips()] == [{}]
     assert "`mid` holds no audio files" in complaint(folder, audio_column="mid")
+    text = pa.array([b"\xe9"]).view(pa.string())
+    broken = arrow_file(tmp_path / "broken", pa.table({"audio": pa.array([None], FILES), "text": text}))
+    assert "x.arrow: 'utf-8' codec can't decode" in complaint(broken)
+    for name, column in {"audio": pa.array([None], FILES), "path": pa.array(["a.wav"])}.items():
+        pq.write_table(pa.table({name: column, "text": text}), tmp_path / "x.parquet")
+        assert "x.parquet: 'utf-8' codec can't decode" in complaint(tmp_path / "x.parquet")
     (folder / "x.arrow").write_bytes(b"x" * 100)
     assert "x.arrow: " in complaint(folder)
     (folder / "state.json").write_text("{}")

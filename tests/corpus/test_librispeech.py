@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -53,6 +54,11 @@ def test_a_part_of_librispeech_is_known_as_such(librispeech, monkeypatch):
         assert all(clip.metadata == whole[clip.id] for clip in clips)
     monkeypatch.chdir(librispeech / "dev-clean" / "84" / "121123")
     assert {clip.id: clip.metadata for clip in list_clips(".")} == {id: whole[id] for id in whole if id[:2] == "84"}
+
+
+def test_a_folder_whose_name_is_not_utf8_is_a_subset_that_can_be_stored(librispeech):
+    os.rename(librispeech / "dev-clean", bytes(librispeech) + b"/caf\xe9")
+    assert {clip.metadata["subset"] for clip in list_clips(librispeech)} == {"caf\\xe9"}
 
 
 def test_without_speakers_or_transcripts_the_rest_is_kept(librispeech):

@@ -74,5 +74,5 @@ class DatasetSource(Source):
                         member = None if is_empty else arrow_member(row, table.audio, name)
                         yield table.clip(number + row, values, name, member)
                         row += 1
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}; save the dataset anew") from None

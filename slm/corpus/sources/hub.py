@@ -113,7 +113,7 @@ class HubSource(Source):
                         member = parquet_member(group, row, table.audio, name) if embedded else None
                         yield table.clip(number, values, name, member)
                         number += 1
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
 
 

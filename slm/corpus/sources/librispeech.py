@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from slm.corpus.remote import first_files, is_file, is_remote, open_text, walk
-from slm.corpus.sources.base import SOURCES, Source, SourceClip
+from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable
 from slm.corpus.sources.folder import clips_of_folder
 from slm.errors import UsageError
 
@@ -48,7 +48,7 @@ class LibriSpeechSource(Source):
                 yield SourceClip(stem, clip.path, metadata=metadata)
 
     def _metadata(self, parent: str, speaker: str, chapter: str, text: str | None) -> dict[str, Any]:
-        subset = os.path.abspath(parent).split(os.sep)[-3:][0]
+        subset = readable(os.path.abspath(parent).split(os.sep)[-3:][0])
         metadata = {"text": text, "speaker": speaker, "chapter": chapter, "subset": subset}
         return metadata | ({"gender": self._genders.get(speaker)} if self._genders else {})
 

@@ -181,7 +181,7 @@ def _parquet_rows(location: str) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {location}: {str(error).splitlines()[0]}") from None
 
 
