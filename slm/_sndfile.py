@@ -44,7 +44,7 @@ def probe_sndfile(source: AudioInput) -> AudioInfo:
 def can_seek_sndfile(source: AudioInput) -> bool:
     """Whether a segment can be read without decoding what is before it."""
     with _open(source) as file:
-        return _decoder_to_the_end(file, source) is None
+        return file.seekable() and _decoder_to_the_end(file, source) is None
 
 
 def sndfile_blocks(
@@ -55,6 +55,8 @@ def sndfile_blocks(
     with _open(source) as file:
         if decoder := _decoder_to_the_end(file, source):
             yield from cut(decoder(source, channel), start_s, end_s, to_hz)
+        elif file.frames and not file.seekable():  # GSM, G.72x
+            yield from cut(_segment_blocks(file, source, 0.0, None, 0, channel), start_s, end_s, to_hz)
         elif file.frames:
             yield from _segment_blocks(file, source, start_s, end_s, to_hz, channel)
 

@@ -13,7 +13,7 @@ from slm.corpus.reading import read_clip
 from slm.corpus.sources import SourceClip
 from slm.errors import AudioError, UnreadableError
 from tests.corpus.audio import write_clip
-from tests.corpus.test_segmentation import FFMPEG, SOUNDFILE, noise, recording
+from tests.corpus.test_segmentation import FFMPEG, SOUNDFILE, UNSEEKABLE, noise, recording
 from tests.encode import encode_with_ffmpeg
 
 
@@ -35,7 +35,7 @@ def mp3_without_length(path):
     return path
 
 
-@pytest.mark.parametrize("suffix", [*FFMPEG, "headerless mp3"])
+@pytest.mark.parametrize("suffix", [*FFMPEG, *UNSEEKABLE, "headerless mp3"])
 def test_segments_are_those_of_a_recording_that_is_decoded_once(tmp_path, decoded, suffix):
     path = tmp_path / f"a.{suffix.split()[-1]}"
     mp3_without_length(path) if suffix == "headerless mp3" else recording(path, 48_000, 149_001)

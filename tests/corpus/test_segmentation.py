@@ -41,6 +41,7 @@ def noise(num_samples):
 
 
 SOUNDFILE = {"wav": {}, "flac": {}, "mp3": {}, "ogg": {"format": "OGG"}, "opus": {"format": "OGG", "subtype": "OPUS"}}
+UNSEEKABLE = {"au": {"subtype": "G721_32"}, "aiff": {"subtype": "GSM610"}}
 FFMPEG = {
     "m4a": ("aac", 48_000, "fltp"), "webm": ("libopus", 48_000, "flt"), "g722": ("g722", 16_000, "s16", "g722"),
 }  # fmt: skip
@@ -51,7 +52,7 @@ def recording(path, rate_hz, num_samples):
     suffix = path.suffix[1:]
     if suffix in FFMPEG:
         return encode_with_ffmpeg(path, noise(num_samples), rate_hz, *FFMPEG[suffix])
-    soundfile.write(str(path), noise(num_samples), rate_hz, **SOUNDFILE[suffix])
+    soundfile.write(str(path), noise(num_samples), rate_hz, **{**SOUNDFILE, **UNSEEKABLE}[suffix])
     return path
 
 
@@ -59,7 +60,7 @@ def recording(path, rate_hz, num_samples):
     ("suffix", "rate_hz", "to_hz"),
     [
         *itertools.product(["wav", "flac", "mp3", "ogg"], [44_100], [16_000]),
-        *itertools.product([*SOUNDFILE, *FFMPEG], [48_000], [24_000]),
+        *itertools.product([*SOUNDFILE, *UNSEEKABLE, *FFMPEG], [48_000], [24_000]),
         *[
             ("wav", 8_000, 24_000),
             ("flac", 16_000, 16_000),
