@@ -96,7 +96,8 @@ class _Rows:
     def _compared(self, left: ast.expr, right: ast.expr, op: ast.cmpop) -> pd.Series:
         a = self.value(left)
         if isinstance(op, ast.In | ast.NotIn):
-            held = a.isin(_literal(right))
+            among = _literal(right)
+            held = a.isin(among)
             return held if isinstance(op, ast.In) else ~held
         if type(op) not in _COMPARE:
             raise ValueError("`is` is not known: use == or isna()")
