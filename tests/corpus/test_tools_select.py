@@ -1,4 +1,4 @@
-"""`select`: which clips fit, and that each is asked alone."""
+"""`select`: which clips fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.corpus.audio import write_clip
 from tests.corpus.test_tools_derive import manifest, rows_of, two
-from tests.corpus.tools import run, shards, tokenize
+from tests.corpus.tools import run, tokenize
 
 __all__ = ["two"]  # a fixture
 
@@ -78,12 +78,6 @@ def test_numbers_of_a_csv_are_compared_as_such(tmp_path):
     (tmp_path / "audio" / "m.csv").write_text("path,snr\nc0.wav,9\nc1.wav,10.5\nc2.wav,\nc3.wav,-1\n")
     tokenize(tmp_path / "audio" / "m.csv", tmp_path / "out")
     assert chosen([tmp_path / "out"], tmp_path, "--where", "snr.astype(float) > 8.5") == ["c0", "c1"]
-
-
-def test_each_clip_is_asked_alone(two, tmp_path):
-    """However the clips lie in shards: all of them ask the same."""
-    assert len(shards(two[0])) > 1
-    assert chosen(two, tmp_path, "--where", "n == take and id.str.len() == 2") == [f"a{i}" for i in range(6)]
 
 
 def test_select_by_a_list_of_ids(two, tmp_path, capsys):
