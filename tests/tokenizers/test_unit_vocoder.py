@@ -181,7 +181,7 @@ def test_bad_units_and_durations_are_refused(tmp_path: Path) -> None:
         ("fairseq", {"f0": True}, r"more than units \(f0\)"),
         ("fairseq", {"model_in_dim": 16}, r"more than units \(16 inputs\)"),
         ("fairseq", {"resblock": "2"}, "only type 1"),
-        ("fairseq", {"num_embeddings": 51}, r"units\.weight is \(50, 8\), not \(51, 8\)"),
+        ("fairseq", {"num_embeddings": 51}, r"units\.weight as \(50, 8\), not \(51, 8\)"),
         ("fairseq", {"dur_predictor_params": None}, "has besides 10 weights"),
         ("fairseq", {"upsample_rates": 5}, "does not describe a unit vocoder"),
         ("speechbrain", {"multi_speaker": True}, r"more than units \(multi_speaker\)"),
