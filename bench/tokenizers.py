@@ -1,12 +1,18 @@
 """Seconds of audio coded in a second, of every tokenizer that can run here, in each mode, there and back.
 
-    python -m bench.tokenizers [NAME ...] [--device cuda] [--audio-s 60] [--threads 1]
+    python -m bench.tokenizers [NAME ...] [--device cuda] [--audio-s 60] [--rounds 3] [--threads 1] [--compile]
 
 A codec has its published architecture and random weights (no hub is needed), so that its speed is true and its codes
 mean nothing. Clips are speech of mixed lengths, already in memory. Beside the modes stands the plain loop: the network
 called on one clip after the other, each moved to the device and its codes back, as scripts around codecs do; for the
-codecs of transformers that is the reference itself. "differ" is the fraction of codes that are not those of `exact`,
-over all codebooks; a near tie that falls otherwise in one codebook changes those after it.
+codecs of transformers that is the reference itself.
+
+All ways to encode take turns, in changing order: on a CPU clip by clip, on a GPU, where clips share batches, with all
+clips. The speed is of the fastest of the rounds, for each clip; on one thread of a CPU, of its processor time. "of
+plain": how many times as fast as the plain loop, the median of all turns and, in brackets, the middle half of them: what
+else the machine does meets both sides alike. "differ": the fraction of codes that are not those of `exact`, over all
+codebooks; a near tie that falls otherwise in one codebook changes those after it. `--compile` adds `exact` with its
+network under torch.compile, for clips of any length; what cannot be compiled is told.
 """
 
 from __future__ import annotations
@@ -14,13 +20,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from slm.audio import find_audio, read_audio
 from slm.errors import UsageError
@@ -32,7 +40,7 @@ READY = ["codec2-700c", "logmel-kmeans", "configs/tokenizers/whisper-tiny.en-l3-
 """Tokenizers whose weights are here."""
 LENGTHS_S = (1.3, 9.7, 4.1, 15.2, 2.6, 6.3, 11.8, 3.4)
 BATCH_S_ON_CPU = 16.0
-"""A CPU takes clips one by one, in mode `batched` too; "differ" is of batches all the same."""
+"""A CPU takes clips one by one in mode `batched` too, which is `exact` then; "differ" is of batches all the same."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,12 +49,14 @@ def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     print(f"{torch.cuda.get_device_name() if options.device == 'cuda' else f'CPU, {options.threads} thread(s)'}")
-    print(f"{'tokenizer':<26} {'mode':<12} {'encode':>10} {'decode':>10} {'differ':>8}")
+    print(f"{'tokenizer':<26} {'mode':<12} {'encode':>10} {'of plain':>18} {'decode':>10} {'differ':>8}")
     for name in options.names or _runnable():
         try:
-            with _checkpoint(name) as settings:
-                for mode, there, back, differing in _rows(name, settings, options):
-                    print(f"{Path(name).stem:<26} {mode:<12} {there:>10} {back:>10} {differing:>8}", flush=True)
+            with checkpoint_of(name) as settings:
+                for mode, *values in _rows(name, settings, options):
+                    there, ratio, back, differing = values
+                    row = f"{Path(name).stem:<26} {mode:<12} {there:>10} {ratio:>18} {back:>10} {differing:>8}"
+                    print(row.rstrip(), flush=True)
         except UsageError as error:
             print(f"{Path(name).stem:<26} left out: {error}")
 
@@ -56,6 +66,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="tokenizers or their files (default: all there are)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--audio-s", type=float, default=60.0, help="seconds of audio to code (a GPU wants 600)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way codes it")
+    parser.add_argument("--compile", action="store_true", help="also measure `exact` under torch.compile")
     parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
     return parser.parse_args(arguments)
 
@@ -66,7 +78,7 @@ def _runnable() -> list[str]:
 
 
 @contextmanager
-def _checkpoint(name: str) -> Iterator[dict[str, Any]]:
+def checkpoint_of(name: str) -> Iterator[dict[str, Any]]:
     """Settings with which `name` loads."""
     write = None if name in READY or name.endswith(".yaml") else getattr(TOKENIZERS.get(name), "write_untrained", None)
     if write is None:
@@ -77,25 +89,81 @@ def _checkpoint(name: str) -> Iterator[dict[str, Any]]:
         yield {"checkpoint": str(Path(folder) / name)}
 
 
-def _rows(name: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
-    """(mode, encode, decode, differ) of each way to run it."""
+def _rows(name: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """(mode, encode, of plain, decode, differ) of each way to run it."""
     from slm.tokenizers._batched import code_mismatch
 
-    exact = load_tokenizer(name, options.device, **settings)
+    load = partial(load_tokenizer, name, options.device, **settings)
+    exact = load()
     clips = _clips(exact.spec.sample_rate_hz, options.audio_s)
-    audio_s = sum(clip.duration_s for clip in clips)
+    modes: dict[str, Any] = {
+        mode: load(mode=mode) for mode in exact.modes if mode != "exact" and (options.device, mode) != ("cpu", "bf16")
+    }
+    ways: dict[str, Callable[[Sequence[AudioClip]], Any]] = {}
     if hasattr(exact, "_codes_of"):
-        yield "plain loop", _speed(lambda: _plain_loop(exact, clips), audio_s, options), "", ""
+        ways["plain loop"] = partial(_plain_loop, exact)
+        if options.compile and (compiled := _compiled(load(), clips)):
+            modes["compiled"] = compiled
+    ways["exact"] = exact.encode
+    ways |= {mode: t.encode for mode, t in modes.items() if options.device == "cuda" or mode == "compiled"}
+    times = _take_turns(ways, clips, options)
     codes = exact.encode(clips)
-    back = _speed(lambda: [exact.decode(c) for c in codes], audio_s, options) if exact.spec.has_decoder else "-"
-    yield "exact", _speed(lambda: exact.encode(clips), audio_s, options), back, ""
-    for mode in [mode for mode in exact.modes if mode != "exact"]:
-        if options.device == "cpu" and mode == "bf16":
-            continue
-        tokenizer: Any = load_tokenizer(name, options.device, mode=mode, **settings)
-        speed = _speed(partial(tokenizer.encode, clips), audio_s, options)
-        tokenizer.batch_s = {**tokenizer.batch_s, "cpu": BATCH_S_ON_CPU}
-        yield mode, speed, "", f"{code_mismatch(tokenizer, exact, clips):.3%}"
+    for way in [*ways, *(mode for mode in modes if mode not in ways)]:
+        speed = ratio = ""
+        if way in times:
+            speed = f"{sum(clip.duration_s for clip in clips) / times[way].min(axis=0).sum():,.1f} x"
+        if way in times and "plain loop" in times:
+            low, middle, high = np.quantile(times["plain loop"] / times[way], (0.25, 0.5, 0.75))
+            ratio = f"{middle:.2f} ({low:.2f}-{high:.2f})" if way != "plain loop" else ""
+        back = differing = ""
+        if way == "exact":
+            back = _decoding(exact, codes) if exact.spec.has_decoder else "-"
+        elif way in modes:
+            modes[way].batch_s = {**modes[way].batch_s, "cpu": BATCH_S_ON_CPU}
+            differing = f"{code_mismatch(modes[way], exact, clips):.3%}"
+        yield way, speed, ratio, back, differing
+
+
+def _take_turns(
+    ways: Mapping[str, Callable[[Sequence[AudioClip]], Any]], clips: Sequence[AudioClip], options: argparse.Namespace
+) -> dict[str, np.ndarray]:
+    """Seconds that each way took `[rounds, portions]`; all do a portion before any does the next."""
+    on_gpu = options.device == "cuda"
+    portions = [clips] if on_gpu else [[clip] for clip in clips]
+    clock = time.perf_counter if on_gpu or options.threads > 1 else time.process_time
+    took_s = {way: np.zeros((options.rounds, len(portions))) for way in ways}
+    order = list(ways)
+    for way in order:
+        ways[way](portions[0])  # to warm up
+    for turn in range(options.rounds):
+        for i, portion in enumerate(portions):
+            order = order[1:] + order[:1]
+            for way in order:
+                start = clock()
+                ways[way](portion)  # its last step moves codes back, which waits for the device
+                took_s[way][turn, i] = clock() - start
+    return took_s
+
+
+def _decoding(tokenizer: Any, codes: Sequence[Any]) -> str:
+    tokenizer.decode(codes[0])  # to warm up
+    start = time.perf_counter()
+    for each in codes:
+        tokenizer.decode(each)
+    return f"{sum(each.duration_s for each in codes) / (time.perf_counter() - start):,.1f} x"
+
+
+def _compiled(tokenizer: Any, clips: Sequence[AudioClip]) -> Any:
+    """The tokenizer with its network compiled, and run on all clips; None where it cannot be."""
+    import torch
+
+    tokenizer._codes_of = torch.compile(tokenizer._codes_of, dynamic=True)
+    try:
+        tokenizer.encode(clips)
+    except Exception as error:  # whatever the compiler meets in a foreign network
+        print(f"{tokenizer.spec.name:<26} cannot be compiled: {type(error).__name__}")
+        return None
+    return tokenizer
 
 
 def _plain_loop(tokenizer: Any, clips: Sequence[AudioClip]) -> None:
@@ -108,8 +176,6 @@ def _plain_loop(tokenizer: Any, clips: Sequence[AudioClip]) -> None:
 
 def _clips(rate_hz: int, audio_s: float) -> list[AudioClip]:
     """Speech of `audio_s` seconds in clips of mixed lengths, each put together of recordings."""
-    import numpy as np
-
     files, left_s = cycle(find_audio(SPEECH)), audio_s
     clips: list[AudioClip] = []
     for i, length_s in enumerate(cycle(LENGTHS_S)):
@@ -121,15 +187,6 @@ def _clips(rate_hz: int, audio_s: float) -> list[AudioClip]:
         clips.append(AudioClip(str(i), samples[: int(min(length_s, max(left_s, 1.0)) * rate_hz)].copy(), rate_hz))
         left_s -= length_s
     raise AssertionError("unreachable")
-
-
-def _speed(run: Callable[[], Any], audio_s: float, options: argparse.Namespace) -> str:
-    """Once to warm up (on a GPU), then timed."""
-    if options.device == "cuda":
-        run()
-    start = time.perf_counter()
-    run()  # its last step moves codes or audio back, which waits for the device
-    return f"{audio_s / (time.perf_counter() - start):,.1f} x"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -120,9 +121,8 @@ class NeuralCodec(Tokenizer):
         )
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        import torch
 
-        with torch.inference_mode(), exact_fp32():
+        with inference():
             if self.mode == EXACT:
                 return [self._encode_single(signal) for signal in signals]
             from slm.tokenizers._batched import encode_batched
@@ -161,9 +161,8 @@ class NeuralCodec(Tokenizer):
             yield first, last, max(0, first - context), min(frames, last + context)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        import torch
 
-        with torch.inference_mode(), exact_fp32():
+        with inference():
             context = self.decoder_context_frames
             if context is None or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
                 return self._decode_whole(codes)
@@ -187,11 +186,17 @@ class NeuralCodec(Tokenizer):
         return next(self.model.parameters())
 
 
-def exact_fp32() -> Any:
-    """On CUDA, convolutions default to TF32, whose 10-bit mantissa moves codes away from those of fp32."""
+@contextmanager
+def inference() -> Iterator[None]:
+    """In which networks run: without gradients, in fp32 that is fp32, and with each weight norm computed but once."""
+    import torch
     from torch.backends import cudnn
+    from torch.nn.utils import parametrize
 
-    return cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    # On CUDA, convolutions default to TF32, whose 10-bit mantissa moves codes away from those of fp32.
+    fp32 = cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), fp32, parametrize.cached():
+        yield
 
 
 def pad_to_frames(signals: torch.Tensor, hop_samples: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slm.tokenizers._codec import NeuralCodec, exact_fp32
+from slm.tokenizers._codec import NeuralCodec, inference
 from slm.tokenizers.base import StreamDecoder, StreamEncoder, check_chunk
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class CodecStreamEncoder(_Stream):
         import torch
 
         codec, made = self._codec, [np.zeros((0, self._codec.spec.num_codebooks), np.int64)]
-        with torch.inference_mode(), exact_fp32():
+        with inference():
             for piece in pieces:
                 values = codec._to_model(torch.from_numpy(piece)[None, None])
                 made.append(codec._next_codes(self._run, values)[0].T.cpu().numpy())
@@ -156,7 +156,7 @@ class CodecStreamDecoder(_Stream):
         import torch
 
         made = [np.zeros(0, np.float32)]
-        with torch.inference_mode(), exact_fp32():
+        with inference():
             for piece in pieces:
                 values = torch.from_numpy(piece.T.copy())[None].to(self._codec._parameter().device)
                 made.append(self._codec._next_audio(self._run, values)[0].cpu().numpy())

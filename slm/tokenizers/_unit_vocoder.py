@@ -95,9 +95,8 @@ class UnitVocoder:
         `piece_frames` is made in pieces that overlap as far as a sample can see, which in exact arithmetic equals one
         pass. ValueError for units or durations out of range.
         """
-        import torch
 
-        from slm.tokenizers._codec import exact_fp32
+        from slm.tokenizers._codec import inference
 
         if durations is not None:
             lasting = self.predict_durations(units) if isinstance(durations, str) else np.asarray(durations)
@@ -106,7 +105,7 @@ class UnitVocoder:
             units = np.repeat(units, lasting, axis=0)
         rows, reach, hop = self._rows(units), self.network.model.generator.reach_frames, self.hop_samples
         made, frames = [np.zeros(0, np.float32)], len(units)
-        with torch.inference_mode(), exact_fp32():
+        with inference():
             for first in range(0, frames, self.piece_frames):
                 last, start = min(first + self.piece_frames, frames), max(0, first - reach)
                 audio = self.network.model(rows[:, start : last + reach], self.speaker, self.style)[0]

@@ -1,0 +1,214 @@
+"""Tokenizing a corpus: does the pipeline keep the tokenizer busy, in what memory, and how long does a plan take?
+
+    python -m bench.corpus [busy] [memory] [plan] [--audio-s 600] [--files 1000000] [--threads 1]
+
+busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, resampled, encoded, written), against
+        the bare `encode` of the same batches already in memory; turn by turn in one process, medians.
+memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio.
+plan    a folder of so many WAV files (headers with nothing but a hole behind) planned, and the plan gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench.tokenizers import SPEECH, checkpoint_of
+from slm.audio import find_audio, probe, read_audio
+from slm.corpus.config import CorpusConfig
+from slm.corpus.folder import load_plan
+from slm.corpus.output import Output
+from slm.corpus.pipeline import tokenize_corpus
+from slm.corpus.plan import Plan
+from slm.corpus.planning import PlanSettings, make_plan
+from slm.corpus.readers import make_batches
+from slm.corpus.shards import write_shard
+from slm.corpus.sources import open_source
+from slm.data.store import CodeStore
+from slm.tokenizers import Tokenizer, load_tokenizer
+from slm.types import AudioClip
+
+BUSY = ("encodec", "mimi", "configs/tokenizers/whisper-tiny.en-l3-k100.yaml")
+TURNS = 3
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _options(arguments)
+    for name in options.questions or ["busy", "memory", "plan"]:
+        {"busy": busy, "memory": memory, "plan": plan}[name](options)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.corpus", description="Speed and memory of tokenizing.")
+    parser.add_argument("questions", nargs="*", metavar="busy|memory|plan", help="which (default: all three)")
+    parser.add_argument("--audio-s", type=float, default=600.0, help="seconds of audio for `busy`")
+    parser.add_argument("--files", type=int, default=1_000_000, help="files for `plan`")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the tokenizer")
+    parser.add_argument("--device", default="cpu", help="device of the tokenizer")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _speech(audio_s: float) -> Iterator[Path]:
+    """A folder with so many seconds of the shipped recordings (Ogg Opus), each linked as often as it takes."""
+    recordings = [(path, probe(path).duration_s) for path in find_audio(SPEECH)]
+    with TemporaryDirectory() as folder:
+        audio, total_s, number = Path(folder, "audio"), 0.0, 0
+        audio.mkdir()
+        while total_s < audio_s:
+            path, duration_s = recordings[number % len(recordings)]
+            os.link(path, audio / f"{number:07d}{path.suffix}")
+            total_s, number = total_s + duration_s, number + 1
+        yield Path(folder)
+
+
+def busy(options: argparse.Namespace) -> None:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} {'of bare':>8} {'writing':>8} {'bytes/code':>10}")
+    for name in BUSY:
+        with checkpoint_of(name) as settings, _speech(options.audio_s) as folder:
+            tokenizer = load_tokenizer(name, options.device, **settings)
+            ours, bare = [], []
+            for turn in range(TURNS):
+                config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=0.05)
+                with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+                    ours.append(tokenize_corpus(config, tokenizer).real_time_factor or 0.0)
+                bare.append(_bare(config, tokenizer))
+            writing_s, bytes_a_code = _written(folder / "out-0")
+            share = writing_s * median(ours) / options.audio_s
+            print(
+                f"{Path(name).stem:<26} {median(ours):>8.1f} x {median(bare):>8.1f} x "
+                f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {share:>8.2%} {bytes_a_code:>10.2f}",
+                flush=True,
+            )
+
+
+def _bare(config: CorpusConfig, tokenizer: Tokenizer) -> float:
+    """Seconds of audio that `encode` alone does in a second, on the batches of the plan."""
+    made = Plan(config.out, config.audio)
+    seconds = spent = 0.0
+    for shard in made.shards:
+        for batch in make_batches(shard, made.clips(shard), config.batch_seconds):
+            rate = tokenizer.spec.sample_rate_hz
+            clips = [AudioClip(clip.id, read_audio(clip.path, rate), rate) for clip in batch.clips]
+            begun = time.perf_counter()
+            tokenizer.encode(clips)
+            spent += time.perf_counter() - begun
+            seconds += batch.duration_s
+    return seconds / spent
+
+
+def _written(out: Path) -> tuple[float, float]:
+    """Seconds that writing the shards takes by itself, and bytes on disk for each code."""
+    store, made = CodeStore(out), Plan(out)
+    codes = {c.id: c for c in store}
+    begun = time.perf_counter()
+    for shard in made.shards:
+        clips = {planned.clip.id: planned.clip for planned in made.clips(shard)}
+        write_shard(out / "again.arrow", made, store.spec, [codes[id] for id in clips if id in codes], clips, [])
+    spent = time.perf_counter() - begun
+    num_codes = sum(c.codes.size for c in codes.values())
+    return spent, sum(path.stat().st_size for path in out.glob("data-*.arrow")) / num_codes
+
+
+def memory(options: argparse.Namespace) -> None:
+    print(f"{'audio':>8} {'clips':>8} {'peak of all processes':>24}")
+    for times in (1, 10, 100):
+        with _speech(342.0 * times) as folder:
+            config = CorpusConfig(str(folder / "audio"), "logmel-kmeans", str(folder / "out"), device=options.device)
+            peak_mb = _peak_mb(_quietly, config)
+            clips = len(CodeStore(folder / "out"))
+            print(f"{342 * times / 3600:>6.2f} h {clips:>8,} {peak_mb:>21,.0f} MB", flush=True)
+
+
+def _quietly(config: CorpusConfig) -> None:
+    with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+        tokenize_corpus(config)
+
+
+def _peak_mb(run: Callable[..., None], *arguments: Any) -> float:
+    """The most memory that a process running this and all below it hold at a time, counted once where it is shared."""
+    import psutil
+
+    process = multiprocessing.get_context("spawn").Process(target=run, args=arguments)
+    process.start()
+    watched, peak, ended = psutil.Process(process.pid), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.05):
+            total = 0
+            for one in [watched, *_below(watched)]:
+                try:
+                    total += one.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peak = max(peak, total)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    process.join()
+    ended.set()
+    watcher.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"the run ended with exit status {process.exitcode}")
+    return peak / 1e6
+
+
+def _below(process: Any) -> list[Any]:
+    import psutil
+
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def plan(options: argparse.Namespace) -> None:
+    with TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        audio, out = Path(folder, "audio"), Path(folder, "out")
+        _write_headers(audio, options.files)
+        out.mkdir()
+        print(f"{options.files:,} files written in {time.perf_counter() - begun:.0f} s")
+        settings, spec = PlanSettings(shard_hours=10.0), load_tokenizer("logmel-kmeans").spec
+        begun = time.perf_counter()
+        peak_mb = _peak_mb(make_plan, out, open_source(audio), spec, settings, os.cpu_count() or 1)
+        spent = time.perf_counter() - begun
+        print(f"planned by {os.cpu_count()} processes in {spent:.1f} s, {peak_mb:,.0f} MB", flush=True)
+        begun = time.perf_counter()
+        found = load_plan(Output(out), settings, open_source(audio))
+        assert found is not None
+        print(f"found again, every file looked at, in {time.perf_counter() - begun:.1f} s: {len(found.shards)} shards")
+        shutil.rmtree(audio)
+
+
+def _write_headers(folder: Path, files: int) -> None:
+    for i in range(files):
+        if i % 1000 == 0:
+            below = folder / f"{i // 1000:04d}"
+            below.mkdir(parents=True)
+        size = 2 * (16_000 * 10 + i % 777)
+        head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16,
+                           b"data", size)  # fmt: skip
+        with open(below / f"{i:07d}.wav", "wb") as file:
+            file.write(head)
+            file.truncate(len(head) + size)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
