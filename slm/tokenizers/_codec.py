@@ -121,7 +121,6 @@ class NeuralCodec(Tokenizer):
         )
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-
         with inference():
             if self.mode == EXACT:
                 return [self._encode_single(signal) for signal in signals]
@@ -161,7 +160,6 @@ class NeuralCodec(Tokenizer):
             yield first, last, max(0, first - context), min(frames, last + context)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-
         with inference():
             context = self.decoder_context_frames
             if context is None or len(codes) <= self.piece_s * self.spec.frame_rate_hz:

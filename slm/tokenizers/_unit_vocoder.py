@@ -95,7 +95,6 @@ class UnitVocoder:
         `piece_frames` is made in pieces that overlap as far as a sample can see, which in exact arithmetic equals one
         pass. ValueError for units or durations out of range.
         """
-
         from slm.tokenizers._codec import inference
 
         if durations is not None:
