@@ -10,8 +10,8 @@ codecs of transformers that is the reference itself.
 All ways to encode take turns, in changing order: on a CPU clip by clip, on a GPU, where clips share batches, with all
 clips. The speed is of the fastest of the rounds, for each clip; on one thread of a CPU, of its processor time. "of
 plain": how many times as fast as the plain loop, the median of all turns and, in brackets, the middle half of them:
-what else the machine does meets both sides alike. "differ": the fraction of codes that are not those of `exact`, over all
-codebooks; a near tie that falls otherwise in one codebook changes those after it. `--compile` adds `exact` with its
+what else the machine does meets both sides alike. "differ": the fraction of codes that are not those of `exact`, over
+all codebooks; a near tie that falls otherwise in one codebook changes those after it. `--compile` adds `exact` with its
 network under torch.compile, for clips of any length; what cannot be compiled is told.
 """
 
