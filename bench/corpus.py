@@ -1,6 +1,6 @@
 """Tokenizing a corpus: does the pipeline keep the tokenizer busy, in what memory, and how long does a plan take?
 
-    python -m bench.corpus [busy] [memory] [plan] [--audio-s 600] [--files 1000000] [--threads 1]
+    python -m bench.corpus [busy] [memory] [plan] [--audio-s 300] [--files 1000000] [--threads 1]
 
 busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, resampled, encoded, written), against
         the bare `encode` of the same batches already in memory; turn by turn in one process, medians.
@@ -40,8 +40,9 @@ from slm.data.store import CodeStore
 from slm.tokenizers import Tokenizer, load_tokenizer
 from slm.types import AudioClip
 
-BUSY = ("encodec", "mimi", "configs/tokenizers/whisper-tiny.en-l3-k100.yaml")
-TURNS = 3
+BUSY = {"encodec": 1, "configs/tokenizers/whisper-tiny.en-l3-k100.yaml": 10}
+"""Tokenizers, and how many times `--audio-s` each is given: the start of processes counts, and is made once."""
+TURNS = 2
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.corpus", description="Speed and memory of tokenizing.")
     parser.add_argument("questions", nargs="*", metavar="busy|memory|plan", help="which (default: all three)")
-    parser.add_argument("--audio-s", type=float, default=600.0, help="seconds of audio for `busy`")
+    parser.add_argument("--audio-s", type=float, default=300.0, help="seconds of audio for the slowest of `busy`")
     parser.add_argument("--files", type=int, default=1_000_000, help="files for `plan`")
     parser.add_argument("--threads", type=int, default=1, help="threads of the tokenizer")
     parser.add_argument("--device", default="cpu", help="device of the tokenizer")
@@ -79,17 +80,18 @@ def busy(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.threads)
     print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} {'of bare':>8} {'writing':>8} {'bytes/code':>10}")
-    for name in BUSY:
-        with checkpoint_of(name) as settings, _speech(options.audio_s) as folder:
+    for name, times in BUSY.items():
+        audio_s = options.audio_s * times
+        with checkpoint_of(name) as settings, _speech(audio_s) as folder:
             tokenizer = load_tokenizer(name, options.device, **settings)
             ours, bare = [], []
             for turn in range(TURNS):
-                config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=0.05)
+                config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=1.0)
                 with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
                     ours.append(tokenize_corpus(config, tokenizer).real_time_factor or 0.0)
                 bare.append(_bare(config, tokenizer))
             writing_s, bytes_a_code = _written(folder / "out-0")
-            share = writing_s * median(ours) / options.audio_s
+            share = writing_s * median(ours) / audio_s
             print(
                 f"{Path(name).stem:<26} {median(ours):>8.1f} x {median(bare):>8.1f} x "
                 f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {share:>8.2%} {bytes_a_code:>10.2f}",
@@ -140,7 +142,7 @@ def _quietly(config: CorpusConfig) -> None:
         tokenize_corpus(config)
 
 
-def _peak_mb(run: Callable[..., None], *arguments: Any) -> float:
+def _peak_mb(run: Callable[..., object], *arguments: Any) -> float:
     """The most memory that a process running this and all below it hold at a time, counted once where it is shared."""
     import psutil
 
