@@ -19,8 +19,7 @@ install: $(VENV)/.core
 
 # PIP_ARGS go to pip: an index with CPU-only builds of torch, say, which spares gigabytes where there is no GPU.
 PIP_ARGS ?=
-# Modules are compiled when they are first imported: most of what is installed never is.
-PIP := --disable-pip-version-check -q --no-compile
+PIP := --disable-pip-version-check -q
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[dev,codec2,formats,metrics]"
