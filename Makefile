@@ -9,11 +9,12 @@ BIN    := $(VENV)/bin
 quickstart: $(VENV)/.core $(VENV)/.offline
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/quickstart/run.sh
 
+# Tests start dozens of processes: bytecode is kept between them.
 test: $(VENV)/.core $(VENV)/.offline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 5
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 5
 
 install: $(VENV)/.core
 
