@@ -21,11 +21,13 @@ from slm.patterns import Pattern
 
 class LossSums(NamedTuple):
     """What a batch cost. `weighted_nll` (scalar) is to be divided by the sum of target weights of the whole step;
-    `nlls [K + 1]` and `counts [K + 1]` are plain sums in nats per codebook, ends of streams last."""
+    `nlls [K + 1]` and `counts [K + 1]` are plain sums in nats per codebook, ends of streams last, and `hits [K + 1]`,
+    where asked for, counts the targets that the model held likeliest."""
 
     weighted_nll: Tensor
     nlls: Tensor
     counts: Tensor
+    hits: Tensor | None = None
 
 
 class AcousticLM(nn.Module):
@@ -42,6 +44,7 @@ class AcousticLM(nn.Module):
     def __init__(self, causal_lm: nn.Module, pattern: Pattern, codebook_weights: Sequence[float] | None = None):
         super().__init__()
         self.causal_lm: Any = causal_lm
+        self._no_split_modules = list(causal_lm._no_split_modules or [])
         self.stream_sizes = [v.size for v in pattern.streams]
         if causal_lm.get_input_embeddings().num_embeddings != sum(self.stream_sizes):  # type: ignore[operator]
             raise ValueError("the model's vocabulary does not match the pattern's streams")
@@ -91,15 +94,20 @@ class AcousticLM(nn.Module):
         logits = self.hidden_logits(ids, positions)[:, :-1]
         return F.pad(-_nll(logits, ids[:, 1:], self.stream_sizes), (0, 0, 1, 0))
 
-    def forward(self, ids: Tensor, loss_mask: Tensor, positions: Tensor) -> LossSums:
+    def forward(self, ids: Tensor, loss_mask: Tensor, positions: Tensor, with_hits: bool = False) -> LossSums:
         """The loss of packed rows; see `Batch` for the shapes."""
         targets, mask = ids[:, 1:], loss_mask[:, 1:]
-        nll = _nll(self.hidden_logits(ids, positions)[:, :-1], targets, self.stream_sizes) * mask
+        logits = self.hidden_logits(ids, positions)[:, :-1]
+        nll = _nll(logits, targets, self.stream_sizes) * mask
         index = targets + self.id_offsets
         bucket = torch.where(mask, self.codebook_of_id[index], -1)
         per_bucket = torch.stack([(nll * (bucket == k)).sum() for k in range(self.num_buckets)])
         counts = torch.stack([(bucket == k).sum() for k in range(self.num_buckets)])
-        return LossSums((nll * self.weight_of_id[index]).sum(), per_bucket.detach(), counts)
+        hits = None
+        if with_hits:
+            likeliest = torch.stack([stream.argmax(-1) for stream in logits.split(self.stream_sizes, dim=-1)], dim=-1)
+            hits = torch.stack([((likeliest == targets) & (bucket == k)).sum() for k in range(self.num_buckets)])
+        return LossSums((nll * self.weight_of_id[index]).sum(), per_bucket.detach(), counts, hits)
 
     def target_weight(self, ids: Tensor, loss_mask: Tensor) -> Tensor:
         """The sum of weights of what a batch predicts: the loss' denominator, added up over an optimizer step."""

@@ -12,7 +12,8 @@ from slm.errors import UsageError, did_you_mean
 from slm.patterns import Pattern
 
 
-def build_causal_lm(backbone: Mapping[str, Any], pattern: Pattern, seed: int) -> Any:
+def build_causal_lm(backbone: Mapping[str, Any], pattern: Pattern, seed: int, attention: str = "auto",
+                    depth: Mapping[str, Any] | None = None) -> Any:  # fmt: skip
     """A fresh model. `backbone` holds `model_type` and any field of that type's transformers configuration."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -42,7 +43,8 @@ def from_config(config: Any, seed: int) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | None = None) -> Any:
+def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | None = None, attention: str = "auto",
+                    depth: Mapping[str, Any] | None = None) -> Any:  # fmt: skip
     """TWIST (arXiv 2305.13009): keep the body of a pretrained text LM, start new embeddings and a new output layer.
 
     `source` is a hub id, a local folder, or the name of an installed package that carries a GGUF file.
