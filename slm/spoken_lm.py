@@ -19,7 +19,6 @@ from slm.model.statistics import CodeStatistics
 from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
-from slm.units import deduplicate, expand
 
 if TYPE_CHECKING:
     from slm.generation import Sampling
@@ -64,7 +63,7 @@ class SpokenLM:
     def fingerprint(self) -> str:
         """sha256 of weights, pattern and units."""
         settings = {"pattern": [self.record.pattern_name, dict(self.record.pattern_settings)],
-                    "dedup": self.record.dedup, "tokenizer": self.spec.fingerprint}  # fmt: skip
+                    "units": self.record.units.fingerprint, "tokenizer": self.spec.fingerprint}  # fmt: skip
         return fingerprint(settings, self.model.causal_lm.state_dict().items())
 
     @property
@@ -73,6 +72,7 @@ class SpokenLM:
         return {
             "pattern": {"name": self.record.pattern_name, **self.record.pattern_settings},
             "dedup": self.record.dedup,
+            "bpe": None if self.record.bpe is None else self.record.bpe.fingerprint,
             "bos": "conditions the first code",
             "eos": "scored, kept apart",
             "vocabulary": [v.size for v in self.pattern.streams],
@@ -140,45 +140,50 @@ class SpokenLM:
                        top_k: int | None = None, may_stop: bool = True) -> Codes:  # fmt: skip
         """The prompt and up to `seconds` more. With `may_stop` the model may end earlier by itself.
 
-        A deduplicated model makes units; each then lasts as long as the tokenizer's vocoder predicts, where it does,
-        or else its mean duration in the training corpus, rounded.
+        A model of units reads the prompt's and makes more of them until there are frames enough. Where they are
+        deduplicated, each then lasts as long as the tokenizer's vocoder predicts, where it does, or else its mean
+        duration in the training corpus, rounded.
         """
-        from slm.generation import Sampling
+        from slm.generation import Sampling, generate_codes
 
         sampling = Sampling(temperature, top_k, may_stop)
-        check_same_spec(self.spec, prompt.spec)
+        units = _document(self.record, prompt)
         extra = max(1, round(seconds * self.spec.frame_rate_hz))
-        self._check_length(prompt.id, len(_document(self.record, prompt)) + extra)
-        make = self._continue_units if self.record.dedup else self._continue_frames
-        codes = make(np.asarray(prompt.codes), extra, sampling, seed).astype(self.spec.code_dtype)
+        # A unit of BPE may be as short as one code.
+        most = len(units) + extra * (1 if self.record.bpe is None else self.spec.num_codebooks)
+        self._check_length(prompt.id, most)
+        if self.record.units.is_identity:
+            codes = generate_codes(self.model, self.pattern, units, most, sampling, seed)
+        else:
+            codes = self._continue_units(prompt.codes, units, most, len(prompt.codes) + extra, sampling, seed)
         added = (len(codes) - len(prompt.codes)) * self.spec.hop_samples
-        return Codes(prompt.id, codes, prompt.num_samples + added, self.spec)
+        return Codes(prompt.id, codes.astype(self.spec.code_dtype), prompt.num_samples + added, self.spec)
 
-    def _continue_frames(self, prompt: np.ndarray, extra: int, sampling: Sampling, seed: int) -> np.ndarray:
+    def _continue_units(self, prompt: np.ndarray, units: np.ndarray, most: int, frames: int, sampling: Sampling,
+                        seed: int) -> np.ndarray:  # fmt: skip
+        """Codes `[frames, K]`, or fewer where the model stops, from at most `most` units that begin with `units`."""
         from slm.generation import generate_codes
 
-        return generate_codes(self.model, self.pattern, prompt, len(prompt) + extra, sampling, seed)
+        made_of = self.record.units
+        heard = made_of.durations(prompt)
 
-    def _continue_units(self, prompt: np.ndarray, extra: int, sampling: Sampling, seed: int) -> np.ndarray:
-        from slm.generation import generate_codes
-
-        units, durations = deduplicate(prompt)
-
-        def added(made: np.ndarray) -> np.ndarray:
-            return self._unit_frames(made)[len(units) :]
+        def durations(made: np.ndarray) -> np.ndarray:
+            return np.concatenate([heard, self._run_frames(made_of.invert(made))[len(heard) :]])
 
         def enough(made: np.ndarray) -> bool:
-            return int(added(made).sum()) >= extra
+            return int(durations(made).sum()) >= frames
 
-        made = generate_codes(self.model, self.pattern, units, len(units) + extra, sampling, seed, enough)
-        return expand(made, np.concatenate([durations, added(made)]))[: len(prompt) + extra]
+        made = generate_codes(self.model, self.pattern, units, most, sampling, seed, enough)
+        return made_of.invert(made, durations(made))[:frames]
 
-    def _unit_frames(self, units: np.ndarray) -> np.ndarray:
-        """Units `[R, 1]` -> int64 frames that each lasts `[R]`, at least 1."""
-        predicted = self.tokenizer.predict_durations(units) if self.spec.decoder_fingerprint else None
+    def _run_frames(self, runs: np.ndarray) -> np.ndarray:
+        """Codes that the model does not repeat `[R, K]` -> int64 frames that each lasts `[R]`, at least 1."""
+        if not self.record.dedup:
+            return np.ones(len(runs), np.int64)
+        predicted = self.tokenizer.predict_durations(runs) if self.spec.decoder_fingerprint else None
         if predicted is not None:
             return predicted
-        return np.maximum(1, np.rint(self.statistics.mean_frames())).astype(np.int64)[units[:, 0]]
+        return np.maximum(1, np.rint(self.statistics.mean_frames())).astype(np.int64)[runs[:, 0]]
 
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
                       top_k: int | None = None, may_stop: bool = True) -> AudioClip:  # fmt: skip
@@ -209,14 +214,14 @@ class UnigramLM:
 
 
 def _document(record: ModelRecord, codes: Codes) -> np.ndarray:
+    """The units `[R, K']` that the model reads; UsageError for codes of another tokenizer."""
     spec = record.tokenizer
     check_same_spec(spec, codes.spec)
     if codes.codes.ndim != 2 or codes.codes.shape[1] != spec.num_codebooks:
         raise ValueError(f"{codes.id}: codes of shape {codes.codes.shape}, not [T, {spec.num_codebooks}]")
     if len(codes.codes) and ((codes.codes < 0).any() or (codes.codes.max(axis=0) >= spec.codebook_sizes).any()):
         raise ValueError(f"{codes.id}: a code lies outside its codebook")
-    made = codes.codes.astype(spec.code_dtype)
-    return deduplicate(made)[0] if record.dedup else made
+    return record.units.apply(codes.codes.astype(spec.code_dtype))
 
 
 def _length_groups(lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:

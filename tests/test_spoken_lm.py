@@ -26,7 +26,7 @@ def make_lm(pattern="delay", num_codebooks=2, dedup=False, seed=0) -> SpokenLM:
     record = ModelRecord(tokenizer.spec, pattern, dedup=dedup)
     codes = markov_codes(tokenizer, 20)
     pairs = [(deduplicate(c.codes)[0] if dedup else c.codes, c.codes) for c in codes]
-    statistics = CodeStatistics.measure(tokenizer.spec.codebook_sizes, pairs)
+    statistics = CodeStatistics.measure(record.units, pairs)
     return SpokenLM(build_causal_lm(TINY_BACKBONE, record.make_pattern(), seed), record, statistics)
 
 

@@ -2,6 +2,7 @@
 
 config.json, model.safetensors   opens with AutoModelForCausalLM
 slm.json                         tokenizer spec, pattern, units, loss weights, training configuration
+unit_bpe.model                   the sentencepiece model of its units, where it has one
 statistics.safetensors           code counts of the training corpus (the unigram baseline, unit durations)
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from slm.files import read_json, write_json
 from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.types import TokenizerSpec
+from slm.units import UnitBPE, Units
 
 FORMAT = 1
+UNIT_BPE = "unit_bpe.model"
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,17 @@ class ModelRecord:
     pattern_name: str
     pattern_settings: Mapping[str, Any] = field(default_factory=dict)
     dedup: bool = False
+    bpe: UnitBPE | None = None
     codebook_weights: tuple[float, ...] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def units(self) -> Units:
+        """How the tokenizer's codes become what the pattern lays out."""
+        return Units(self.tokenizer.codebook_sizes, self.dedup, self.bpe)
+
     def make_pattern(self) -> Pattern:
-        sizes = self.tokenizer.codebook_sizes
-        return PATTERNS.create(self.pattern_name, codebook_sizes=sizes, **self.pattern_settings)
+        return PATTERNS.create(self.pattern_name, codebook_sizes=self.units.sizes, **self.pattern_settings)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -47,12 +56,13 @@ class ModelRecord:
             "tokenizer": self.tokenizer.to_dict(),
             "pattern": {"name": self.pattern_name, **self.pattern_settings},
             "dedup": self.dedup,
+            "bpe": None if self.bpe is None else self.bpe.fingerprint,
             "codebook_weights": self.codebook_weights,
             "training": self.training,
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelRecord:
+    def from_dict(cls, values: Mapping[str, Any], bpe: UnitBPE | None = None) -> ModelRecord:
         pattern = dict(values["pattern"])
         weights = values["codebook_weights"]
         return cls(
@@ -60,6 +70,7 @@ class ModelRecord:
             pattern_name=pattern.pop("name"),
             pattern_settings=pattern,
             dedup=values["dedup"],
+            bpe=bpe,
             codebook_weights=None if weights is None else tuple(weights),
             training=values["training"],
         )
@@ -73,8 +84,12 @@ def save_model(folder: Path, causal_lm: Any, record: ModelRecord, statistics: Co
     causal_lm.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
     arrays = {f"counts.{k}": c for k, c in enumerate(statistics.counts)}
     arrays["frames"] = statistics.frames
+    if statistics.runs is not None:
+        arrays["runs"] = statistics.runs
     arrays["num_documents"] = np.array([statistics.num_documents], np.int64)
     save_file(arrays, folder / "statistics.safetensors")
+    if record.bpe is not None:
+        record.bpe.save(folder / UNIT_BPE)
     write_json(folder / "slm.json", record.to_dict())
     for file in folder.glob("*.safetensors"):  # written readable to their owner only
         shutil.copymode(folder / "slm.json", file)
@@ -90,7 +105,16 @@ def load_record(folder: str | Path) -> ModelRecord:
     values = read_json(file)
     if values.get("format") != FORMAT:
         raise UsageError(f"{file} has format {values.get('format')}; this slm ({__version__}) reads format {FORMAT}")
-    return ModelRecord.from_dict(values)
+    return ModelRecord.from_dict(values, _load_bpe(folder, values.get("bpe")))
+
+
+def _load_bpe(folder: Path, fingerprint: str | None) -> UnitBPE | None:
+    if fingerprint is None:
+        return None
+    bpe = UnitBPE.load(folder / UNIT_BPE)
+    if bpe.fingerprint != fingerprint:
+        raise UsageError(f"{folder / UNIT_BPE} is not the one that the model was trained with: copy the folder anew")
+    return bpe
 
 
 def _hint(folder: Path) -> str:
@@ -105,7 +129,7 @@ def load_statistics(folder: str | Path) -> CodeStatistics:
 
     arrays = load_file(Path(folder) / "statistics.safetensors")
     counts = tuple(arrays[f"counts.{k}"] for k in range(sum(name.startswith("counts.") for name in arrays)))
-    return CodeStatistics(counts, arrays["frames"], int(arrays["num_documents"][0]))
+    return CodeStatistics(counts, arrays["frames"], int(arrays["num_documents"][0]), arrays.get("runs"))
 
 
 def load_causal_lm(folder: str | Path) -> Any:

@@ -1,35 +1,69 @@
-"""How often each code occurred in training: the unigram baseline, and how long units last."""
+"""How often each unit occurred in training: the unigram baseline, and how long units last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from slm.units import Units, deduplicate
+
+# Documents are counted so many frames at a time: what a document costs is then its codes, and hardly itself.
+_FRAMES_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True)
 class CodeStatistics:
-    """Counts over the training documents: `counts[k]` `[V_k]` of each code, `num_documents` ends, and `frames [V_0]`,
-    the frames each code of codebook 0 lasted (equal to `counts[0]` unless runs were collapsed)."""
+    """Counts over the training documents: `counts[k]` `[V_k]` of each unit, `num_documents` ends, and, of each code of
+    the tokenizer's codebook 0, `frames [V_0]` that it lasted and `runs [V_0]` of it that the model reads (those of
+    `counts[0]`, and then left out, unless there is unit BPE)."""
 
     counts: tuple[np.ndarray, ...]
     frames: np.ndarray
     num_documents: int
+    runs: np.ndarray | None = None
 
     @classmethod
-    def measure(cls, sizes: Sequence[int], documents: Iterable[tuple[np.ndarray, np.ndarray]]) -> CodeStatistics:
-        """`documents` are pairs: codes as the model reads them `[T', K]`, and frame by frame `[T, K]`."""
-        counts = [np.zeros(size, np.int64) for size in sizes]
-        frames, num_documents = np.zeros(sizes[0], np.int64), 0
-        for codes, by_frame in documents:
-            for k, size in enumerate(sizes):
-                counts[k] += np.bincount(codes[:, k], minlength=size)
-            frames += np.bincount(by_frame[:, 0], minlength=sizes[0])
-            num_documents += 1
-        return cls(tuple(counts), frames, num_documents)
+    def measure(cls, units: Units, documents: Iterable[tuple[np.ndarray, np.ndarray]]) -> CodeStatistics:
+        """`documents` are pairs: units as the model reads them `[R, K']`, and their codes frame by frame `[T, K]`.
+        They are read one after the other, and a few held."""
+        counts = [np.zeros(size, np.int64) for size in units.sizes]
+        frames, runs = np.zeros((2, units.codebook_sizes[0]), np.int64)
+        num_documents = 0
+        for pairs in _gulps(documents):
+            num_documents += len(pairs)
+            read = np.concatenate([made for made, _ in pairs])
+            for k, size in enumerate(units.sizes):
+                counts[k] += np.bincount(read[:, k], minlength=size)
+            if not units.is_identity:
+                first = np.concatenate([codes[:, 0] for _, codes in pairs])
+                frames += np.bincount(first, minlength=len(frames))
+            if units.bpe is not None:
+                first = np.concatenate([_runs(units, codes[:, :1]) for _, codes in pairs])[:, 0]
+                runs += np.bincount(first, minlength=len(runs))
+        frames = counts[0] if units.is_identity else frames
+        return cls(tuple(counts), frames, num_documents, None if units.bpe is None else runs)
 
     def mean_frames(self) -> np.ndarray:
-        """`[V_0]`: mean duration in frames of each unit of codebook 0; the overall mean for one never seen."""
-        overall = self.frames.sum() / max(1, self.counts[0].sum())
-        return np.where(self.counts[0] > 0, self.frames / np.maximum(1, self.counts[0]), overall)
+        """`[V_0]`: mean duration in frames of each run of a code of codebook 0; the overall mean for one never seen."""
+        runs = self.counts[0] if self.runs is None else self.runs
+        overall = self.frames.sum() / max(1, runs.sum())
+        return np.where(runs > 0, self.frames / np.maximum(1, runs), overall)
+
+
+def _runs(units: Units, codes: np.ndarray) -> np.ndarray:
+    return deduplicate(codes)[0] if units.dedup else codes
+
+
+def _gulps(documents: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    frames = 0
+    for pair in documents:
+        held.append(pair)
+        frames += len(pair[1])
+        if frames >= _FRAMES_AT_ONCE:
+            yield held
+            held, frames = [], 0
+    if held:
+        yield held

@@ -26,6 +26,7 @@ class Pattern(ABC):
 
     name: str
     open_ended = True
+    has_ends = True  # whether the layout holds the end of every stream
 
     def __init__(self, codebook_sizes: Sequence[int]):
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
@@ -52,6 +53,10 @@ class Pattern(ABC):
     def settings(self) -> dict[str, Any]:
         """What `PATTERNS.create(name, codebook_sizes=..., **settings)` needs to make this pattern again."""
         return {}
+
+    def full(self) -> Pattern:
+        """This pattern with its full layout, in which every code has its step: what is scored and generated under."""
+        return self
 
     def apply(self, codes: np.ndarray, ends: bool = True) -> Steps:
         """Codes `[T, K]` -> steps. With `ends=False` (a piece cut from a longer document) EOS is left out:

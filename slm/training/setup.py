@@ -16,6 +16,7 @@ from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.tokenizers.base import check_same_spec
 from slm.training.config import TrainConfig
+from slm.units import Units
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def load_data(config: TrainConfig) -> TrainingData:
     if not len(train):
         raise UsageError(f"{config.data} leaves no clip to train on")
     pairs = ((train.codes(i), store.codes(int(index))) for i, index in enumerate(train.indices))
-    return TrainingData(train, evaluation, CodeStatistics.measure(store.spec.codebook_sizes, pairs))
+    return TrainingData(
+        train, evaluation, CodeStatistics.measure(Units(store.spec.codebook_sizes, config.dedup), pairs)
+    )
 
 
 def make_pattern(config: TrainConfig, store: CodeStore) -> Pattern:

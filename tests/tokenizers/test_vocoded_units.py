@@ -168,7 +168,7 @@ def test_a_model_of_units_without_a_decoder_speaks_when_given_a_vocoder(
     spec = load_tokenizer("ssl-kmeans", **{**settings["fairseq"], "vocoder": None}).spec
     record = ModelRecord(spec, "flat", dedup=True)
     codes = [c.codes for c in load_tokenizer(spec).encode(clips())]
-    statistics = CodeStatistics.measure(spec.codebook_sizes, [(deduplicate(c)[0], c) for c in codes])
+    statistics = CodeStatistics.measure(record.units, [(deduplicate(c)[0], c) for c in codes])
     save_model(tmp_path, build_causal_lm(TINY_BACKBONE, record.make_pattern(), 0), record, statistics)
     mute, lm = load_lm(tmp_path), load_lm(tmp_path, vocoder=settings["fairseq"]["vocoder"])
     assert lm.fingerprint == mute.fingerprint
