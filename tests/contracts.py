@@ -14,15 +14,21 @@ import pytest
 from eval.benchmarks.pairs import PairBenchmark
 from eval.metrics.base import Metric
 from slm.errors import UsageError
-from slm.patterns import BOS, EOS, Pattern
+from slm.patterns import BOS, EMPTY, EOS, PATTERNS, Pattern
 from slm.tokenizers import Tokenizer
 from slm.tokenizers._codec import NeuralCodec
 from slm.types import AudioClip, Codes, TokenizerSpec
 
 
 def pattern_law(pattern: Pattern, codes: np.ndarray) -> None:
-    """invert∘apply = identity; every code and every end stands exactly once; each codebook runs forward in time;
-    `num_steps` agrees with the layout."""
+    """invert∘apply = identity; every code and every end stands exactly once, the end last; each codebook runs forward
+    in time; `num_steps` agrees with the layout; its settings make it again; a cut layout is the start of the full one,
+    without ends; an open-ended one does not depend on what follows."""
+    again = PATTERNS.create(pattern.name, codebook_sizes=pattern.codebook_sizes, **pattern.settings())
+    assert np.array_equal(again.layout(len(codes)), pattern.layout(len(codes)))
+    if not pattern.has_ends:
+        _cut_pattern_law(pattern, codes)
+        pattern = pattern.full()
     frames, books = codes.shape
     layout, made = pattern.layout(frames), pattern.apply(codes)
     assert layout.shape == made.steps.shape == made.valid.shape == (pattern.num_steps(frames), len(pattern.streams))
@@ -34,10 +40,30 @@ def pattern_law(pattern: Pattern, codes: np.ndarray) -> None:
     step_of = np.full(frames * books, -1)
     step_of[layout[layout >= 0]] = np.nonzero(layout >= 0)[0]
     assert (np.diff(step_of.reshape(frames, books), axis=0) > 0).all()
+    for stream in layout.T:
+        assert (stream[np.argmax(stream == EOS) + 1 :] == EMPTY).all()
+    if pattern.open_ended:
+        first_end = int(np.argmax((layout == EOS).any(axis=1)))
+        assert np.array_equal(layout[:first_end], pattern.layout(frames + 3)[:first_end])
     for q, vocabulary in enumerate(pattern.streams):
         predicted = made.steps[made.valid[:, q], q]
         assert ((predicted >= 0) & (predicted <= vocabulary.eos_id)).all()
     assert np.array_equal(pattern.gather_ends(made.steps, frames), [v.eos_id for v in pattern.streams])
+
+
+def _cut_pattern_law(pattern: Pattern, codes: np.ndarray) -> None:
+    full = pattern.full()
+    assert full.has_ends
+    assert full.streams == pattern.streams
+    steps = pattern.num_steps(len(codes))
+    assert np.array_equal(pattern.layout(len(codes)), full.layout(len(codes))[:steps])
+    made, whole = pattern.apply(codes), full.apply(codes)
+    assert np.array_equal(made.steps, whole.steps[:steps])
+    assert np.array_equal(made.valid, whole.valid[:steps])
+    assert not (pattern.layout(len(codes)) == EOS).any()
+    if made.valid.sum() < codes.size:
+        with pytest.raises(ValueError, match="leaves codes out"):
+            pattern.invert(made.steps, len(codes))
 
 
 def tokenizer_law(tokenizer: Tokenizer, clips: Sequence[AudioClip]) -> None:

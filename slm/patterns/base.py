@@ -3,7 +3,7 @@
 A pattern is one function, `layout(T)`: an integer `[S, Q]` that says for each step and stream which code stands there
 (`t * K + k`), or BOS, EOS or EMPTY. Applying, inverting and generating all follow from it, so they cannot disagree.
 Layouts are full: every code has its step, and so has the end of every stream. (audiocraft's training default drops
-the last frames of delayed codebooks, which takes up to half of a short word.)
+the last frames of delayed codebooks, which takes up to half of a short word; it is a setting of `delay`.)
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ BOS, EOS, EMPTY = -1, -2, -3
 
 
 class Pattern(ABC):
-    """A layout over `codebook_sizes`. `open_ended` says that layouts of different T agree until the shorter one ends,
-    which is what lets a model stop by itself."""
+    """A layout over `codebook_sizes`.
+
+    `open_ended` says that layouts of different T agree until the shorter one's first end, which is what lets a model
+    stop by itself. `has_ends` is false where the layout is cut: ends, and some codes, are then never predicted.
+    """
 
     name: str
     open_ended = True
-    has_ends = True  # whether the layout holds the end of every stream
+    has_ends = True
 
     def __init__(self, codebook_sizes: Sequence[int]):
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
@@ -55,7 +58,7 @@ class Pattern(ABC):
         return {}
 
     def full(self) -> Pattern:
-        """This pattern with its full layout, in which every code has its step: what is scored and generated under."""
+        """This pattern with nothing cut from its layout: what is scored and generated under."""
         return self
 
     def apply(self, codes: np.ndarray, ends: bool = True) -> Steps:
@@ -76,14 +79,16 @@ class Pattern(ABC):
         return np.select([layout == BOS, layout == EOS, layout == EMPTY], [bos, eos, empty], default=ids[layout])
 
     def invert(self, steps: np.ndarray, num_frames: int) -> np.ndarray:
-        """Steps `[S, Q]` -> codes `[T, K]`: exactly what `apply` was given."""
+        """Steps `[S, Q]` -> codes `[T, K]`: exactly what `apply` was given. ValueError where the layout is cut."""
         return self.gather(steps, num_frames) - self.id_offsets
 
     def gather(self, values: np.ndarray, num_frames: int) -> np.ndarray:
         """Values `[S, Q]` at the steps of a document of T frames -> `[T, K]`, aligned with its codes."""
         layout = self.layout(num_frames)
-        gathered = np.zeros(num_frames * self.num_codebooks, values.dtype)
+        gathered = np.empty(num_frames * self.num_codebooks, values.dtype)
         where = layout >= 0
+        if np.count_nonzero(where) != len(gathered):
+            raise ValueError(f"this {self.name} layout leaves codes out: use its full()")
         gathered[layout[where]] = values[where]
         return gathered.reshape(num_frames, self.num_codebooks)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from slm.errors import UsageError
-from slm.patterns.base import BOS, EMPTY, EOS, PATTERNS, Pattern
-from slm.types import StreamVocabulary
+from slm.patterns._streams import StreamPattern, check_delays
+from slm.patterns.base import PATTERNS
 
 
 @PATTERNS.register("delay")
-class DelayPattern(Pattern):
+class DelayPattern(StreamPattern):
     """K streams side by side; stream k runs `delays[k]` steps late (default 0, 1, .., K - 1).
 
     K = 3, T = 4 (digits are frames, `<` BOS, `>` EOS, `.` EMPTY):
@@ -22,39 +21,43 @@ class DelayPattern(Pattern):
         < . 0 1 2 3 > .
         < . . 0 1 2 3 >
 
-    Unlike audiocraft's layout every stream has an end, and no code of the tail is lost. `delays` of 0, 1, 1, .. is
-    Moshi's acoustic delay; all zeros is the parallel pattern.
+    `delays` of 0, 1, 1, .. is Moshi's acoustic delay:
+
+        < 0 1 2 3 > .
+        < . 0 1 2 3 >
+        < . 0 1 2 3 >
+
+    Unlike audiocraft's layout every stream has an end, and no code of the tail is lost. `valid_steps_only` is how
+    audiocraft trains, cut at T + 1 steps:
+
+        < 0 1 2 3
+        < . 0 1 2
+        < . . 0 1
+
+    The last `delays[k]` codes of stream k are then not learned, and neither is where a document ends.
     """
 
     name = "delay"
 
-    def __init__(self, codebook_sizes: Sequence[int], delays: Sequence[int] | None = None):
+    def __init__(
+        self, codebook_sizes: Sequence[int], delays: Sequence[int] | None = None, valid_steps_only: bool = False
+    ):
         super().__init__(codebook_sizes)
-        self.delays = tuple(range(self.num_codebooks)) if delays is None else tuple(int(d) for d in delays)
-        if len(self.delays) != self.num_codebooks:
-            raise UsageError(f"delays {list(self.delays)}: {self.num_codebooks} codebooks need as many delays")
-        if list(self.delays) != sorted(self.delays) or self.delays[0] != 0:
-            raise UsageError(f"delays {list(self.delays)} must start at 0 and never decrease")
+        given = range(self.num_codebooks) if delays is None else delays
+        self.delays = check_delays(given, "codebooks", self.num_codebooks)
+        self.valid_steps_only, self.has_ends = valid_steps_only, not valid_steps_only
 
     def settings(self) -> dict[str, Any]:
-        return {"delays": list(self.delays)}
+        return {"delays": list(self.delays), "valid_steps_only": self.valid_steps_only}
 
-    @property
-    def streams(self) -> tuple[StreamVocabulary, ...]:
-        return tuple(StreamVocabulary(size) for size in self.codebook_sizes)
-
-    @property
-    def id_offsets(self) -> np.ndarray:
-        return np.zeros(self.num_codebooks, np.int64)
+    def full(self) -> DelayPattern:
+        return DelayPattern(self.codebook_sizes, self.delays) if self.valid_steps_only else self
 
     def num_steps(self, num_frames: int) -> int:
-        return num_frames + self.delays[-1] + 2
+        return num_frames + 1 if self.valid_steps_only else num_frames + self.delays[-1] + 2
+
+    def places(self, num_frames: int) -> np.ndarray:
+        return 1 + np.arange(num_frames + 1)[:, None] + np.array(self.delays)
 
     def layout(self, num_frames: int) -> np.ndarray:
-        layout = np.full((self.num_steps(num_frames), self.num_codebooks), EMPTY, np.int64)
-        layout[0] = BOS
-        for k, delay in enumerate(self.delays):
-            end = 1 + delay + num_frames
-            layout[1 + delay : end, k] = np.arange(num_frames) * self.num_codebooks + k
-            layout[end, k] = EOS
-        return layout
+        return super().layout(num_frames)[: self.num_steps(num_frames)]
