@@ -50,10 +50,12 @@ class Sampling:
 
 @torch.no_grad()
 def generate_codes(model: AcousticLM, pattern: Pattern, prompt: np.ndarray, max_frames: int, sampling: Sampling,
-                   seed: int, enough: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:  # fmt: skip
+                   seed: int, enough: Callable[[np.ndarray], bool] | None = None,
+                   allowed: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:  # fmt: skip
     """Continue `prompt [T, K]` to at most `max_frames` frames in all; the prompt is part of what is returned.
 
-    `enough(codes)` may stop earlier, on what has been made so far (for one codebook, where every step ends a frame).
+    For one codebook, where every step ends a frame, what has been made so far may decide: `enough(codes)` whether to
+    stop, `allowed(codes)`, bool `[V + 1]`, which code may come next, or (last) the end.
     """
     from transformers import DynamicCache
 
@@ -69,14 +71,18 @@ def generate_codes(model: AcousticLM, pattern: Pattern, prompt: np.ndarray, max_
         if step >= pattern.num_steps(num_frames):
             break
         ids, positions = torch.from_numpy(steps[None, fed:step]), torch.arange(fed, step)[None]
-        logits = model.hidden_logits(ids.to(device), positions.to(device), cache)[0, -1].split(model.stream_sizes)
+        hidden = model.hidden_states(ids.to(device), positions.to(device), cache)[:, -1]
         fed = step
         for q in range(len(pattern.streams)):
             if schedule[step, q] < len(known):
                 continue
             due = int(schedule[step, q])
             may_stop = sampling.may_stop and due // pattern.num_codebooks > len(prompt)
-            steps[step, q], stopped = _draw(pattern, q, due, logits[q], sampling, may_stop, generator)
+            logits = model.stream_logits(hidden, torch.from_numpy(steps[None, step, :q]).to(device))[0]
+            if allowed is not None:
+                may_follow = torch.from_numpy(allowed(steps[1:step])).to(device)
+                logits[: len(may_follow)].masked_fill_(~may_follow, float("-inf"))
+            steps[step, q], stopped = _draw(pattern, q, due, logits, sampling, may_stop, generator)
             if stopped:
                 num_frames = due // pattern.num_codebooks
                 schedule = _pad(pattern.layout(num_frames), len(schedule))

@@ -1,4 +1,4 @@
-"""Making and loading the causal LM itself: from scratch by configuration, or warm from a text LM (TWIST)."""
+"""Making the model itself: from scratch by configuration, or warm from a text LM (TWIST)."""
 
 from __future__ import annotations
 
@@ -14,56 +14,100 @@ from slm.patterns import Pattern
 
 def build_causal_lm(backbone: Mapping[str, Any], pattern: Pattern, seed: int, attention: str = "auto",
                     depth: Mapping[str, Any] | None = None) -> Any:  # fmt: skip
-    """A fresh model. `backbone` holds `model_type` and any field of that type's transformers configuration."""
+    """A fresh model. `backbone` holds `model_type` and any field of that type's transformers configuration; so does
+    `depth`, for a depth transformer over the streams of a step. `attention` is a backend of transformers (see
+    `choose_attention`), or auto: sdpa where the family has it."""
+    body = _config("model.backbone", backbone, _vocabulary_fields(pattern))
+    try:
+        return from_config(_with_streams(body, pattern, depth), seed, attention)
+    except UsageError:
+        raise
+    except Exception as error:  # transformers raises whatever its validation and its layers raise
+        raise UsageError(f"model.backbone: no {body.model_type} can be made of this ({_first_line(error)})") from error
+
+
+def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any]) -> Any:
+    """The transformers configuration that an option describes."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    fields = dict(backbone)
-    model_type = fields.pop("model_type", None)
+    values = dict(fields)
+    model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         hint = did_you_mean(str(model_type), CONFIG_MAPPING) if model_type else ", such as llama"
-        raise UsageError(f"model.backbone needs a transformers model_type, not {model_type!r}{hint}")
+        raise UsageError(f"{option} needs a transformers model_type, not {model_type!r}{hint}")
     known = AutoConfig.for_model(model_type)
-    for field in fields:
+    for field in values:
         if not hasattr(known, field):
-            raise UsageError(
-                f"model.backbone: {model_type} has no field {field!r}{did_you_mean(field, known.to_dict())}"
-            )
+            raise UsageError(f"{option}: {model_type} has no field {field!r}{did_you_mean(field, known.to_dict())}")
     try:
-        return from_config(AutoConfig.for_model(model_type, **{**fields, **_vocabulary_fields(pattern)}), seed)
-    except Exception as error:  # transformers raises whatever its validation and its layers raise
-        raise UsageError(f"model.backbone: no {model_type} can be made of this ({_first_line(error)})") from error
+        return AutoConfig.for_model(model_type, **{**values, **vocabulary})
+    except Exception as error:
+        raise UsageError(f"{option}: no {model_type} can be made of this ({_first_line(error)})") from error
 
 
-def from_config(config: Any, seed: int) -> Any:
+def _with_streams(body: Any, pattern: Pattern, depth: Mapping[str, Any] | None) -> Any:
+    """The configuration of the whole model: the body's own for one stream, `MultiStreamConfig` for several."""
+    sizes = [v.size for v in pattern.streams]
+    if len(sizes) == 1:
+        if depth:
+            raise UsageError(
+                f"model.depth predicts several streams, but pattern {pattern.name!r} has one: leave it out"
+            )
+        return body
+    from slm.model.multi_stream import MultiStreamConfig
+
+    vocabulary = {"vocab_size": sum(sizes), "pad_token_id": None, "tie_word_embeddings": False}
+    return MultiStreamConfig(body, sizes, _config("model.depth", depth, vocabulary) if depth else None,
+                             **{k: v for k, v in _vocabulary_fields(pattern).items() if k != "vocab_size"})  # fmt: skip
+
+
+def from_config(config: Any, seed: int, attention: str = "auto") -> Any:
     """Seeded random weights, without disturbing the caller's random state."""
     from transformers import AutoModelForCausalLM
 
+    backend = None if attention == "auto" else attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=backend)
 
 
 def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | None = None, attention: str = "auto",
                     depth: Mapping[str, Any] | None = None) -> Any:  # fmt: skip
-    """TWIST (arXiv 2305.13009): keep the body of a pretrained text LM, start new embeddings and a new output layer.
+    """TWIST (arXiv 2305.13009): keep the body of a pretrained text LM, start new embeddings and new output layers.
 
-    `source` is a hub id, a local folder, or the name of an installed package that carries a GGUF file.
+    `source` is a hub id, a local folder, or the name of an installed package that carries a GGUF file; the rest is
+    as in `build_causal_lm`.
     """
     pretrained = _load_pretrained(source, gguf_file)
     config = type(pretrained.config).from_dict({**pretrained.config.to_dict(), **_vocabulary_fields(pattern)})
-    fresh = from_config(config, seed)
-    body = _without_vocabulary(pretrained)
-    missing, unexpected = fresh.load_state_dict(body, strict=False)
-    lost = sorted(_without_vocabulary(fresh).keys() & set(missing))
+    fresh = from_config(_with_streams(config, pattern, depth), seed, attention)
+    target = fresh if type(fresh) is type(pretrained) else fresh.base_model
+    kept = _without_vocabulary(pretrained if target is fresh else pretrained.base_model)
+    missing, unexpected = target.load_state_dict(kept, strict=False)
+    lost = sorted(_without_vocabulary(target).keys() & set(missing))
     if lost or unexpected:
         raise UsageError(f"{source}: weights do not fit the configuration (missing {lost}, unexpected {unexpected})")
     return fresh
 
 
+def use_liger(causal_lm: Any) -> None:
+    """Liger's Triton kernels (arXiv 2410.10989) for the norms, rotary positions and gated layers of a body, in place.
+    The loss is `AcousticLM`'s own. UsageError where the package is missing or does not know the family."""
+    body = causal_lm.base_model
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN, _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise UsageError("model.kernels liger is not installed: pip install liger-kernel, or take torch") from error
+    if body.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        known = did_you_mean(body.config.model_type, MODEL_TYPE_TO_APPLY_LIGER_FN)
+        raise UsageError(f"model.kernels: liger does not know {body.config.model_type!r}{known}; take torch")
+    _apply_liger_kernel_to_instance(model=body, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
 def _without_vocabulary(model: Any) -> dict[str, torch.Tensor]:
-    """The parameters of a causal LM by name, but for its embeddings and output layer (tied or not)."""
+    """The parameters of a model by name, but for its embeddings and output layer (tied or not)."""
     vocabulary = (model.get_input_embeddings(), model.get_output_embeddings())
-    left_out = {id(p) for module in vocabulary for p in module.parameters()}
+    left_out = {id(p) for module in vocabulary if module is not None for p in module.parameters()}
     return {name: p for name, p in model.named_parameters(remove_duplicate=False) if id(p) not in left_out}
 
 

@@ -137,6 +137,8 @@ def load_causal_lm(folder: str | Path) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    import slm.model.multi_stream  # noqa: F401  (registers the class of models of several streams)
+
     logging.disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True).eval()

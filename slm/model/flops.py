@@ -23,7 +23,8 @@ def flops_per_step_position(model: AcousticLM, row_length: int) -> float:
 
 def _matrix_weights(module: nn.Module) -> int:
     """The weights of all layers that multiply by a matrix: linear ones, and GPT-2's Conv1D."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D")
+    matrices: list[Any] = [m for m in module.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"]
+    return sum(m.weight.numel() for m in matrices)
 
 
 def _attention_flops(config: Any, context: float) -> float:

@@ -1,0 +1,133 @@
+"""Documents packed in a row are kept apart, whatever computes the attention.
+
+sdpa, eager: a mask [B, 1, L, L]. flex_attention: the same rule as a block mask, which costs no memory in L^2.
+flash_attention_2, _3: all rows laid in one, with the places where documents begin; padding is a document of its own.
+The rule is given outright because some families (OPT) do not derive it from positions, and none does for several
+rows under flash attention. `check_attention` finds the families for which it is not the whole truth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slm.errors import UsageError, did_you_mean
+
+BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+REFERENCE = "slm_document_by_document"  # what flash attention is checked with where it cannot run
+
+
+def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
+    """The backend that an option means. `auto`: on CUDA flash attention if it is installed and weights are computed
+    with in bf16, else flex attention when compiled; else sdpa, or what the family has. UsageError where one cannot run.
+    """
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    installed = {"flash_attention_3": is_flash_attn_3_available(), "flash_attention_2": is_flash_attn_2_available()}
+    if name == "auto":
+        flash = [backend for backend, there in installed.items() if there and cuda and bf16]
+        return flash[0] if flash else "flex_attention" if cuda and compiled else "auto"
+    if name not in BACKENDS:
+        raise UsageError(f"model.attention: no {name!r}{did_you_mean(name, ('auto', *BACKENDS))}")
+    if name in ("sdpa", "eager"):
+        return name
+    if not cuda:
+        raise UsageError(f"model.attention {name} needs a CUDA device: take auto or sdpa")
+    if not installed.get(name, True):
+        raise UsageError(f"model.attention {name} is not installed (pip install flash-attn): take auto or sdpa")
+    if name in installed and not bf16:
+        raise UsageError(f"model.attention {name} computes in half precision: take precision bf16, or attention sdpa")
+    return name
+
+
+def is_flattened(backend: str) -> bool:
+    """Whether this backend takes all rows as one."""
+    return backend.startswith("flash") or backend == REFERENCE
+
+
+def document_attention(backend: str, positions: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments by which a transformers model attends causally within each document of `positions [B, L]`, which
+    restart at 0 in each."""
+    if is_flattened(backend):
+        return _varlen_arguments(positions)
+    document = (positions == 0).cumsum(dim=1)
+    if backend == "flex_attention":
+        return {"attention_mask": _block_mask(document)}
+    length = positions.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()
+    visible = ((document[:, :, None] == document[:, None, :]) & causal)[:, None]
+    if backend == "eager":
+        open_mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
+        return {"attention_mask": open_mask.masked_fill(~visible, torch.finfo(dtype).min)}
+    if backend != "sdpa":
+        raise ValueError(f"attention backend {backend!r} takes no mask that keeps packed documents apart")
+    return {"attention_mask": visible}
+
+
+def _varlen_arguments(positions: Tensor) -> dict[str, Any]:
+    """Where documents begin in rows laid end to end. A row is the longest that a document can be: an upper bound, so
+    that nothing has to wait for the device."""
+    flat = positions.flatten()
+    starts = F.pad((flat == 0).nonzero()[:, 0], (0, 1), value=len(flat)).to(torch.int32)
+    longest = positions.shape[1]
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
+
+
+def _block_mask(document: Tensor) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (document[batch, query] == document[batch, key])
+
+    rows, length = document.shape
+    return create_block_mask(visible, rows, None, length, length, device=str(document.device))
+
+
+def document_by_document(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
+                         scaling: float | None = None, cu_seq_lens_q: Tensor | None = None,
+                         **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+    """What flash attention computes, slowly and anywhere: causal attention within each span of `cu_seq_lens_q` of one
+    row. Query `[1, heads, N, D]` -> `[1, N, heads, D]`. A family that does not hand the spans on lets documents mix."""
+    spans = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    made = [
+        F.scaled_dot_product_attention(
+            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=True
+        )
+        for a, b in pairwise(spans)
+    ]
+    return torch.cat(made, dim=2).transpose(1, 2), None
+
+
+@contextmanager
+def reference_attention(body: Any) -> Iterator[None]:
+    """Inside, a body that attends by flash or flex attention does so by equals that run on any device."""
+    from transformers import AttentionInterface
+
+    backend = body.config._attn_implementation
+    if not is_flattened(backend):
+        with torch.compiler.set_stance("force_eager" if backend == "flex_attention" else "default"):
+            yield
+        return
+    AttentionInterface.register(REFERENCE, document_by_document)
+    body.config._attn_implementation = REFERENCE
+    try:
+        yield
+    finally:
+        body.config._attn_implementation = backend
+
+
+def depends_on_length(config: Any, row_length: int) -> bool:
+    """Whether attention may differ between a short row and one of `row_length`: by a window or chunk shorter than it,
+    or by rotary positions that are scaled with the length."""
+    fields = config.to_dict()
+    named = re.compile("(window|chunk|local|sliding|block)(?!.*layer)")
+    windows = [value for name, value in fields.items() if named.search(name) and isinstance(value, int)]
+    scaled = re.search("dynamic|longrope", str(fields.get("rope_parameters")))
+    return any(1 < window < row_length for window in windows) or scaled is not None
