@@ -51,7 +51,8 @@ class SpokenLM:
 
         self.record, self.statistics, self.device = record, statistics, device
         self.spec: TokenizerSpec = record.tokenizer
-        self.pattern = record.make_pattern()
+        pattern = record.make_pattern()
+        self.pattern, self.has_ends = pattern.full(), pattern.has_ends
         self.model = AcousticLM(causal_lm, self.pattern).to(device).eval()
 
     @cached_property
@@ -74,7 +75,7 @@ class SpokenLM:
             "dedup": self.record.dedup,
             "bpe": None if self.record.bpe is None else self.record.bpe.fingerprint,
             "bos": "conditions the first code",
-            "eos": "scored, kept apart",
+            "eos": "scored, kept apart" if self.has_ends else "not modelled",
             "vocabulary": [v.size for v in self.pattern.streams],
         }
 
@@ -120,8 +121,8 @@ class SpokenLM:
 
     def _aligned(self, codes: Codes, document: np.ndarray, values: np.ndarray) -> CodeLogProbs:
         frames = len(document)
-        log_probs = self.pattern.gather(values, frames)
-        return CodeLogProbs(codes.id, log_probs, self.pattern.gather_ends(values, frames), codes.duration_s)
+        log_probs, ends = self.pattern.gather(values, frames), self.pattern.gather_ends(values, frames)
+        return CodeLogProbs(codes.id, log_probs, ends if self.has_ends else ends[:0], codes.duration_s)
 
     def _log_probs(self, documents: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Code arrays `[T_i, K]` -> float64 `[S_i, Q]`."""
@@ -138,7 +139,7 @@ class SpokenLM:
 
     def continue_codes(self, prompt: Codes, seconds: float, seed: int, temperature: float = 1.0,
                        top_k: int | None = None, may_stop: bool = True) -> Codes:  # fmt: skip
-        """The prompt and up to `seconds` more. With `may_stop` the model may end earlier by itself.
+        """The prompt and up to `seconds` more. With `may_stop` a model that knows ends may end earlier by itself.
 
         A model of units reads the prompt's and makes more of them until there are frames enough. Where they are
         deduplicated, each then lasts as long as the tokenizer's vocoder predicts, where it does, or else its mean
@@ -146,7 +147,7 @@ class SpokenLM:
         """
         from slm.generation import Sampling, generate_codes
 
-        sampling = Sampling(temperature, top_k, may_stop)
+        sampling = Sampling(temperature, top_k, may_stop and self.has_ends)
         units = _document(self.record, prompt)
         extra = max(1, round(seconds * self.spec.frame_rate_hz))
         # A unit of BPE may be as short as one code.
@@ -173,7 +174,8 @@ class SpokenLM:
         def enough(made: np.ndarray) -> bool:
             return int(durations(made).sum()) >= frames
 
-        made = generate_codes(self.model, self.pattern, units, most, sampling, seed, enough)
+        allowed = made_of.bpe.may_follow if made_of.bpe is not None else None
+        made = generate_codes(self.model, self.pattern, units, most, sampling, seed, enough, allowed)
         return made_of.invert(made, durations(made))[:frames]
 
     def _run_frames(self, runs: np.ndarray) -> np.ndarray:
@@ -198,11 +200,12 @@ class UnigramLM:
     """Each code independently by its frequency in the training corpus (add-one), by codebook; ends likewise."""
 
     def __init__(self, record: ModelRecord, statistics: CodeStatistics):
-        self.record, self.pattern = record, record.make_pattern()
+        self.record = record
         totals = [c.sum() + statistics.num_documents + len(c) + 1 for c in statistics.counts]
         self._codes = [np.log((c + 1) / total) for c, total in zip(statistics.counts, totals, strict=True)]
         ends = [np.log((statistics.num_documents + 1) / total) for total in totals]
-        self._ends = np.array(ends[: len(self.pattern.streams)])
+        pattern = record.make_pattern()
+        self._ends = np.array(ends[: len(pattern.streams) if pattern.has_ends else 0])
 
     def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
         made = []

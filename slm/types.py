@@ -165,8 +165,9 @@ class Batch:
 class CodeLogProbs:
     """What a model thinks of one clip, in nats: of each code given all that its pattern lets it see, and of each end.
 
-    `log_probs` is float64 `[T, K]`, aligned with the codes scored (T counts units where the model deduplicates);
-    `eos_log_probs` is float64 `[Q]`, one end for each stream.
+    `log_probs` is float64 `[T, K]`, aligned with the codes scored (T counts units where the model deduplicates; with
+    unit BPE it is `[R, 1]`, one value for each unit); `eos_log_probs` is float64 `[Q]`, one end for each stream, or
+    `[0]` from a model that was trained without ends.
     """
 
     id: str

@@ -33,8 +33,9 @@ LAYERS = [
 ]
 FORBIDDEN = [("slm.patterns", "slm.tokenizers"), ("slm.model", "slm.tokenizers"), ("slm.units", "slm.tokenizers"),
              ("slm.audio", "slm.tokenizers"), ("slm.data", "slm.corpus")]  # fmt: skip
-# `python -m slm.tokenizers`: the top, not the room
+# `python -m slm.tokenizers`, `python -m slm.units`: the top, not the room
 COMMANDS = {f"slm.tokenizers.{name}" for name in ("__main__", "_fit", "_fit_stream", "_fit_command")}
+COMMANDS |= {"slm.units.__main__"}
 
 
 def modules() -> dict[str, Path]:
@@ -109,7 +110,7 @@ def test_looking_things_up_loads_nothing_heavy(statement):
 
 @pytest.mark.parametrize(
     "command", [["tokenize_corpus.py"], ["train_lm.py"], ["eval/run.py"], ["-m", "eval.minimal_pairs"],
-                ["-m", "eval.report"], ["-m", "slm.tokenizers", "fit"]],
+                ["-m", "eval.report"], ["-m", "slm.tokenizers", "fit"], ["-m", "slm.units", "train"]],
 )  # fmt: skip
 def test_help_is_complete_and_light(command):
     """A newcomer's first command answers fully, and loads no torch for it."""

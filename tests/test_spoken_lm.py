@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,19 +17,56 @@ from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
 from slm.spoken_lm import SpokenLM, load_lm
 from slm.types import Codes
-from slm.units import deduplicate
+from slm.units import UnitBPE, deduplicate
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, random_codes
 
-KINDS = [("flat", 1, False), ("flat", 1, True), ("flat", 2, False), ("delay", 3, False)]
+
+class Kind(NamedTuple):
+    pattern: str = "delay"
+    books: int = 2
+    dedup: bool = False
+    settings: dict[str, Any] = {}  # noqa: RUF012
+    vocab_size: int | None = None  # of unit BPE
 
 
-def make_lm(pattern="delay", num_codebooks=2, dedup=False, seed=0) -> SpokenLM:
-    tokenizer = ArithmeticTokenizer(num_codebooks)
-    record = ModelRecord(tokenizer.spec, pattern, dedup=dedup)
-    codes = markov_codes(tokenizer, 20)
-    pairs = [(deduplicate(c.codes)[0] if dedup else c.codes, c.codes) for c in codes]
+PATTERN_KINDS = [
+    Kind("flat", 1),
+    Kind("flat", 2),
+    Kind("delay", 3),
+    Kind("delay", 3, settings={"valid_steps_only": True}),
+    Kind("parallel", 3),
+    Kind("unrolled", 3, settings={"flattening": [0, 1, 1], "delays": [0, 1, 1]}),
+    Kind("coarse-first", 3, settings={"delays": [0, 1]}),
+    Kind("musiclm", 4),
+]
+BPE_KINDS = [
+    Kind("flat", 1, vocab_size=40),
+    Kind("flat", 1, dedup=True, vocab_size=40),
+    Kind("flat", 2, vocab_size=80),
+]
+KINDS = [*PATTERN_KINDS, Kind("flat", 1, dedup=True), *BPE_KINDS]
+
+
+@cache
+def make_bpe(books: int, dedup: bool, vocab_size: int) -> UnitBPE:
+    tokenizer = ArithmeticTokenizer(books)
+    codes = [c.codes for c in markov_codes(tokenizer, 40, seed=1)]
+    documents = [deduplicate(c)[0] for c in codes] if dedup else codes
+    return UnitBPE.train(documents, tokenizer.spec.codebook_sizes, vocab_size, dedup)
+
+
+def make_lm(pattern="delay", books=2, dedup=False, settings=None, vocab_size=None, seed=0) -> SpokenLM:
+    tokenizer = ArithmeticTokenizer(books)
+    bpe = None if vocab_size is None else make_bpe(books, dedup, vocab_size)
+    record = ModelRecord(tokenizer.spec, pattern, settings or {}, dedup=dedup, bpe=bpe)
+    pairs = [(record.units.apply(c.codes), c.codes) for c in markov_codes(tokenizer, 20)]
     statistics = CodeStatistics.measure(record.units, pairs)
     return SpokenLM(build_causal_lm(TINY_BACKBONE, record.make_pattern(), seed), record, statistics)
+
+
+def describe(kind: Kind) -> str:
+    bpe = None if kind.vocab_size is None else "bpe"
+    return "-".join(map(str, filter(None, [kind.pattern, kind.books, *kind.settings, kind.dedup and "dedup", bpe])))
 
 
 def own_logits(lm: SpokenLM, ids: torch.Tensor) -> torch.Tensor:
@@ -35,13 +74,14 @@ def own_logits(lm: SpokenLM, ids: torch.Tensor) -> torch.Tensor:
     return lm.model.causal_lm(ids if ids.shape[-1] > 1 else ids[..., 0]).logits
 
 
-@pytest.mark.parametrize(("pattern", "books", "dedup"), KINDS)
-def test_scores_are_those_of_each_clip_alone(pattern, books, dedup):
+@pytest.mark.parametrize("kind", KINDS, ids=describe)
+def test_scores_are_those_of_each_clip_alone(kind):
     """Batched with padding = one clip at a time through the bare transformers model, softmax by hand."""
-    lm = make_lm(pattern, books, dedup)
-    codes = random_codes(ArithmeticTokenizer(books), [7, 1, 19, 4])
+    lm, tokenizer = make_lm(*kind), ArithmeticTokenizer(kind.books)
+    codes = [*random_codes(tokenizer, [7, 1, 19, 4]), *markov_codes(tokenizer, 2)]
     for made, clip in zip(lm.score_codes(codes), codes, strict=True):
-        document = deduplicate(clip.codes)[0] if dedup else clip.codes
+        document = deduplicate(clip.codes)[0] if kind.dedup else clip.codes
+        document = document if lm.record.bpe is None else lm.record.bpe.encode(document)
         steps = lm.pattern.apply(document).steps
         layout = lm.pattern.layout(len(document))
         ids = torch.from_numpy(steps)[None]
@@ -49,13 +89,14 @@ def test_scores_are_those_of_each_clip_alone(pattern, books, dedup):
             logits = own_logits(lm, ids)[0]
         sizes = [v.size for v in lm.pattern.streams]
         assert made.log_probs.shape == document.shape
+        assert made.eos_log_probs.shape == (len(sizes) if lm.has_ends else 0,)
         for s in range(1, len(steps)):
             for q, head in enumerate(logits[s - 1].split(sizes)):
                 expected = head.log_softmax(-1)[steps[s, q]].item()
                 if layout[s, q] >= 0:
-                    t, k = divmod(int(layout[s, q]), books)
+                    t, k = divmod(int(layout[s, q]), document.shape[1])
                     assert made.log_probs[t, k] == pytest.approx(expected, abs=2e-5)
-                elif steps[s, q] == lm.pattern.streams[q].eos_id:
+                elif steps[s, q] == lm.pattern.streams[q].eos_id and lm.has_ends:
                     assert made.eos_log_probs[q] == pytest.approx(expected, abs=2e-5)
         assert made.id == clip.id
         assert made.duration_s == clip.duration_s
@@ -80,26 +121,29 @@ def test_equal_documents_tie_to_the_last_bit():
 
 
 def test_codes_of_another_tokenizer_are_refused():
-    lm = make_lm(num_codebooks=2)
+    lm = make_lm(books=2)
     with pytest.raises(UsageError, match="two different tokenizers"):
         lm.score_codes(random_codes(ArithmeticTokenizer(2, bias=1), [5]))
 
 
-@pytest.mark.parametrize(("pattern", "books", "dedup"), KINDS)
-def test_a_saved_model_scores_the_same_and_opens_in_transformers(tmp_path, pattern, books, dedup):
+@pytest.mark.parametrize("kind", KINDS, ids=describe)
+def test_a_saved_model_scores_the_same_and_opens_in_transformers(tmp_path, kind):
     from transformers import AutoModelForCausalLM
 
-    lm = make_lm(pattern, books, dedup)
+    lm = make_lm(*kind)
     save_model(tmp_path, lm.model.causal_lm, lm.record, lm.statistics)
     loaded = load_lm(tmp_path)
-    codes = random_codes(ArithmeticTokenizer(books), [9, 5])
+    codes = random_codes(ArithmeticTokenizer(kind.books), [9, 5])
     for a, b in zip(lm.score_codes(codes), loaded.score_codes(codes), strict=True):
         np.testing.assert_array_equal(a.log_probs, b.log_probs)
     assert loaded.fingerprint == lm.fingerprint
-    assert make_lm(pattern, books, dedup, seed=1).fingerprint != lm.fingerprint
+    assert loaded.record == lm.record
+    assert make_lm(*kind, seed=1).fingerprint != lm.fingerprint
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert plain.config.eos_token_id == lm.pattern.streams[0].eos_id
-    assert json.loads((tmp_path / "slm.json").read_text())["dedup"] == dedup
+    assert json.loads((tmp_path / "slm.json").read_text())["dedup"] == kind.dedup
+    for name in ("frames", "runs"):
+        np.testing.assert_array_equal(getattr(loaded.statistics, name), getattr(lm.statistics, name))
 
 
 def test_a_missing_checkpoint_says_where_one_is(tmp_path):
@@ -133,11 +177,11 @@ def test_unigram_is_count_plus_one_over_total():
         assert made.eos_log_probs[k] == pytest.approx(np.log((len(training) + 1) / total))
 
 
-@pytest.mark.parametrize(("pattern", "books", "dedup"), KINDS)
+@pytest.mark.parametrize("kind", KINDS, ids=describe)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_continuations_keep_the_prompt_and_the_rules(pattern, books, dedup, temperature):
-    lm = make_lm(pattern, books, dedup)
-    prompt = random_codes(ArithmeticTokenizer(books), [6])[0]
+def test_continuations_keep_the_prompt_and_the_rules(kind, temperature):
+    lm = make_lm(*kind)
+    prompt = random_codes(ArithmeticTokenizer(kind.books), [6])[0]
     made = lm.continue_codes(prompt, seconds=0.5, seed=3, temperature=temperature, may_stop=False)
     assert np.array_equal(made.codes[:6], prompt.codes)
     assert len(made.codes) == 6 + 25
@@ -170,10 +214,10 @@ def test_units_last_as_long_as_a_vocoder_predicts():
         at += lasting
 
 
-@pytest.mark.parametrize(("pattern", "books"), [("flat", 1), ("flat", 2), ("delay", 3)])
-def test_greedy_with_a_cache_equals_greedy_without(pattern, books):
+@pytest.mark.parametrize("kind", PATTERN_KINDS, ids=describe)
+def test_greedy_with_a_cache_equals_greedy_without(kind):
     """Slow reference: apply the whole pattern to what exists so far and read off the next code, no cache."""
-    lm = make_lm(pattern, books)
+    lm, books = make_lm(*kind), kind.books
     prompt = random_codes(ArithmeticTokenizer(books), [4])[0].codes
     fast = generate_codes(lm.model, lm.pattern, prompt, 12, Sampling(temperature=0, may_stop=False), seed=0)
     layout = lm.pattern.layout(12)
@@ -191,11 +235,12 @@ def test_greedy_with_a_cache_equals_greedy_without(pattern, books):
     assert np.array_equal(fast, codes)
 
 
-@pytest.mark.parametrize(("pattern", "books"), [("flat", 1), ("flat", 2), ("delay", 3)])
-def test_a_model_that_wants_to_stop_stops(pattern, books):
-    """With the end made overwhelmingly likely, exactly one new frame is drawn, whole in every codebook."""
-    lm = make_lm(pattern, books)
-    prompt = random_codes(ArithmeticTokenizer(books), [4])[0]
+@pytest.mark.parametrize("kind", PATTERN_KINDS, ids=describe)
+def test_a_model_that_wants_to_stop_stops(kind):
+    """With the end made overwhelmingly likely, exactly one new frame is drawn, whole in every codebook; unless the
+    model was trained without ends."""
+    lm = make_lm(*kind)
+    prompt = random_codes(ArithmeticTokenizer(kind.books), [4])[0]
     head = lm.model.causal_lm.get_output_embeddings()
     eos = lm.pattern.streams[0].eos_id
     biased = torch.nn.Linear(head.in_features, head.out_features)
@@ -203,7 +248,7 @@ def test_a_model_that_wants_to_stop_stops(pattern, books):
     biased.bias.data[eos] = 100.0
     lm.model.causal_lm.set_output_embeddings(biased)
     made = lm.continue_codes(prompt, seconds=1.0, seed=0)
-    assert made.codes.shape == (5, books)
+    assert made.codes.shape == (5 if lm.has_ends else 54, kind.books)
     assert np.array_equal(made.codes[:4], prompt.codes)
     assert len(lm.continue_codes(prompt, seconds=1.0, seed=0, may_stop=False).codes) == 54
 

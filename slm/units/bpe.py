@@ -138,6 +138,13 @@ class UnitBPE:
             raise ValueError("these units do not hold the codebooks of a frame in their order")
         return codes.astype(np.uint16 if max(self.codebook_sizes) <= 65_536 else np.uint32)
 
+    def may_follow(self, ids: np.ndarray) -> np.ndarray:
+        """bool `[V + 1]`: which units, or (last) the end, may come after these `[R, 1]`: the codebook due decides."""
+        lengths, starts, symbols = self._pieces
+        due = int(lengths[ids[:, 0].astype(np.int64)].sum()) % len(self.codebook_sizes)
+        first = np.searchsorted(_offsets(self.codebook_sizes), symbols[starts], side="right") - 1
+        return np.append(first == due, due == 0)
+
     @cached_property
     def _characters(self) -> np.ndarray:
         return _alphabet(self.codebook_sizes)
