@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slm.errors import UsageError
-from slm.model.attention import depends_on_length, document_attention, is_flattened, reference_attention
+from slm.model.attention import document_attention, is_flattened
 from slm.model.loss import head_logits, linear_nll
 from slm.patterns import Pattern
 
@@ -156,54 +155,3 @@ def _logit_form(config: Any) -> tuple[float, float | None]:
     """What a family does to its logits after the output layer: a factor (Cohere, Granite), a soft cap (Gemma)."""
     factor = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     return float(factor), getattr(config, "final_logit_softcapping", None)
-
-
-@torch.no_grad()
-def check_attention(model: AcousticLM, pattern: Pattern, row_length: int) -> None:
-    """Refuse a family that the loss would train otherwise than scoring reads it: UsageError.
-
-    Two random documents that fill a row must be predicted as each alone (state-space models and sliding windows
-    shorter than the row are not), no code may see what follows it (bidirectional models let it), and for one stream
-    the loss must be that of the family's own logits. The row is short unless the configuration has something that
-    depends on its length. Flash attention is stood in for by a slow equal that runs anywhere, which shows that the
-    family hands on where documents begin. A model without weights (on the meta device) cannot be checked.
-    """
-    causal_lm, device = model.causal_lm, model.id_offsets.device
-    if any(p.is_meta for p in model.parameters()):
-        return
-    kind = causal_lm.base_model.config.model_type
-    length = row_length if depends_on_length(causal_lm.base_model.config, row_length) else min(row_length, 64)
-    generator = torch.Generator().manual_seed(0)
-    sizes = [v.num_codes for v in pattern.streams]
-    ids = torch.stack([torch.randint(size, (1, length), generator=generator) for size in sizes], dim=-1).to(device)
-    short = min(4, length // 2)
-    positions = torch.cat([torch.arange(short), torch.arange(length - short)])[None].to(device)
-    changed = ids.clone()
-    changed[:, -1, -1] = (changed[:, -1, -1] + 1) % sizes[-1]
-    training = model.training
-    model.eval()
-    try:
-        with reference_attention(causal_lm.base_model):
-            packed, alone = model.log_probs(ids, positions)[:, short:], model.log_probs(ids[:, short:])
-            future = model.log_probs(changed[:, short:])
-            own = _own_log_probs(model, ids) if len(sizes) == 1 else None
-            ours = model.log_probs(ids)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(f"model_type {kind!r} cannot be trained on packed documents ({reason})") from error
-    finally:
-        model.train(training)
-    if not torch.allclose(packed[:, 1:], alone[:, 1:], atol=1e-3):
-        remedy = "take a family with full causal attention (llama, qwen2, opt, ..), or row_length within its window"
-        raise UsageError(f"model_type {kind!r} does not keep packed documents apart; {remedy}")
-    alone[:, -1, -1] = future[:, -1, -1] = 0  # the code that was changed itself
-    if not torch.allclose(alone[:, 1:], future[:, 1:], atol=1e-4):
-        raise UsageError(f"model_type {kind!r} sees the future: it is no causal language model")
-    if own is not None and not torch.allclose(own, ours, atol=1e-3):
-        raise UsageError(f"model_type {kind!r} makes its logits in a way that the loss does not know; take another")
-
-
-def _own_log_probs(model: AcousticLM, ids: Tensor) -> Tensor:
-    """What the causal LM itself makes of one stream, by its own logits."""
-    logits = model.causal_lm(input_ids=ids[..., 0]).logits[:, :-1].float().log_softmax(dim=-1)
-    return F.pad(logits.gather(-1, ids[:, 1:]), (0, 0, 1, 0))

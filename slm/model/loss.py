@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_LOGITS = 2**21  # 8 MB in float32
+CHUNK_LOGITS = 2**22  # 16 MB in float32
 MIN_CHUNK_ROWS = 256  # or a large vocabulary's gradient would be gone over too often
 
 

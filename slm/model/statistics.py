@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slm.units import Units, deduplicate
+from slm.units import Units
 
 # Documents are counted so many frames at a time: what a document costs is then its codes, and hardly itself.
 _FRAMES_AT_ONCE = 1 << 20
@@ -15,9 +15,9 @@ _FRAMES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class CodeStatistics:
-    """Counts over the training documents: `counts[k]` `[V_k]` of each unit, `num_documents` ends, and, of each code of
-    the tokenizer's codebook 0, `frames [V_0]` that it lasted and `runs [V_0]` of it that the model reads (those of
-    `counts[0]`, and then left out, unless there is unit BPE)."""
+    """Counts over the training documents: `counts[k]` `[V_k]` of each unit and `num_documents` ends; and of each code
+    of the tokenizer's codebook 0, `frames [V_0]` that it lasted, and `runs [V_0]`, how often it stands in the units
+    (None where that is `counts[0]`: without unit BPE)."""
 
     counts: tuple[np.ndarray, ...]
     frames: np.ndarray
@@ -29,8 +29,7 @@ class CodeStatistics:
         """`documents` are pairs: units as the model reads them `[R, K']`, and their codes frame by frame `[T, K]`.
         They are read one after the other, and a few held."""
         counts = [np.zeros(size, np.int64) for size in units.sizes]
-        frames, runs = np.zeros((2, units.codebook_sizes[0]), np.int64)
-        num_documents = 0
+        frames, num_documents = np.zeros(units.codebook_sizes[0], np.int64), 0
         for pairs in _gulps(documents):
             num_documents += len(pairs)
             read = np.concatenate([made for made, _ in pairs])
@@ -39,21 +38,14 @@ class CodeStatistics:
             if not units.is_identity:
                 first = np.concatenate([codes[:, 0] for _, codes in pairs])
                 frames += np.bincount(first, minlength=len(frames))
-            if units.bpe is not None:
-                first = np.concatenate([_runs(units, codes[:, :1]) for _, codes in pairs])[:, 0]
-                runs += np.bincount(first, minlength=len(runs))
-        frames = counts[0] if units.is_identity else frames
-        return cls(tuple(counts), frames, num_documents, None if units.bpe is None else runs)
+        runs = None if units.bpe is None else units.bpe.count_codes(counts[0])
+        return cls(tuple(counts), counts[0] if units.is_identity else frames, num_documents, runs)
 
     def mean_frames(self) -> np.ndarray:
         """`[V_0]`: mean duration in frames of each run of a code of codebook 0; the overall mean for one never seen."""
         runs = self.counts[0] if self.runs is None else self.runs
         overall = self.frames.sum() / max(1, runs.sum())
         return np.where(runs > 0, self.frames / np.maximum(1, runs), overall)
-
-
-def _runs(units: Units, codes: np.ndarray) -> np.ndarray:
-    return deduplicate(codes)[0] if units.dedup else codes
 
 
 def _gulps(documents: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
