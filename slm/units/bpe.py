@@ -138,6 +138,12 @@ class UnitBPE:
             raise ValueError("these units do not hold the codebooks of a frame in their order")
         return codes.astype(np.uint16 if max(self.codebook_sizes) <= 65_536 else np.uint32)
 
+    def count_codes(self, counts: np.ndarray) -> np.ndarray:
+        """How often each unit occurs `[V]` -> how often each code of codebook 0 does in them, int64 `[V_0]`."""
+        lengths, _, symbols = self._pieces
+        within = np.bincount(symbols, weights=np.repeat(counts, lengths), minlength=len(self._characters))
+        return within[: self.codebook_sizes[0]].astype(np.int64)
+
     def may_follow(self, ids: np.ndarray) -> np.ndarray:
         """bool `[V + 1]`: which units, or (last) the end, may come after these `[R, 1]`: the codebook due decides."""
         lengths, starts, symbols = self._pieces
