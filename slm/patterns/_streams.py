@@ -32,7 +32,7 @@ class StreamPattern(Pattern):
         places, streams = self.places(num_frames), np.arange(books)
         layout = np.full((int(places.max()) + 1, books), EMPTY, np.int64)
         layout[0] = BOS
-        layout[places[:-1], streams] = np.arange(num_frames * books).reshape(num_frames, books)
+        layout.reshape(-1)[(places[:-1] * books + streams).reshape(-1)] = np.arange(num_frames * books)
         layout[places[-1], streams] = EOS
         return layout
 

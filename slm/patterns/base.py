@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,23 @@ class Pattern(ABC):
             layout = np.where(layout == EOS, EMPTY, layout)
         ids = (codes.astype(np.int64) + self.id_offsets).reshape(-1)
         steps = self.place(layout, ids)
-        return Steps(steps, (layout >= 0) | (layout == EOS))
+        return Steps(steps, (layout != BOS) & (layout != EMPTY))
 
     def place(self, layout: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Ids `[S, Q]` of a layout, given the ids of its codes in order `[T * K]` (0 stands for those not given)."""
-        ids = np.concatenate([ids, np.zeros(max(0, int(layout.max()) + 1 - len(ids)) + 3, ids.dtype)])
-        bos, eos, empty = (np.array([getattr(v, f"{n}_id") for v in self.streams]) for n in ("bos", "eos", "empty"))
-        # Special values are negative: they index the zeros at the end, and are replaced.
-        return np.select([layout == BOS, layout == EOS, layout == EMPTY], [bos, eos, empty], default=ids[layout])
+        table = np.zeros(max(len(ids), int(layout.max()) + 1) + 3, np.int64)
+        table[: len(ids)] = ids
+        steps = np.empty(layout.shape, np.int64)
+        for q, special in enumerate(self._special_ids):
+            table[-3:] = special
+            steps[:, q] = table[layout[:, q]]
+        return steps
+
+    @cached_property
+    def _special_ids(self) -> np.ndarray:
+        """`[Q, 3]`, so that BOS, EOS and EMPTY, which are negative, index their ids."""
+        assert (BOS, EOS, EMPTY) == (-1, -2, -3)
+        return np.array([[v.empty_id, v.eos_id, v.bos_id] for v in self.streams], np.int64)
 
     def invert(self, steps: np.ndarray, num_frames: int) -> np.ndarray:
         """Steps `[S, Q]` -> codes `[T, K]`: exactly what `apply` was given. ValueError where the layout is cut."""
