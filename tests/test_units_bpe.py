@@ -146,6 +146,16 @@ def test_wrong_use_is_one_clear_line(bpe, tmp_path):
             bpe.encode(wrong)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError])
+def test_what_stops_the_documents_stops_the_training(error):
+    def documents():
+        yield from some_documents()
+        raise error("now")
+
+    with pytest.raises(error, match="now"):
+        UnitBPE.train(documents(), SIZES, 60)
+
+
 def test_a_sentencepiece_model_of_text_is_refused(tmp_path):
     import io
 

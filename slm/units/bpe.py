@@ -94,9 +94,10 @@ class UnitBPE:
             raise UsageError(f"vocab_size {vocab_size} leaves no room beside the {len(alphabet)} single codes")
         about = f"<codes {','.join(map(str, sizes))}{' dedup' if dedup else ''}>"
         model = io.BytesIO()
+        failure: list[BaseException] = []
         try:
             SentencePieceTrainer.train(
-                sentence_iterator=_sentences(documents, alphabet, sizes),
+                sentence_iterator=_kept_failure(_sentences(documents, alphabet, sizes), failure),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size + _NUM_SPECIAL,
@@ -111,6 +112,8 @@ class UnitBPE:
                 minloglevel=2,
             )  # fmt: skip
         except RuntimeError as error:
+            if failure:
+                raise failure[0] from None
             found = re.search(r"value <= (\d+)", str(error))
             if found is None:
                 raise
@@ -184,6 +187,15 @@ def _text(codes: np.ndarray, alphabet: np.ndarray, codebook_sizes: Sequence[int]
     if codes.shape[1] != len(codebook_sizes) or (codes.astype(np.int64) >= codebook_sizes).any():
         raise ValueError(f"codes of shape {codes.shape} do not fit codebooks of sizes {tuple(codebook_sizes)}")
     return alphabet[codes.astype(np.int64) + _offsets(codebook_sizes)].tobytes().decode("utf-32-le")
+
+
+def _kept_failure(sentences: Iterator[str], failure: list[BaseException]) -> Iterator[str]:
+    """sentencepiece makes a RuntimeError of whatever stops the sentences, Ctrl-C too: keep what it was."""
+    try:
+        yield from sentences
+    except (Exception, KeyboardInterrupt) as error:
+        failure.append(error)
+        raise
 
 
 def _sentences(documents: Iterable[np.ndarray], alphabet: np.ndarray, codebook_sizes: Sequence[int]) -> Iterator[str]:
