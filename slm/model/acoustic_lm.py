@@ -86,7 +86,7 @@ class AcousticLM(nn.Module):
         if depth is None:
             states = (hidden if self._logit_scale == 1 else hidden * self._logit_scale,) * len(self.stream_sizes)
         else:
-            states = depth(hidden, codes).unbind(dim=1)
+            states = depth(hidden, codes + self.id_offsets[: codes.shape[1]]).unbind(dim=1)
         bias = getattr(head, "bias", None)
         biases = [None] * len(self.stream_sizes) if bias is None else bias.split(self.stream_sizes)
         return states, head.weight.split(self.stream_sizes), biases
@@ -118,6 +118,7 @@ class AcousticLM(nn.Module):
     @torch.compiler.disable  # how many steps are predicted differs from batch to batch
     def _loss_sums(self, hidden: Tensor, ids: Tensor, loss_mask: Tensor, with_hits: bool) -> LossSums:
         predicted = loss_mask[:, 1:].any(dim=-1)
+        predicted[0, 0] |= ~predicted.any()  # at least one step, weighing nothing: every parameter has a gradient
         hidden, targets, mask = hidden[:, :-1][predicted], ids[:, 1:][predicted], loss_mask[:, 1:][predicted]
         index = targets + self.id_offsets
         weighted, nlls, hits = self._stream_nlls(hidden, targets, self.weight_of_id[index] * mask, with_hits)

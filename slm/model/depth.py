@@ -22,35 +22,28 @@ class DepthTransformer(nn.Module):
     predicts the code of stream q. `config` is the body's; its vocabulary is that of all streams.
     """
 
-    offsets: Tensor
-
     def __init__(self, config: Any, input_size: int, stream_sizes: Sequence[int]):
         from transformers import AutoModel
 
         super().__init__()
         self.num_streams = len(stream_sizes)
         self.model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
-        width = self.model.get_input_embeddings().embedding_dim
-        self.projection = nn.Linear(input_size, self.num_streams * width, bias=False)
-        self.lm_head = nn.Linear(width, sum(stream_sizes), bias=False)
-        starts = torch.tensor([0, *stream_sizes[:-1]]).cumsum(0)
-        self.register_buffer("offsets", starts, persistent=False)
+        self.width = self.model.get_input_embeddings().embedding_dim
+        self.projection = nn.Linear(input_size, self.num_streams * self.width, bias=False)
+        self.lm_head = nn.Linear(self.width, sum(stream_sizes), bias=False)
 
-    def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """Hidden states `[N, H]` and the first q codes of the next step `[N, q]` -> states `[N, q + 1, W]` that
-        predict streams 0 to q."""
+    def forward(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Hidden states `[N, H]` and the first q codes of the next step, `[N, q]` as ids of the joint vocabulary ->
+        states `[N, q + 1, W]` that predict streams 0 to q."""
         size = CHUNK_TOKENS // self.num_streams
-        if not torch.is_grad_enabled() or len(hidden) <= size:
-            made = [self._states(h, c) for h, c in zip(hidden.split(size), codes.split(size), strict=True)]
-        else:  # what the backward pass needs of one chunk at a time, made again
-            made = [
-                checkpoint(self._states, h, c, use_reentrant=False)
-                for h, c in zip(hidden.split(size), codes.split(size), strict=True)
-            ]
-        return torch.cat(made)
+        chunks = list(zip(hidden.split(size), ids.split(size), strict=True))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._states(*chunk) for chunk in chunks])
+        # What the backward pass needs is made again, for one chunk at a time.
+        return torch.cat([checkpoint(self._states, *chunk, use_reentrant=False) for chunk in chunks])
 
-    def _states(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        known = codes.shape[1]
-        inputs = self.projection(hidden).view(len(hidden), self.num_streams, -1)[:, : known + 1]
-        embedded = self.model.get_input_embeddings()(codes + self.offsets[:known])
-        return self.model(inputs_embeds=inputs + F.pad(embedded, (0, 0, 1, 0)), use_cache=False).last_hidden_state
+    def _states(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        known = ids.shape[1]
+        inputs = self.projection(hidden).unflatten(1, (self.num_streams, self.width))[:, : known + 1]
+        embedded = F.pad(self.model.get_input_embeddings()(ids), (0, 0, 1, 0))
+        return self.model(inputs_embeds=inputs + embedded, use_cache=False).last_hidden_state

@@ -14,11 +14,17 @@ def flops_per_step_position(model: AcousticLM, row_length: int) -> float:
 
     A matrix of N weights costs 2 N forward and 4 N backward (arXiv 2001.08361); attention over c positions costs
     12 c x heads x head size in a layer. c is taken as half a row: what causal attention over a whole row sees, and so
-    more than documents packed into it do. Embeddings are looked up and cost nothing.
+    more than documents packed into it do. A depth transformer takes as many positions as there are streams. Embeddings
+    are looked up and cost nothing; what is computed twice to save memory counts once.
     """
     body, head = model.causal_lm.base_model, model.causal_lm.get_output_embeddings()
-    weights = _matrix_weights(body) + (head.weight.numel() if head is not None else 0)
-    return 6.0 * weights + _attention_flops(body.config, (row_length + 1) / 2)
+    depth = getattr(model.causal_lm, "depth", None)
+    flops = 6.0 * _matrix_weights(body) + _attention_flops(body.config, (row_length + 1) / 2)
+    if depth is None:
+        return flops + 6.0 * head.weight.numel()
+    streams = len(model.stream_sizes)
+    inner = 6.0 * _matrix_weights(depth.model) + _attention_flops(depth.model.config, (streams + 1) / 2)
+    return flops + streams * inner + 6.0 * (depth.projection.weight.numel() + depth.lm_head.weight.numel())
 
 
 def _matrix_weights(module: nn.Module) -> int:

@@ -1,0 +1,44 @@
+"""The formula against torch's own count of a forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from slm.model.acoustic_lm import AcousticLM
+from slm.model.backbone import build_causal_lm
+from slm.model.flops import flops_per_step_position
+from slm.patterns import PATTERNS
+from tests.fakes import TINY_BACKBONE
+from tests.model.test_acoustic_lm import FAMILIES
+from tests.model.test_depth import DEPTH
+
+LENGTH = 48
+
+
+def attention(layers, heads, size, context):
+    return 12 * layers * heads * size * context
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fields"),
+    [*((b, None) for b in FAMILIES), ({**TINY_BACKBONE, "num_key_value_heads": 1, "head_dim": 32}, None),
+     (TINY_BACKBONE, DEPTH)],
+)  # fmt: skip
+def test_it_is_three_times_the_forward_pass_that_torch_counts(backbone, fields):
+    """Forward once, backward twice. Torch counts attention as if every position saw the whole row."""
+    pattern = PATTERNS.create("delay", codebook_sizes=(8, 8))
+    model = AcousticLM(build_causal_lm(backbone, pattern, 0, attention="eager", depth=fields), pattern)
+    if fields:
+        model.causal_lm.depth.model.config._attn_implementation = "eager"
+    ids = torch.zeros(1, LENGTH + 1, 2, dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        hidden = model.hidden_states(ids[:, :LENGTH])
+        model._stream_nlls(hidden[0], ids[0, 1:])
+    config = model.causal_lm.base_model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    unseen = attention(config.num_hidden_layers, config.num_attention_heads, size, (LENGTH - 1) / 2)
+    if fields:  # two streams, in each of which half a position too many is counted
+        unseen += 2 * attention(2, 2, 8, 1 / 2)
+    assert flops_per_step_position(model, LENGTH) == pytest.approx(3 * counter.get_total_flops() / LENGTH - unseen)

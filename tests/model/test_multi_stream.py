@@ -1,0 +1,124 @@
+"""What transformers opens, saves, shards and ties: an ordinary causal LM for one stream, our class for several."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from slm.errors import UsageError
+from slm.model.acoustic_lm import AcousticLM
+from slm.model.backbone import build_causal_lm, twist_causal_lm
+from slm.model.multi_stream import MultiStreamConfig, MultiStreamLM
+from slm.patterns import PATTERNS
+from tests.fakes import TINY_BACKBONE
+from tests.model.test_acoustic_lm import FAMILIES
+from tests.model.test_depth import DEPTH, steps_of
+
+SIZES = (8, 5)
+
+
+def build(backbone=TINY_BACKBONE, fields=None, seed=0, **changes):
+    pattern = PATTERNS.create("delay", codebook_sizes=SIZES)
+    return build_causal_lm({**backbone, **changes}, pattern, seed, depth=fields), pattern
+
+
+@pytest.mark.parametrize("fields", [None, DEPTH], ids=["heads", "depth"])
+@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
+def test_what_is_saved_in_shards_is_what_is_opened(tmp_path, backbone, fields):
+    lm, pattern = build(backbone, fields)
+    lm.save_pretrained(tmp_path, max_shard_size="16KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    assert type(loaded) is MultiStreamLM
+    ids, _ = steps_of(pattern, 5)
+    with torch.no_grad():
+        made = [AcousticLM(one.eval(), pattern).log_probs(ids) for one in (lm, loaded)]
+    assert torch.equal(*made)
+    assert loaded.config.to_diff_dict() | {"_name_or_path": ""} == lm.config.to_diff_dict() | {"_name_or_path": ""}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
+def test_heads_are_tied_to_embeddings_where_the_family_says_so(tmp_path, backbone, tied):
+    lm, _ = build(backbone, tie_word_embeddings=tied)
+    lm.save_pretrained(tmp_path)
+    for one in (lm, AutoModelForCausalLM.from_pretrained(tmp_path)):
+        assert (one.get_output_embeddings().weight is one.get_input_embeddings().weight) == tied
+
+
+def test_its_own_forward_pass_gives_the_heads(tmp_path):
+    lm, pattern = build()
+    ids, _ = steps_of(pattern, 6)
+    with torch.no_grad():
+        logits = lm(ids).logits[0]
+        expected = AcousticLM(lm, pattern).log_probs(ids)[0]
+    assert logits.shape == (ids.shape[1], sum(v.size for v in pattern.streams))
+    for q, head in enumerate(logits.split(lm.config.stream_sizes, dim=-1)):
+        made = head.log_softmax(dim=-1)[:-1].gather(1, ids[0, 1:, q : q + 1])[:, 0]
+        torch.testing.assert_close(made, expected[1:, q])
+    deep, _ = build(fields=DEPTH)
+    assert deep(ids).logits is None
+
+
+def test_the_configuration_is_the_bodys_where_others_ask():
+    lm, pattern = build()
+    config = lm.config
+    assert config.vocab_size == sum(v.size for v in pattern.streams) == lm.get_input_embeddings().num_embeddings
+    assert config.max_position_embeddings == TINY_BACKBONE["max_position_embeddings"]
+    assert config.hidden_size == TINY_BACKBONE["hidden_size"]
+    assert config.eos_token_id == pattern.streams[0].eos_id
+    again = AutoConfig.for_model(**config.to_dict())
+    assert isinstance(again, MultiStreamConfig)
+    assert again.to_dict() == config.to_dict()
+    assert AcousticLM(lm, pattern)._no_split_modules == ["LlamaDecoderLayer"]
+    with pytest.raises(NotImplementedError, match="make a new model"):
+        lm.resize_token_embeddings(100)
+
+
+@pytest.mark.parametrize("fields", [None, DEPTH], ids=["heads", "depth"])
+@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
+def test_twist_keeps_the_body_under_several_streams(tmp_path, backbone, fields):
+    fields_of_text = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
+    text = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**backbone, **fields_of_text}))
+    text.half().save_pretrained(tmp_path)
+    pattern = PATTERNS.create("delay", codebook_sizes=SIZES)
+    warm = twist_causal_lm(str(tmp_path), pattern, seed=0, depth=fields)
+    table = {id(p) for p in text.get_input_embeddings().parameters()}
+    kept = {n: p for n, p in text.base_model.named_parameters() if id(p) not in table}
+    made = warm.base_model.state_dict()
+    assert len(kept) == len(made) - 1
+    for name, value in kept.items():
+        assert torch.equal(made[name], value.float()), name
+    assert {p.dtype for p in warm.parameters()} == {torch.float32}
+    assert (warm.get_output_embeddings() is None) == (fields is not None)
+    assert getattr(warm, "depth", None) is None or warm.depth.lm_head.out_features == 8 + 5 + 6
+
+
+def test_one_stream_opens_without_this_package_and_several_with_it(tmp_path):
+    pattern = PATTERNS.create("flat", codebook_sizes=(8,))
+    build_causal_lm(TINY_BACKBONE, pattern, 0).save_pretrained(tmp_path / "one")
+    build()[0].save_pretrained(tmp_path / "two")
+    code = """
+import sys
+from transformers import AutoModelForCausalLM
+print(type(AutoModelForCausalLM.from_pretrained("one")).__name__, "slm" in sys.modules)
+try:
+    AutoModelForCausalLM.from_pretrained("two")
+except ValueError as error:
+    print("slm_multi_stream" in str(error))
+import slm.model.multi_stream
+print(type(AutoModelForCausalLM.from_pretrained("two")).__name__)
+"""
+    made = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert made.stdout.split() == ["LlamaForCausalLM", "False", "True", "MultiStreamLM"], made.stderr
+
+
+def test_liger_that_is_not_there_is_one_clear_line():
+    from slm.model.backbone import use_liger
+
+    with pytest.raises(UsageError, match="pip install liger-kernel"):
+        use_liger(build()[0])
