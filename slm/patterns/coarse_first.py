@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from slm.errors import UsageError
-from slm.patterns._streams import StagedPattern, check_delays
 from slm.patterns.base import PATTERNS
 from slm.patterns.delay import DelayPattern
+from slm.patterns.streams import StagedPattern, check_delays
 from slm.patterns.unrolled import UnrolledPattern
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from slm.errors import UsageError
-from slm.patterns._streams import StreamPattern, check_delays
 from slm.patterns.base import PATTERNS
+from slm.patterns.streams import StreamPattern, check_delays
 
 
 @PATTERNS.register("unrolled")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,18 @@ def test_drawings(name, books, settings, frames, drawn):
     assert [" ".join(signs.get(int(i), str(i // books)) for i in stream) for stream in layout.T] == drawn
     if books > 1:
         assert "\n".join(" " * 8 + row for row in drawn) in str(type(pattern).__doc__)
+
+
+def test_the_page_draws_what_is_made_and_its_example_is_a_pattern(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "patterns.md").read_text(encoding="utf-8")
+    drawn = [block.split("\n") for block in re.findall(r"(?:^    <.*\n)+", page, re.M)]
+    made = [rows for *_, rows in DRAWINGS]
+    assert len(drawn) >= 8
+    assert all([row.strip() for row in block if row] in made for block in drawn)
+    [example] = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.setattr(PATTERNS, "_classes", dict(PATTERNS._classes))
+    exec(example, {})
+    pattern_law(PATTERNS.create("every-other", codebook_sizes=(5, 7)), np.zeros((4, 2), np.uint16))
 
 
 def test_a_piece_of_a_document_has_no_end():
