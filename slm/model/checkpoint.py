@@ -1,6 +1,7 @@
-"""The folder that evaluation needs: an ordinary transformers model plus what its ids mean.
+"""The folder that evaluation needs: a transformers model plus what its ids mean.
 
-config.json, model.safetensors   opens with AutoModelForCausalLM
+config.json, model.safetensors   opens with AutoModelForCausalLM (several streams: once slm.model.multi_stream is there)
+README.md                        the model card
 slm.json                         tokenizer spec, pattern, units, loss weights, training configuration
 unit_bpe.model                   the sentencepiece model of its units, where it has one
 statistics.safetensors           code counts of the training corpus (the unigram baseline, unit durations)
@@ -19,7 +20,8 @@ import numpy as np
 
 from slm import __version__
 from slm.errors import UsageError
-from slm.files import read_json, write_json
+from slm.files import read_json, write_json, write_text
+from slm.model.card import model_card
 from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.types import TokenizerSpec
@@ -76,12 +78,22 @@ class ModelRecord:
         )
 
 
-def save_model(folder: Path, causal_lm: Any, record: ModelRecord, statistics: CodeStatistics,
-               weights: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-    """Write a checkpoint into an existing folder. `weights` overrides the model's own (a gathered state dict)."""
+def save_model(
+    folder: Path,
+    causal_lm: Any,
+    record: ModelRecord,
+    statistics: CodeStatistics,
+    weights: Mapping[str, Any] | None = None,
+    figures: Mapping[str, float] | None = None,
+) -> None:
+    """Write a checkpoint into an existing folder. `weights` overrides the model's own (a gathered state dict);
+    `figures` are held-out ones for the model card."""
     from safetensors.numpy import save_file
 
-    causal_lm.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
+    state = dict(weights) if weights is not None else causal_lm.state_dict()
+    num_parameters = sum(w.numel() for name, w in state.items() if name not in causal_lm.all_tied_weights_keys)
+    causal_lm.save_pretrained(folder, state_dict=state)
+    write_text(folder / "README.md", model_card(record, causal_lm.config, num_parameters, figures or {}))
     arrays = {f"counts.{k}": c for k, c in enumerate(statistics.counts)}
     arrays["frames"] = statistics.frames
     if statistics.runs is not None:

@@ -1,0 +1,141 @@
+"""The folder of a checkpoint: its model card, and what goes to the hub, which a folder stands in for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from fnmatch import fnmatch
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from slm.model.__main__ import main
+from slm.model.backbone import build_causal_lm
+from slm.model.checkpoint import ModelRecord, save_model
+from slm.model.statistics import CodeStatistics
+from slm.spoken_lm import load_lm
+from slm.units import Units
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, random_codes
+from tests.model.test_depth import DEPTH
+
+
+def save(folder, pattern="delay", fields=None, figures=None, **backbone):
+    tokenizer = ArithmeticTokenizer(2)
+    training = {"data": ["librispeech", "tinystories"], "steps": 40}
+    settings = {"delays": [0, 1]} if pattern == "delay" else {}
+    record = ModelRecord(tokenizer.spec, pattern, settings, codebook_weights=(100.0, 1.0), training=training)
+    pairs = [(c.codes, c.codes) for c in markov_codes(tokenizer, 5)]
+    lm = build_causal_lm({**TINY_BACKBONE, **backbone}, record.make_pattern(), 0, depth=fields)
+    folder.mkdir(parents=True)
+    save_model(folder, lm, record, CodeStatistics.measure(Units(tokenizer.spec.codebook_sizes), pairs), figures=figures)
+    return lm
+
+
+def run(*args) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in args])
+    return caught.value.code or 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("pattern", "fields"), [("flat", None), ("delay", None), ("delay", DEPTH)])
+def test_the_card_states_what_the_model_is(tmp_path, pattern, fields, tied):
+    lm = save(tmp_path / "m", pattern, fields, {"eval_nats_per_code": 2.71828}, tie_word_embeddings=tied)
+    card = ModelCard.load(tmp_path / "m" / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "spoken-language-modelling" in card.data.tags
+    text = card.text
+    for said in (
+        f"| parameters | {sum(p.numel() for p in lm.parameters()):,} |",
+        "| body | llama, with a depth transformer |" if fields else "| body | llama |",
+        "arithmetic",
+        "| pattern | delay (delays [0, 1]) |" if pattern == "delay" else "| pattern | flat |",
+        "| training data | librispeech, tinystories |",
+        "| loss weights of codebooks | 100, 1 |",
+        "| eval_nats_per_code | 2.7183 |",
+        'slm.load_lm("DIR")',
+        "ordinary causal LM" if pattern == "flat" else "a class of 2 streams",
+    ):
+        assert said in text, said
+    assert yaml.safe_load(text.split("```json")[1].split("```")[0])["steps"] == 40
+
+
+def test_a_card_without_figures_has_no_table_of_them(tmp_path):
+    save(tmp_path / "m")
+    assert "Held out" not in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_all_files_can_be_read_by_those_who_can_read_the_folder(tmp_path):
+    save(tmp_path / "m")
+    modes = {stat.S_IMODE(os.stat(file).st_mode) for file in (tmp_path / "m").iterdir()}
+    assert len(modes) == 1
+
+
+class Hub:
+    """Takes the calls of `HfApi`; `upload_folder` does what its documentation says, in a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder, self.calls = folder, []
+
+    def whoami(self):
+        self.calls.append("whoami")
+
+    def create_repo(self, repo_id, repo_type, private, exist_ok):
+        self.calls.append(("create_repo", repo_id, repo_type, private))
+
+    def upload_folder(self, *, repo_id, folder_path, repo_type, revision, commit_message, allow_patterns,
+                      delete_patterns):  # fmt: skip
+        self.calls.append(("upload_folder", repo_id, repo_type, commit_message))
+        self.folder.mkdir(exist_ok=True)
+        for path in self.folder.iterdir():
+            if any(fnmatch(path.name, p) for p in delete_patterns):
+                path.unlink()
+        for path in folder_path.rglob("*"):
+            name = str(path.relative_to(folder_path))
+            if path.is_file() and any(fnmatch(name, p) for p in allow_patterns):
+                shutil.copy(path, self.folder)
+        return SimpleNamespace(commit_url="https://huggingface.co/me/lm/commit/1")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    made = Hub(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: made)
+    return made
+
+
+@pytest.mark.parametrize(("pattern", "fields"), [("flat", None), ("delay", DEPTH)])
+def test_what_is_pushed_is_a_checkpoint_again(tmp_path, hub, capsys, pattern, fields):
+    save(tmp_path / "m", pattern, fields)
+    (tmp_path / "m" / "state").mkdir()
+    (tmp_path / "m" / "state" / "optimizer.json").write_text("{}")
+    hub.folder.mkdir()
+    (hub.folder / "model-00001-of-00002.safetensors").write_text("of an earlier push")
+    assert run("push", tmp_path / "m", "me/lm", "--private") == 0
+    assert capsys.readouterr().out == "me/lm is at https://huggingface.co/me/lm/commit/1\n"
+    assert hub.calls == [
+        "whoami",
+        ("create_repo", "me/lm", "model", True),
+        ("upload_folder", "me/lm", "model", f"arithmetic, {pattern}"),
+    ]
+    assert {path.name for path in hub.folder.iterdir()} - {"generation_config.json"} == {
+        "README.md", "config.json", "model.safetensors", "slm.json", "statistics.safetensors",
+    }  # fmt: skip
+    codes = random_codes(ArithmeticTokenizer(2), [7])
+    one, other = (load_lm(folder).score_codes(codes)[0].log_probs for folder in (tmp_path / "m", hub.folder))
+    assert np.array_equal(one, other)
+
+
+def test_what_is_no_checkpoint_is_not_pushed(tmp_path, hub, capsys):
+    save(tmp_path / "run" / "final")
+    assert run("push", tmp_path / "run", "me/lm") == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert run("push", tmp_path / "run" / "final", "a/b/c") == 2
+    assert "'a/b/c' is no name of a model" in capsys.readouterr().err
+    assert run("pull") == 2
+    assert "did you mean 'push'" in capsys.readouterr().err
+    assert hub.calls == []
