@@ -11,18 +11,10 @@ import torch
 from slm.errors import UsageError
 from slm.generation import Sampling, generate_codes
 from slm.model.checkpoint import load_record, save_model
-from slm.spoken_lm import SpokenLM, load_lm
+from slm.spoken_lm import load_lm
 from slm.units import deduplicate
 from tests.fakes import ArithmeticTokenizer, markov_codes, random_codes
-from tests.test_spoken_lm import BPE_KINDS, describe, make_lm
-
-
-def favour(lm: SpokenLM, id: int) -> None:
-    head = lm.model.causal_lm.get_output_embeddings()
-    biased = torch.nn.Linear(head.in_features, head.out_features)
-    biased.weight, biased.bias.data[:] = head.weight, 0.0
-    biased.bias.data[id] = 100.0
-    lm.model.causal_lm.set_output_embeddings(biased)
+from tests.test_spoken_lm import BPE_KINDS, describe, favour, make_lm
 
 
 @pytest.mark.parametrize("kind", BPE_KINDS, ids=describe)
