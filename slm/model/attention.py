@@ -111,9 +111,12 @@ def reference_attention(body: Any) -> Iterator[None]:
     from transformers import AttentionInterface
 
     backend = body.config._attn_implementation
-    if not is_flattened(backend):
-        with torch.compiler.set_stance("force_eager" if backend == "flex_attention" else "default"):
+    if backend == "flex_attention":
+        with torch.compiler.set_stance("force_eager"):
             yield
+        return
+    if not is_flattened(backend):
+        yield
         return
     AttentionInterface.register(REFERENCE, document_by_document)
     body.config._attn_implementation = REFERENCE

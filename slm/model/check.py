@@ -11,7 +11,7 @@ from slm.model.acoustic_lm import AcousticLM
 from slm.model.attention import depends_on_length, reference_attention
 from slm.patterns import Pattern
 
-SHORT_ROW = 64
+SHORT_ROW = 16
 
 
 @torch.no_grad()
@@ -57,17 +57,19 @@ def _findings(model: AcousticLM, pattern: Pattern, length: int) -> tuple[bool, b
     ids = torch.stack(streams, dim=-1).to(model.id_offsets.device)
     short = min(4, length // 2)
     positions = torch.cat([torch.arange(short), torch.arange(length - short)])[None].to(ids.device)
-    packed, alone = model.log_probs(ids, positions)[:, short:], model.log_probs(ids[:, short:])
+    packed = model.log_probs(ids, positions)[:, short:]
     changed = ids.clone()
     changed[:, -1] = (changed[:, -1] + 1) % torch.tensor(sizes, device=ids.device)
-    whole, otherwise = model.log_probs(ids), model.log_probs(changed)
-    # The first stream of the last step, by what stands before it alone.
+    second = F.pad(ids[:, short:], (0, 0, 0, short))
+    whole, otherwise, alone = model.log_probs(torch.cat([ids, changed, second])).split(1)
+    is_packed = torch.allclose(packed[:, 1:], alone[:, 1 : length - short], atol=1e-3)
+    is_causal = torch.allclose(whole[:, :-1], otherwise[:, :-1], atol=1e-4)
+    if len(sizes) == 1:
+        return is_packed, is_causal, torch.allclose(_own_log_probs(model, ids), whole, atol=1e-3)
+    # The first stream of the last step, with nothing of that step at hand.
     first = model.stream_logits(model.hidden_states(ids)[:, -2], ids[:, -1, :0]).log_softmax(dim=-1)
-    is_causal = torch.allclose(whole[:, :-1], otherwise[:, :-1], atol=1e-4) and torch.allclose(
-        first.gather(1, ids[:, -1, :1]), whole[:, -1, :1], atol=1e-4
-    )
-    is_whole = len(sizes) > 1 or torch.allclose(_own_log_probs(model, ids), whole, atol=1e-3)
-    return torch.allclose(packed[:, 1:], alone[:, 1:], atol=1e-3), is_causal, is_whole
+    is_causal &= torch.allclose(first.gather(1, ids[:, -1, :1]), whole[:, -1, :1], atol=1e-4)
+    return is_packed, is_causal, True
 
 
 def _own_log_probs(model: AcousticLM, ids: Tensor) -> Tensor:
