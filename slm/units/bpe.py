@@ -22,7 +22,7 @@ from slm.files import atomic_file
 # sentencepiece's own piece for the unknown, and one that says what the characters stand for. Neither ever comes out:
 # ids are counted from behind them.
 _NUM_SPECIAL = 2
-_ABOUT = re.compile(r"<codes ([\d,]+)( dedup)?>")
+_ABOUT = re.compile(r"<codes ([\dx]+)( dedup)?>")
 LONGEST_SENTENCE = 16_384  # in codes; sentencepiece counts places in a sentence with 16 bits
 _FRAMES_PER_UNIT = 16  # the longest unit: sentencepiece's default where a frame is one character
 
@@ -45,7 +45,7 @@ class UnitBPE:
             about = None
         if about is None:
             raise UsageError("this is no model of unit BPE: make one with python -m slm.units train")
-        self.codebook_sizes = tuple(int(size) for size in about[1].split(","))
+        self.codebook_sizes = tuple(int(size) for size in about[1].split("x"))
         self.dedup = about[2] is not None
         self.vocab_size = self._processor.get_piece_size() - _NUM_SPECIAL
 
@@ -92,7 +92,7 @@ class UnitBPE:
         alphabet = _alphabet(sizes)
         if vocab_size <= len(alphabet):
             raise UsageError(f"vocab_size {vocab_size} leaves no room beside the {len(alphabet)} single codes")
-        about = f"<codes {','.join(map(str, sizes))}{' dedup' if dedup else ''}>"
+        about = f"<codes {'x'.join(map(str, sizes))}{' dedup' if dedup else ''}>"
         model = io.BytesIO()
         failure: list[BaseException] = []
         try:
@@ -111,7 +111,7 @@ class UnitBPE:
                 shuffle_input_sentence=False,
                 minloglevel=2,
             )  # fmt: skip
-        except RuntimeError as error:
+        except Exception as error:  # RuntimeError, or in older versions SystemError
             if failure:
                 raise failure[0] from None
             found = re.search(r"value <= (\d+)", str(error))
@@ -190,7 +190,7 @@ def _text(codes: np.ndarray, alphabet: np.ndarray, codebook_sizes: Sequence[int]
 
 
 def _kept_failure(sentences: Iterator[str], failure: list[BaseException]) -> Iterator[str]:
-    """sentencepiece makes a RuntimeError of whatever stops the sentences, Ctrl-C too: keep what it was."""
+    """sentencepiece makes an error of its own of whatever stops the sentences, Ctrl-C too: keep what it was."""
     try:
         yield from sentences
     except (Exception, KeyboardInterrupt) as error:
