@@ -2,92 +2,135 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
 
-from slm.data.documents import Documents
-from slm.data.packing import PackPlan, plan_epoch
+from slm.data.mixture import Division, Mixture
+from slm.data.sequence import RowSequence
+from slm.data.source import Source
 from slm.errors import UsageError
 from slm.patterns import Pattern
 from slm.types import Batch
 
+_STEPS_AHEAD = 2
 
-def collate_rows(rows: Sequence[np.ndarray], documents: Documents, pattern: Pattern, row_length: int) -> Batch:
+Row = tuple[Source, np.ndarray, np.ndarray]
+"""A source, pieces `[P, 4]` of its documents, and the steps `[P]` that each takes."""
+
+
+def collate_rows(rows: Sequence[Row], pattern: Pattern, row_length: int) -> Batch:
     """Lay the pieces of each row one after the other. Padding is a document of its own (id -1), never predicted."""
     shape = (len(rows), row_length)
     ids = np.empty((*shape, len(pattern.streams)), np.int64)
-    ids[:] = [v.empty_id for v in pattern.streams]
     loss_mask = np.zeros(ids.shape, bool)
-    positions, document_ids = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
-    for b, pieces in enumerate(rows):
+    positions, document_ids = np.empty(shape, np.int64), np.full(shape, -1, np.int64)
+    padding, counted = [v.empty_id for v in pattern.streams], np.arange(row_length)
+    for source, numbers in _by_source(rows):
+        laid = source.steps(pattern, np.concatenate([rows[b][1] for b in numbers]))
         at = 0
-        for number, (document, start, end, ends) in enumerate(pieces):
-            steps = pattern.apply(documents.codes(document)[start:end], ends=bool(ends))
-            span = slice(at, at + len(steps.steps))
-            ids[b, span], loss_mask[b, span] = steps.steps, steps.valid
-            positions[b, span], document_ids[b, span] = np.arange(len(steps.steps)), number
-            at = span.stop
-        positions[b, at:] = np.arange(row_length - at)
+        for b in numbers:
+            lengths = rows[b][2]
+            used = int(lengths.sum())
+            ids[b, :used], loss_mask[b, :used] = laid.steps[at : at + used], laid.valid[at : at + used]
+            ids[b, used:] = padding
+            bounds = np.append(lengths, row_length - used)
+            positions[b] = counted - np.repeat(np.cumsum(bounds) - bounds, bounds)
+            document_ids[b, :used] = np.repeat(np.arange(len(lengths)), lengths)
+            at += used
     return Batch(ids, loss_mask, positions, document_ids)
+
+
+def _by_source(rows: Sequence[Row]) -> list[tuple[Source, list[int]]]:
+    found: dict[int, tuple[Source, list[int]]] = {}
+    for b, (source, _, _) in enumerate(rows):
+        found.setdefault(id(source), (source, []))[1].append(b)
+    return list(found.values())
 
 
 class TrainLoader:
     """Micro-batches of optimizer step s for one process, computed from s alone.
 
-    Epoch after epoch of rows forms one endless sequence; step s takes its next `rows_per_step` rows whatever the
-    number of processes, which divide them among themselves.
+    The rows of all sources form one endless sequence; step s takes its next `rows_per_step` rows whatever the number
+    of processes, which divide them among themselves. UsageError where there is nothing to train on, or a row cannot
+    hold a frame.
     """
 
-    def __init__(self, documents: Documents, pattern: Pattern, row_length: int, rows_per_batch: int,
-                 accumulation: int, rank: int, world_size: int, seed: int):  # fmt: skip
-        if not len(documents):
-            raise UsageError(f"{documents.store.path} leaves no clip to train on")
-        if pattern.num_steps(1) > row_length:
-            raise UsageError(f"row_length {row_length} cannot hold one frame of pattern {pattern.name!r}")
-        self.documents, self.pattern, self.row_length, self.seed = documents, pattern, row_length, seed
-        self.rows_per_batch, self.accumulation, self.rank, self.world_size = (
-            rows_per_batch,
-            accumulation,
-            rank,
-            world_size,
-        )
+    def __init__(self, sources: Mixture | Source, pattern: Pattern, row_length: int, rows_per_batch: int,
+                 accumulation: int, rank: int, world_size: int, seed: int, packing: str = "best-fit"):  # fmt: skip
+        mixture = sources if isinstance(sources, Mixture) else Mixture([sources])
+        if not all(len(source) for source in mixture.sources):
+            raise UsageError("a corpus leaves no clip to train on")
+        self.pattern, self.row_length, self.rows_per_batch = pattern, row_length, rows_per_batch
+        self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
         self.rows_per_step = rows_per_batch * accumulation * world_size
-        self._epoch, self._first_row, self._plan = 0, 0, self._plan_epoch(0)
-
-    def _plan_epoch(self, epoch: int) -> PackPlan:
-        return plan_epoch(self.documents.num_frames, self.pattern, self.row_length, (self.seed, epoch))
-
-    def _row(self, index: int) -> np.ndarray:
-        """Row `index` of the endless sequence."""
-        if index < self._first_row:
-            self._epoch, self._first_row, self._plan = 0, 0, self._plan_epoch(0)
-        while index >= self._first_row + self._plan.num_rows:
-            self._first_row += self._plan.num_rows
-            self._epoch += 1
-            self._plan = self._plan_epoch(self._epoch)
-        return self._plan.row(index - self._first_row)
-
-    def epoch_at(self, step: int) -> float:
-        """Epochs completed once `step` steps are done."""
-        self._row(step * self.rows_per_step)
-        return self._epoch + (step * self.rows_per_step - self._first_row) / self._plan.num_rows
+        self._sequences = [
+            RowSequence(source, pattern, row_length, (seed, number), packing)
+            for number, source in enumerate(mixture.sources)
+        ]
+        several = len(self._sequences) > 1
+        self._sizes = [sequence.steps_of_epoch() for sequence in self._sequences] if several else [1]
+        self._division = Division(mixture.shares(self._sizes))
 
     def batches(self, step: int) -> list[Batch]:
         """The `accumulation` micro-batches of this process at `step` (0-based)."""
-        first = step * self.rows_per_step
         made = []
         for a in range(self.accumulation):
-            start = first + (a * self.world_size + self.rank) * self.rows_per_batch
-            rows = [self._row(start + i) for i in range(self.rows_per_batch)]
-            made.append(collate_rows(rows, self.documents, self.pattern, self.row_length))
+            first = step * self.rows_per_step + (a * self.world_size + self.rank) * self.rows_per_batch
+            made.append(collate_rows(self._rows(first, self.rows_per_batch), self.pattern, self.row_length))
+        return made
+
+    def stream(self, first_step: int) -> Iterator[list[Batch]]:
+        """`batches` of `first_step` and all after it; the next ones are made by a thread in the meantime."""
+        pool = ThreadPoolExecutor(1, "loader")
+        try:
+            ahead = deque(pool.submit(self.batches, first_step + i) for i in range(_STEPS_AHEAD))
+            for step in count(first_step + _STEPS_AHEAD):
+                made = ahead.popleft().result()
+                ahead.append(pool.submit(self.batches, step))
+                yield made
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def epochs_at(self, step: int) -> list[float]:
+        """How often each source has been heard once `step` steps are done."""
+        counts = self._division.counts(step * self.rows_per_step)
+        return [sequence.epochs(rows) for sequence, rows in zip(self._sequences, counts, strict=True)]
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs completed once `step` steps are done: of several sources, all that was heard over all there is."""
+        heard = zip(self._sizes, self.epochs_at(step), strict=True)
+        return sum(size * epochs for size, epochs in heard) / sum(self._sizes)
+
+    def num_codes(self, step: int) -> int:
+        """Codes that all processes together are trained on at `step`."""
+        return sum(source.num_codes(pieces) for source, pieces in self._pieces(step))
+
+    def audio_s(self, step: int) -> float:
+        """Seconds of audio that all processes together are trained on at `step`."""
+        return sum(source.audio_s(pieces) for source, pieces in self._pieces(step))
+
+    def _pieces(self, step: int) -> list[tuple[Source, np.ndarray]]:
+        rows = self._rows(step * self.rows_per_step, self.rows_per_step)
+        return [(source, np.concatenate([rows[b][1] for b in numbers])) for source, numbers in _by_source(rows)]
+
+    def _rows(self, first: int, number: int) -> list[Row]:
+        made = []
+        for index in range(first, first + number):
+            which, row = self._division.place(index)
+            sequence = self._sequences[which]
+            made.append((sequence.source, *sequence.row(row)))
         return made
 
 
-def eval_batches(documents: Documents, pattern: Pattern, row_length: int, rows_per_batch: int,
+def eval_batches(source: Source, pattern: Pattern, row_length: int, rows_per_batch: int,
                  rank: int = 0, world_size: int = 1) -> Iterator[Batch]:  # fmt: skip
-    """Every document once, in order; each process takes every `world_size`-th batch."""
-    plan = plan_epoch(documents.num_frames, pattern, row_length, shuffle=None)
-    for start in range(rank * rows_per_batch, plan.num_rows, rows_per_batch * world_size):
-        rows = [plan.row(r) for r in range(start, min(start + rows_per_batch, plan.num_rows))]
-        yield collate_rows(rows, documents, pattern, row_length)
+    """Every document once, unshuffled; each process takes every `world_size`-th batch."""
+    sequence = RowSequence(source, pattern, row_length, seed=None)
+    total = sequence.rows_of_epoch() if len(source) else 0
+    for start in range(rank * rows_per_batch, total, rows_per_batch * world_size):
+        rows = [(source, *sequence.row(r)) for r in range(start, min(start + rows_per_batch, total))]
+        yield collate_rows(rows, pattern, row_length)

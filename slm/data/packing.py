@@ -1,32 +1,25 @@
-"""Documents into rows of one length: which piece of which document stands in which row.
+"""Items into rows of one length: which row each stands in.
 
-The plan of an epoch is a function of the documents' lengths, the seed and the epoch alone, so every process makes the
-same one and a run can be resumed, or its world size changed, without replaying anything.
+`best-fit` puts the longest first, each into the row that it fills best (best-fit decreasing): hardly a place stays
+empty. `greedy` takes items as they come and begins a row when the next does not fit. Neither drops or splits any.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 
+from slm.errors import UsageError, did_you_mean
 from slm.patterns import Pattern
 
+PACKINGS = ("best-fit", "greedy")
 
-@dataclass(frozen=True)
-class PackPlan:
-    """`pieces [P, 4]`: document, first frame, end frame, whether the document ends here; row r holds pieces
-    `row_starts[r] : row_starts[r + 1]`."""
 
-    pieces: np.ndarray
-    row_starts: np.ndarray
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.row_starts) - 1
-
-    def row(self, index: int) -> np.ndarray:
-        return self.pieces[self.row_starts[index] : self.row_starts[index + 1]]
+def check_packing(packing: str) -> None:
+    if packing not in PACKINGS:
+        raise UsageError(f"no packing {packing!r}{did_you_mean(packing, PACKINGS)}; there is {' and '.join(PACKINGS)}")
 
 
 def max_frames(pattern: Pattern, row_length: int) -> int:
@@ -38,52 +31,77 @@ def max_frames(pattern: Pattern, row_length: int) -> int:
     return low
 
 
-def cut_pieces(num_frames: np.ndarray, longest: int) -> np.ndarray:
-    """Documents `[N]` (lengths in frames) -> pieces `[P, 4]` of at most `longest` frames, in order, nothing dropped."""
-    counts = np.maximum(1, -(-num_frames // longest))
-    document = np.repeat(np.arange(len(num_frames)), counts)
-    within = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
-    start = within * longest
-    end = np.minimum(start + longest, num_frames[document])
-    return np.stack([document, start, end, within == counts[document] - 1], axis=1)
+def pack(lengths: np.ndarray, row_length: int, packing: str) -> tuple[np.ndarray, int]:
+    """Items of these lengths (1 to `row_length`) -> the row of each, and the number of rows."""
+    return (best_fit_rows if packing == "best-fit" else greedy_rows)(lengths, row_length)
+
+
+def count_rows(lengths: np.ndarray, row_length: int, packing: str) -> int:
+    """How many rows `pack` makes, sooner."""
+    if packing == "greedy":
+        return len(_row_firsts(lengths, row_length))
+    return sum(rows for _, room, rows, _ in _best_fit(lengths, row_length) if room == row_length)
 
 
 def best_fit_rows(lengths: np.ndarray, row_length: int) -> tuple[np.ndarray, int]:
-    """Put items, in the order given, each into the open row that it fills best; a new row where none has room.
-
-    Returns the row of each item and the number of rows. Bit c of `has_room` says that some row has c free places,
-    so the tightest row that fits is the lowest bit at or above the item's length.
-    """
-    rows_with: list[list[int]] = [[] for _ in range(row_length + 1)]
-    has_room = 0
-    row_of, num_rows = np.empty(len(lengths), np.int64), 0
-    for i, need in enumerate(lengths.tolist()):
-        fitting = has_room >> need
-        if fitting:
-            room = need + (fitting & -fitting).bit_length() - 1
-            row = rows_with[room].pop()
-            if not rows_with[room]:
-                has_room &= ~(1 << room)
+    """The rows of `pack` for best-fit."""
+    in_order, num_rows, at = np.empty(len(lengths), np.int64), 0, 0
+    rows_with: defaultdict[int, list[int]] = defaultdict(list)
+    for length, room, rows, each in _best_fit(lengths, row_length):
+        if room == row_length:
+            taken = list(range(num_rows, num_rows + rows))
+            num_rows += rows
         else:
-            room, row, num_rows = row_length, num_rows, num_rows + 1
-        row_of[i] = row
-        left = room - need
-        if left:
-            rows_with[left].append(row)
-            has_room |= 1 << left
+            taken = rows_with[room][-rows:]
+            del rows_with[room][-rows:]
+        rows_with[room - each * length] += taken
+        in_order[at : at + rows * each] = np.repeat(taken, each)
+        at += rows * each
+    row_of = np.empty_like(in_order)
+    row_of[np.argsort(-lengths, kind="stable")] = in_order
     return row_of, num_rows
 
 
-def plan_epoch(num_frames: np.ndarray, pattern: Pattern, row_length: int, shuffle: tuple[int, int] | None) -> PackPlan:
-    """Pack documents of `num_frames [N]` into rows. `shuffle` is (seed, epoch); None keeps the corpus' order."""
-    pieces = cut_pieces(num_frames, max_frames(pattern, row_length))
-    rng = None if shuffle is None else np.random.default_rng(list(shuffle))
-    if rng is not None:
-        pieces = pieces[rng.permutation(len(pieces))]
-    sizes = {int(n): pattern.num_steps(int(n)) for n in np.unique(pieces[:, 2] - pieces[:, 1])}
-    lengths = np.array([sizes[int(n)] for n in pieces[:, 2] - pieces[:, 1]], np.int64)
-    row_of, num_rows = best_fit_rows(lengths, row_length)
-    if rng is not None:  # rows opened early hold the longest documents: shuffle once more
-        row_of = rng.permutation(num_rows)[row_of]
-    order = np.argsort(row_of, kind="stable")
-    return PackPlan(pieces[order], np.searchsorted(row_of[order], np.arange(num_rows + 1)))
+def _best_fit(lengths: np.ndarray, row_length: int) -> Iterator[tuple[int, int, int, int]]:
+    """Best-fit decreasing over how often each length occurs, as all items of one length and all rows with the same
+    room are alike (cf. histogram packing, arXiv 2107.02027): its cost grows with the number of different lengths.
+
+    Yields (length, room, rows, each): into so many rows with `room` free places go `each` items of that length.
+    Where `room` is `row_length` the rows are new.
+    """
+    counts = np.bincount(lengths, minlength=row_length + 1)
+    num_with, has_room = [0] * (row_length + 1), 0  # bit r of has_room says that num_with[r] is not 0
+    for length in np.flatnonzero(counts)[::-1].tolist():
+        left = int(counts[length])
+        while left:
+            fitting = has_room >> length
+            room = length + (fitting & -fitting).bit_length() - 1 if fitting else row_length
+            each = min(left, room // length)
+            rows = left // each
+            if fitting:
+                rows = min(rows, num_with[room])
+                num_with[room] -= rows
+                has_room ^= (not num_with[room]) << room
+            after = room - each * length
+            num_with[after] += rows
+            has_room |= bool(after) << after
+            left -= rows * each
+            yield length, room, rows, each
+
+
+def greedy_rows(lengths: np.ndarray, row_length: int) -> tuple[np.ndarray, int]:
+    """The rows of `pack` for greedy."""
+    firsts = _row_firsts(lengths, row_length)
+    begins = np.zeros(len(lengths), np.int64)
+    begins[firsts] = 1
+    return np.cumsum(begins) - 1, len(firsts)
+
+
+def _row_firsts(lengths: np.ndarray, row_length: int) -> list[int]:
+    ends = np.cumsum(lengths)
+    following = np.searchsorted(ends, ends - lengths + row_length, side="right").tolist()
+    firsts, at = [], 0
+    while at < len(lengths):
+        firsts.append(at)
+        at = following[at]
+    return firsts

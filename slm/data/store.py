@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from slm.data.ids import Ids
+from slm.data.ragged import Ragged, compact
 from slm.errors import UsageError
 from slm.files import read_json
 from slm.types import Codes, TokenizerSpec
@@ -16,29 +20,25 @@ from slm.types import Codes, TokenizerSpec
 class CodeStore:
     """Random access to the codes of `tokenize_corpus.py --out DIR`.
 
-    `ids`, `num_frames [N]`, `num_samples [N]` are loaded; `codes(i)` is a view `[T, K]` of the mapped shard.
-    Raises UsageError for a folder that is not a finished corpus.
+    `ids` and `frames`, the codes `[T, K]` of each clip, stay in the mapped shards; `num_frames [N]` and
+    `num_samples [N]` are loaded. Raises UsageError for a folder that is not a finished corpus.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.spec = read_spec(self.path)
-        self._tables = [map_table(self.path / name) for name in shard_names(self.path)]
-        self._values: list[np.ndarray] = []
-        self._offsets: list[np.ndarray] = []
-        for table in self._tables:
-            for batch in table.to_batches():
-                values, offsets = _flat_codes(batch.column("codes"), self.spec.num_codebooks)
-                self._values.append(values)
-                self._offsets.append(offsets)
-        lengths = [np.diff(o) for o in self._offsets]
-        self.num_frames = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
-        self._starts = np.cumsum([0, *(len(n) for n in lengths)])
-        self.ids: list[str] = self.column("id")
-        self.num_samples = np.asarray(self.column("num_samples"), np.int64)
+        self._files = [self.path / name for name in shard_names(self.path)]
+        self._tables = [map_table(file) for file in self._files]
+        self.ids = Ids(self._chunks("id"))
+        self.frames = Ragged(_flat_codes(chunk, self.spec.num_codebooks) for chunk in self._chunks("codes"))
+        self.num_frames = self.frames.lengths
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.num_frames)
+
+    @cached_property
+    def num_samples(self) -> np.ndarray:
+        return compact([chunk.to_numpy() for chunk in self._chunks("num_samples")])
 
     @property
     def duration_s(self) -> float:
@@ -48,12 +48,35 @@ class CodeStore:
         """A column of the shards as Python values, such as `text` or `speaker`."""
         return [value for table in self._tables for value in table.column(name).to_pylist()]
 
+    def _chunks(self, name: str) -> list[pa.Array]:
+        return [chunk for table in self._tables for chunk in table.column(name).chunks]
+
     def codes(self, index: int) -> np.ndarray:
         """Codes `[T, K]` of one clip: a read-only view."""
-        part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        offsets = self._offsets[part]
-        row = index - int(self._starts[part])
-        return self._values[part][offsets[row] : offsets[row + 1]]
+        return self.frames[index]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of ids and lengths in their order, however the clips are divided among shards."""
+        text, places, frames = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        done = 0
+        for span, offsets in self.ids.spans():
+            number = len(offsets) - 1
+            text.update(span.data)
+            places.update(np.diff(offsets).data)
+            frames.update(self.num_frames[done : done + number].astype(np.int64).data)
+            done += number
+        return hashlib.sha256(text.digest() + places.digest() + frames.digest()).hexdigest()
+
+    @cached_property
+    def content(self) -> list[str]:
+        """What changes with any shard: its seal, or of one that another program wrote size and time of change."""
+        made = []
+        for file, table in zip(self._files, self._tables, strict=True):
+            seal = (table.schema.metadata or {}).get(b"sha256")
+            about = file.stat()
+            made.append(seal.decode() if seal else f"{file.name} {about.st_size} {about.st_mtime_ns}")
+        return made
 
     def __getitem__(self, index: int) -> Codes:
         if not 0 <= index < len(self):

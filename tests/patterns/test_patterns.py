@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slm.data.packing import max_frames, plan_epoch
+from slm.data.packing import max_frames
+from slm.data.sequence import RowSequence
 from slm.errors import UsageError
 from slm.patterns import BOS, EMPTY, EOS, PATTERNS, Pattern
 from tests.contracts import pattern_law
+from tests.loading.sources import Lengths
 
 PATTERNS_TO_TRY: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("flat", (5,), {}),
@@ -260,9 +262,9 @@ def test_documents_are_packed_under_every_pattern(name, sizes, settings):
     longest = max_frames(pattern, 40)
     assert pattern.num_steps(longest) <= 40 < pattern.num_steps(longest + 1)
     lengths = np.array([1, 50, 7, 0, 23])
-    plan, seen = plan_epoch(lengths, pattern, 40, (0, 0)), []
-    for r in range(plan.num_rows):
-        pieces = plan.row(r).tolist()
+    rows, seen = RowSequence(Lengths(lengths), pattern, 40, (0, 0)), []
+    for r in range(rows.rows_of_epoch()):
+        pieces = rows.row(r)[0].tolist()
         assert sum(len(pattern.layout(end - start)) for _, start, end, _ in pieces) <= 40
         seen += [(d, t) for d, start, end, _ in pieces for t in range(start, end)]
     assert sorted(seen) == [(d, t) for d, n in enumerate(lengths) for t in range(n)]

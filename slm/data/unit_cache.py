@@ -1,0 +1,148 @@
+"""Units that are not the codes themselves: made once for a whole corpus, kept on disk, mapped from then on.
+
+They lie in the corpus' folder (`.units/`) or, where that cannot be written to, below `~/.cache/slm/units`, in a folder
+named after all that they depend on: the codes, the ids and lengths of clips, and the fingerprint of `Units`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from slm.data.ragged import Ragged
+from slm.data.store import CodeStore
+from slm.files import atomic_directory, locked, read_json, write_json
+from slm.types import stable_hash
+from slm.units import Units
+
+_FRAMES_AT_ONCE = 1 << 19
+_PROCESSES_FROM_FRAMES = 1 << 21  # below this, starting processes takes longer than they spare
+_LINE_EVERY_S = 10.0
+
+
+def made_units(store: CodeStore, units: Units) -> Ragged:
+    """The units `[R, K']` of all clips of a corpus, mapped; made now where they are not there, or not whole.
+
+    Of several processes that start at once one makes them, and the others wait.
+    """
+    name = stable_hash({"corpus": store.digest, "codes": store.content, "units": units.fingerprint})[:32]
+    places = [store.path / ".units", Path("~/.cache/slm/units").expanduser()]
+    for place in places:
+        if found := _opened(place / name):
+            return found
+    place = next((place for place in places if _is_writable(place)), places[-1])
+    place.mkdir(parents=True, exist_ok=True)
+    with locked(place / f"{name}.lock"):
+        if (found := _opened(place / name)) is None:
+            for stale in place.glob(f".{name}.tmp-{platform.node()}-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            with atomic_directory(place / name) as folder:
+                _write(folder, store, units)
+            found = _opened(place / name)
+    assert found is not None, f"{place / name} was written and cannot be read"
+    return found
+
+
+def _is_writable(place: Path) -> bool:
+    return os.access(place if place.exists() else place.parent, os.W_OK | os.X_OK)
+
+
+def _opened(folder: Path) -> Ragged | None:
+    """What `_write` wrote; None where it is not there or, which is said, not whole."""
+    if not folder.is_dir():
+        return None
+    try:
+        about = read_json(folder / "about.json")
+        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+        shape = tuple(about["shape"])
+        expected = shape[0] * shape[1] * np.dtype(about["dtype"]).itemsize
+        whole = (folder / "units.bin").stat().st_size == expected and zlib.crc32(offsets.data) == about["offsets_crc32"]
+        if whole:
+            values = np.memmap(folder / "units.bin", about["dtype"], "r", shape=shape) if shape[0] else np.zeros(shape)
+            return Ragged([(np.asarray(values), np.asarray(offsets))])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    print(f"{folder} is damaged: its units are made again", file=sys.stderr)
+    return None
+
+
+def _write(folder: Path, store: CodeStore, units: Units) -> None:
+    started, lengths, dtype = time.monotonic(), [np.zeros(0, np.int64)], np.dtype(np.uint16)
+    told = started
+    with open(folder / "units.bin", "wb") as file:
+        for made, counts in _blocks_made(store, units):
+            file.write(made.tobytes())
+            lengths.append(counts)
+            dtype = made.dtype
+            if time.monotonic() - told > _LINE_EVERY_S:
+                told = time.monotonic()
+                done = sum(map(len, lengths))
+                print(f"making units of {store.path}: {done:,} of {len(store):,} clips", file=sys.stderr, flush=True)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    np.save(folder / "offsets.npy", offsets)
+    shape = [int(offsets[-1]), len(units.sizes)]
+    write_json(folder / "about.json", {"shape": shape, "dtype": dtype.str, "offsets_crc32": zlib.crc32(offsets.data)})
+
+
+def _blocks_made(store: CodeStore, units: Units) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Units and their lengths, a block of clips after the other. Byte-pair encoding takes all cores."""
+    blocks = list(_blocks(store))
+    cores = len(os.sched_getaffinity(0))
+    if units.bpe is None or cores == 1 or int(store.num_frames.sum(dtype=np.int64)) < _PROCESSES_FROM_FRAMES:
+        yield from (_make_block(store.frames, units, block) for block in blocks)
+        return
+    with ProcessPoolExecutor(cores, get_context("spawn"), _start_worker, (store.path, units)) as pool:
+        yield from pool.map(_worker_block, blocks)
+
+
+def _blocks(store: CodeStore) -> Iterator[tuple[int, int, int]]:
+    """(part of the store, first clip in it, the clip after the last), each of about so many frames."""
+    for part, (_, offsets) in enumerate(store.frames.parts):
+        bounds = np.arange(offsets[0], offsets[-1], _FRAMES_AT_ONCE)
+        firsts = np.unique(np.append(np.searchsorted(offsets[:-1], bounds), len(offsets) - 1))
+        firsts[0] = 0
+        yield from ((part, int(a), int(b)) for a, b in pairwise(firsts))
+
+
+def _make_block(frames: Ragged, units: Units, block: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """What `units.apply` makes of each clip of a block, one after another `[sum R, K']`, and their lengths."""
+    part, first, last = block
+    values, offsets = frames.parts[part]
+    codes, bounds = values[offsets[first] : offsets[last]], offsets[first : last + 1].astype(np.int64) - offsets[first]
+    if units.dedup:
+        codes, bounds = _deduplicated(codes, bounds)
+    if units.bpe is None:
+        return codes, np.diff(bounds)
+    made = [units.bpe.encode(codes[start:end]) for start, end in pairwise(bounds)]
+    return np.concatenate(made), np.array([len(ids) for ids in made], np.int64)
+
+
+def _deduplicated(codes: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`slm.units.deduplicate` of many clips at once: where each begins, a run does."""
+    starts = np.empty(len(codes), bool)
+    starts[1:] = codes[1:, 0] != codes[:-1, 0]
+    starts[bounds[:-1][bounds[:-1] < len(codes)]] = True
+    before = np.concatenate([[0], np.cumsum(starts)])
+    return codes[starts], before[bounds]
+
+
+_WORKER: dict[str, tuple[Ragged, Units]] = {}
+
+
+def _start_worker(path: Path, units: Units) -> None:
+    _WORKER["corpus"] = CodeStore(path).frames, units
+
+
+def _worker_block(block: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return _make_block(*_WORKER["corpus"], block)
