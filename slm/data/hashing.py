@@ -9,7 +9,6 @@ import numpy as np
 from slm.data.ids import Ids
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_ROUNDS = 6
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -39,13 +38,14 @@ def _hash_span(text: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     starts, left = offsets[:-1].copy(), np.diff(offsets)
     hashes = mix(left.astype(np.uint64) + np.uint64(_GOLDEN))
     masks = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
-    rows = np.flatnonzero(left)
-    while len(rows):
+    rows: slice | np.ndarray = slice(None) if left.all() else np.flatnonzero(left)
+    while len(left[rows]):
         word = _unaligned(words, starts[rows]) & masks[np.minimum(left[rows], 8)]
         hashes[rows] = mix(hashes[rows] ^ word)
         starts[rows] += 8
-        left[rows] -= 8
-        rows = rows[left[rows] > 0]
+        left[rows] = np.maximum(left[rows] - 8, 0)
+        if not (more := left[rows] > 0).all():
+            rows = np.flatnonzero(more) if isinstance(rows, slice) else rows[more]
     return hashes
 
 
@@ -65,7 +65,8 @@ def shuffled(places: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
     bits = max(2, (size - 1).bit_length())
     low_bits = np.uint64(bits // 2)
     low_mask, high_mask = np.uint64((1 << bits // 2) - 1), np.uint64((1 << bits - bits // 2) - 1)
-    keys = np.random.SeedSequence(list(key)).generate_state(_ROUNDS, np.uint64)
+    rounds = 16 if bits <= 12 else 6  # few bits take more rounds until all permutations are alike
+    keys = np.random.SeedSequence(list(key)).generate_state(rounds, np.uint64)
     made = np.asarray(places).astype(np.uint64)
     rows = np.arange(len(made))
     while len(rows):

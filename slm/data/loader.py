@@ -24,24 +24,31 @@ Row = tuple[Source, np.ndarray, np.ndarray]
 
 def collate_rows(rows: Sequence[Row], pattern: Pattern, row_length: int) -> Batch:
     """Lay the pieces of each row one after the other. Padding is a document of its own (id -1), never predicted."""
-    shape = (len(rows), row_length)
-    ids = np.empty((*shape, len(pattern.streams)), np.int64)
+    ids = np.empty((len(rows), row_length, len(pattern.streams)), np.int64)
     loss_mask = np.zeros(ids.shape, bool)
-    positions, document_ids = np.empty(shape, np.int64), np.full(shape, -1, np.int64)
-    padding, counted = [v.empty_id for v in pattern.streams], np.arange(row_length)
+    padding = [stream.empty_id for stream in pattern.streams]
     for source, numbers in _by_source(rows):
         laid = source.steps(pattern, np.concatenate([rows[b][1] for b in numbers]))
         at = 0
         for b in numbers:
-            lengths = rows[b][2]
-            used = int(lengths.sum())
+            used = int(rows[b][2].sum())
             ids[b, :used], loss_mask[b, :used] = laid.steps[at : at + used], laid.valid[at : at + used]
             ids[b, used:] = padding
-            bounds = np.append(lengths, row_length - used)
-            positions[b] = counted - np.repeat(np.cumsum(bounds) - bounds, bounds)
-            document_ids[b, :used] = np.repeat(np.arange(len(lengths)), lengths)
             at += used
+    positions, document_ids = _places([lengths.tolist() for _, _, lengths in rows], row_length)
     return Batch(ids, loss_mask, positions, document_ids)
+
+
+def _places(rows: Sequence[list[int]], row_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and document ids `[B, L]` of rows of documents of these lengths."""
+    lengths, numbers = [], []
+    for row in rows:
+        lengths += [*row, row_length - sum(row)]
+        numbers += [*range(len(row)), -1]
+    bounds = np.array(lengths)
+    starts = np.repeat(np.cumsum(bounds) - bounds, bounds)
+    shape = (len(rows), row_length)
+    return (np.arange(len(starts)) - starts).reshape(shape), np.repeat(numbers, bounds).reshape(shape)
 
 
 def _by_source(rows: Sequence[Row]) -> list[tuple[Source, list[int]]]:
@@ -72,7 +79,7 @@ class TrainLoader:
             for number, source in enumerate(mixture.sources)
         ]
         several = len(self._sequences) > 1
-        self._sizes = [sequence.steps_of_epoch() for sequence in self._sequences] if several else [1]
+        self._sizes = [sequence.size for sequence in self._sequences] if several else [1.0]
         self._division = Division(mixture.shares(self._sizes))
 
     def batches(self, step: int) -> list[Batch]:

@@ -31,8 +31,8 @@ class Mixture:
         if min(weights or epochs or [1]) <= 0 or (temperature is not None and temperature <= 0):
             raise UsageError(f"shares of a mixture must be above 0, not {given[0]}")
 
-    def shares(self, sizes: Sequence[int]) -> list[float]:
-        """Shares that sum to 1; `sizes` are the steps of each source."""
+    def shares(self, sizes: Sequence[float]) -> list[float]:
+        """Shares that sum to 1; `sizes` are how many rows each source has."""
         if self.weights is not None:
             parts = [float(weight) for weight in self.weights]
         elif self.epochs is not None:

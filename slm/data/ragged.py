@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 
 class Ragged:
-    """N sequences `[T_i, K]`, viewed in place. `parts` are pairs: values `[sum T, K]`, and offsets `[rows + 1]` of its
-    sequences in them. `lengths [N]` are int32 where they can be."""
+    """N sequences `[T_i, K]`, viewed in place. `parts` are pairs: values `[sum T, K]`, and `[rows + 1]` where each of
+    its sequences begins in them and the last one ends. `lengths [N]` are int32 where they can be."""
 
     def __init__(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]):
-        self.parts = list(parts)
-        self.lengths = compact([np.diff(offsets) for _, offsets in self.parts])
-        self._firsts = np.cumsum([0, *(len(offsets) - 1 for _, offsets in self.parts)])
+        given = [(values, offsets.astype(small_type(len(values)))) for values, offsets in parts]
+        self._values = [values for values, _ in given]
+        self._firsts = np.cumsum([0, *(len(offsets) - 1 for _, offsets in given)])
+        self._offsets = compact(offsets for _, offsets in given)  # [N + number of parts]
+        self.lengths = compact(np.diff(offsets) for _, offsets in given)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -22,20 +24,20 @@ class Ragged:
     def __getitem__(self, index: int) -> np.ndarray:
         """One sequence: a read-only view."""
         part = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        values, offsets = self.parts[part]
-        row = index - int(self._firsts[part])
-        return values[offsets[row] : offsets[row + 1]]
+        start, end = self._offsets[index + part : index + part + 2]
+        return self._values[part][start:end]
+
+    def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What it was made of."""
+        firsts = (self._firsts + np.arange(len(self._firsts))).tolist()
+        return [(v, self._offsets[firsts[p] : firsts[p + 1]]) for p, v in enumerate(self._values)]
 
     def gather(self, indices: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`starts[i]` to `ends[i]` of sequence `indices[i]`, one after another: `[sum(ends - starts), K]`, a copy."""
         part = np.searchsorted(self._firsts, indices, side="right") - 1
-        columns = (part, indices - self._firsts[part], starts, ends)
-        found = []
-        for number, row, start, end in zip(*(column.tolist() for column in columns), strict=True):
-            values, offsets = self.parts[number]
-            first = int(offsets[row])
-            found.append(values[first + start : first + end])
-        return np.concatenate(found)
+        first = self._offsets[indices + part]
+        spans = zip(part.tolist(), (first + starts).tolist(), (first + ends).tolist(), strict=True)
+        return np.concatenate([self._values[number][start:end] for number, start, end in spans])
 
 
 def small_type(largest: int) -> type[np.signedinteger]:
@@ -43,12 +45,7 @@ def small_type(largest: int) -> type[np.signedinteger]:
     return np.int32 if largest < 2**31 else np.int64
 
 
-def compact(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of whole numbers from 0 on, joined: int32 where they fit, else int64."""
-    largest = max((int(array.max()) for array in arrays if len(array)), default=0)
-    joined = np.empty(sum(map(len, arrays)), small_type(largest))
-    at = 0
-    for array in arrays:
-        joined[at : at + len(array)] = array
-        at += len(array)
-    return joined
+def compact(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """Arrays of whole numbers from 0 on, joined: int32 where they fit, else int64. Each is read once."""
+    parts = [array.astype(small_type(int(array.max(initial=0)))) for array in arrays]
+    return np.concatenate([np.zeros(0, np.int32), *parts])

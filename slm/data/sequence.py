@@ -21,7 +21,6 @@ from slm.errors import UsageError
 from slm.patterns import Pattern
 
 BLOCK_PIECES = 1 << 16
-_LENGTHS_AT_ONCE = 1 << 16
 
 
 class Pieces:
@@ -96,13 +95,11 @@ class RowSequence:
         share = (rows - self._first_rows[block]) / (self._first_rows[block + 1] - self._first_rows[block])
         return epoch + (start + share * (end - start)) / len(self.pieces)
 
-    def steps_of_epoch(self) -> int:
-        """All steps of all pieces."""
-        total = 0
-        for start in range(0, len(self.pieces), _LENGTHS_AT_ONCE):
-            numbers = np.arange(start, min(start + _LENGTHS_AT_ONCE, len(self.pieces)))
-            total += int(self._num_steps(self.pieces[numbers]).sum())
-        return total
+    @property
+    def size(self) -> float:
+        """About how many rows an epoch has: as many for each piece as in the first block."""
+        start, end = self._span(0)
+        return self._first_row(1) * len(self.pieces) / (end - start)
 
     def rows_of_epoch(self) -> int:
         return self._first_row(self.blocks)

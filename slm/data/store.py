@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from slm.data.ids import Ids
 from slm.data.ragged import Ragged, compact
+from slm.data.shard import Shard
 from slm.errors import UsageError
 from slm.files import read_json
 from slm.types import Codes, TokenizerSpec
+
+_T = TypeVar("_T")
 
 
 class CodeStore:
@@ -27,18 +31,17 @@ class CodeStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.spec = read_spec(self.path)
-        self._files = [self.path / name for name in shard_names(self.path)]
-        self._tables = [map_table(file) for file in self._files]
-        self.ids = Ids(self._chunks("id"))
-        self.frames = Ragged(_flat_codes(chunk, self.spec.num_codebooks) for chunk in self._chunks("codes"))
+        self._shards = [Shard(self.path / name) for name in shard_names(self.path)]
+        self.frames = Ragged(part for part in self._each(lambda shard: shard.frames(self.spec.num_codebooks)))
         self.num_frames = self.frames.lengths
+        self.ids = Ids((shard.table.column("id") for shard in self._shards), [shard.forget for shard in self._shards])
 
     def __len__(self) -> int:
         return len(self.num_frames)
 
     @cached_property
     def num_samples(self) -> np.ndarray:
-        return compact([chunk.to_numpy() for chunk in self._chunks("num_samples")])
+        return compact(self._each(Shard.num_samples))
 
     @property
     def duration_s(self) -> float:
@@ -46,10 +49,13 @@ class CodeStore:
 
     def column(self, name: str) -> list:
         """A column of the shards as Python values, such as `text` or `speaker`."""
-        return [value for table in self._tables for value in table.column(name).to_pylist()]
+        return [value for shard in self._shards for value in shard.table.column(name).to_pylist()]
 
-    def _chunks(self, name: str) -> list[pa.Array]:
-        return [chunk for table in self._tables for chunk in table.column(name).chunks]
+    def _each(self, read: Callable[[Shard], Iterable[_T]]) -> Iterator[_T]:
+        """What is read of each shard, whose memory is given back then."""
+        for shard in self._shards:
+            yield from read(shard)
+            shard.forget()
 
     def codes(self, index: int) -> np.ndarray:
         """Codes `[T, K]` of one clip: a read-only view."""
@@ -68,15 +74,10 @@ class CodeStore:
             done += number
         return hashlib.sha256(text.digest() + places.digest() + frames.digest()).hexdigest()
 
-    @cached_property
+    @property
     def content(self) -> list[str]:
-        """What changes with any shard: its seal, or of one that another program wrote size and time of change."""
-        made = []
-        for file, table in zip(self._files, self._tables, strict=True):
-            seal = (table.schema.metadata or {}).get(b"sha256")
-            about = file.stat()
-            made.append(seal.decode() if seal else f"{file.name} {about.st_size} {about.st_mtime_ns}")
-        return made
+        """What changes with any code of any shard."""
+        return [shard.content for shard in self._shards]
 
     def __getitem__(self, index: int) -> Codes:
         if not 0 <= index < len(self):
@@ -110,21 +111,4 @@ def shard_names(path: Path) -> list[str]:
 
 def map_table(path: Path) -> pa.Table:
     """A shard, mapped; UsageError where it is not there or cannot be read."""
-    if not path.is_file():
-        raise UsageError(f"a shard is missing: {path}; run the tokenize_corpus.py command that made it again")
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{path} is damaged ({error}); delete it and run the command that made it again") from error
-
-
-def _flat_codes(column: pa.ListArray, num_codebooks: int) -> tuple[np.ndarray, np.ndarray]:
-    """A list<fixed_size_list<uint>> column -> `[sum T, K]` values and row offsets `[rows + 1]`, without copying.
-
-    `.values` ignores an array's own slice, so both offsets (of the list and of the fixed-size list) are applied.
-    """
-    offsets = column.offsets.to_numpy()
-    frames = column.values
-    flat = frames.values.to_numpy(zero_copy_only=True)[frames.offset * num_codebooks :]
-    return flat[: len(frames) * num_codebooks].reshape(-1, num_codebooks), offsets
+    return Shard(path).table

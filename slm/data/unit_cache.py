@@ -108,7 +108,7 @@ def _blocks_made(store: CodeStore, units: Units) -> Iterator[tuple[np.ndarray, n
 
 def _blocks(store: CodeStore) -> Iterator[tuple[int, int, int]]:
     """(part of the store, first clip in it, the clip after the last), each of about so many frames."""
-    for part, (_, offsets) in enumerate(store.frames.parts):
+    for part, (_, offsets) in enumerate(store.frames.parts()):
         bounds = np.arange(offsets[0], offsets[-1], _FRAMES_AT_ONCE)
         firsts = np.unique(np.append(np.searchsorted(offsets[:-1], bounds), len(offsets) - 1))
         firsts[0] = 0
@@ -118,7 +118,7 @@ def _blocks(store: CodeStore) -> Iterator[tuple[int, int, int]]:
 def _make_block(frames: Ragged, units: Units, block: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """What `units.apply` makes of each clip of a block, one after another `[sum R, K']`, and their lengths."""
     part, first, last = block
-    values, offsets = frames.parts[part]
+    values, offsets = frames.parts()[part]
     codes, bounds = values[offsets[first] : offsets[last]], offsets[first : last + 1].astype(np.int64) - offsets[first]
     if units.dedup:
         codes, bounds = _deduplicated(codes, bounds)
