@@ -55,6 +55,12 @@ class AcousticLM(nn.Module):
         self.register_buffer("codebook_of_id", codebook, persistent=False)
         self.register_buffer("weight_of_id", weight, persistent=False)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """torch.compile, in place, of what has the same shapes from batch to batch: the transformers."""
+        depth = getattr(self.causal_lm, "depth", None)
+        for body in (self.causal_lm.base_model, *(() if depth is None else (depth.model,))):
+            body.compile(*args, **kwargs)
+
     def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Any = None) -> Tensor:
         """Ids `[B, S, Q]` -> hidden states `[B, S, H]`; step s holds what predicts step s + 1.
 
@@ -113,10 +119,7 @@ class AcousticLM(nn.Module):
 
     def forward(self, ids: Tensor, loss_mask: Tensor, positions: Tensor, with_hits: bool = False) -> LossSums:
         """The loss of packed rows; see `Batch` for the shapes. Heads are computed where something is predicted."""
-        return self._loss_sums(self.hidden_states(ids, positions), ids, loss_mask, with_hits)
-
-    @torch.compiler.disable  # how many steps are predicted differs from batch to batch
-    def _loss_sums(self, hidden: Tensor, ids: Tensor, loss_mask: Tensor, with_hits: bool) -> LossSums:
+        hidden = self.hidden_states(ids, positions)
         predicted = loss_mask[:, 1:].any(dim=-1)
         predicted[0, 0] |= ~predicted.any()  # at least one step, weighing nothing: every parameter has a gradient
         hidden, targets, mask = hidden[:, :-1][predicted], ids[:, 1:][predicted], loss_mask[:, 1:][predicted]

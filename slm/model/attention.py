@@ -87,7 +87,8 @@ def _block_mask(document: Tensor) -> Any:
         return (query >= key) & (document[batch, query] == document[batch, key])
 
     rows, length = document.shape
-    return create_block_mask(visible, rows, None, length, length, device=str(document.device))
+    on = document.device
+    return create_block_mask(visible, rows, None, length, length, device=str(on), _compile=on.type == "cuda")
 
 
 def document_by_document(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,

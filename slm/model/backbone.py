@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,15 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
     """TWIST (arXiv 2305.13009): keep the body of a pretrained text LM, start new embeddings and new output layers.
 
     `source` is a hub id, a local folder, or the name of an installed package that carries a GGUF file; the rest is
-    as in `build_causal_lm`.
+    as in `build_causal_lm`. On the meta device only the configuration is read.
     """
-    pretrained = _load_pretrained(source, gguf_file)
-    config = type(pretrained.config).from_dict({**pretrained.config.to_dict(), **_vocabulary_fields(pattern)})
+    outlined = torch.get_default_device().type == "meta"
+    pretrained = None if outlined else _load_pretrained(source, gguf_file)
+    found = _load_config(source, gguf_file) if pretrained is None else pretrained.config
+    config = type(found).from_dict({**found.to_dict(), **_vocabulary_fields(pattern)})
     fresh = from_config(_with_streams(config, pattern, depth), seed, attention)
+    if pretrained is None:
+        return fresh
     target = fresh if type(fresh) is type(pretrained) else fresh.base_model
     kept = _without_vocabulary(pretrained if target is fresh else pretrained.base_model)
     missing, unexpected = target.load_state_dict(kept, strict=False)
@@ -112,18 +117,32 @@ def _without_vocabulary(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _load_pretrained(source: str, gguf_file: str | None) -> Any:
-    from importlib.util import find_spec
-
     from transformers import AutoModelForCausalLM
 
-    folder = source
-    if gguf_file and not Path(source).is_dir():
-        spec = find_spec(source) if source.isidentifier() else None
-        if spec is not None and spec.submodule_search_locations:
-            folder = next(iter(spec.submodule_search_locations))
     arguments = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
+    with _loading(source):
+        return AutoModelForCausalLM.from_pretrained(_folder(source, gguf_file), dtype=torch.float32, **arguments)
+
+
+def _load_config(source: str, gguf_file: str | None) -> Any:
+    from transformers import AutoConfig
+
+    with _loading(source):
+        return AutoConfig.from_pretrained(_folder(source, gguf_file), **({"gguf_file": gguf_file} if gguf_file else {}))
+
+
+def _folder(source: str, gguf_file: str | None) -> str:
+    """Where an installed package has its GGUF file; anything else as it is given."""
+    from importlib.util import find_spec
+
+    spec = find_spec(source) if gguf_file and source.isidentifier() and not Path(source).is_dir() else None
+    return next(iter(spec.submodule_search_locations)) if spec and spec.submodule_search_locations else source
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
+        yield
     except (OSError, ImportError, ValueError) as error:
         remedy = "give a local folder or a hub id"
         raise UsageError(f"model.init_from: cannot load {source!r} ({_first_line(error)}); {remedy}") from error

@@ -28,6 +28,7 @@ class DepthTransformer(nn.Module):
         super().__init__()
         self.num_streams = len(stream_sizes)
         self.model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
+        self._no_split_modules = self.model._no_split_modules
         self.width = self.model.get_input_embeddings().embedding_dim
         self.projection = nn.Linear(input_size, self.num_streams * self.width, bias=False)
         self.lm_head = nn.Linear(self.width, sum(stream_sizes), bias=False)

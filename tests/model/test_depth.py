@@ -151,6 +151,28 @@ def test_greedy_generation_equals_a_loop_without_a_cache(settings):
     assert np.array_equal(made, codes)
 
 
+def test_compiled_it_is_the_same():
+    """Both transformers are traced whole, for batches of different lengths; what comes of them is as without."""
+    model, pattern = make()
+    batches = [steps_of(pattern, frames) for frames in (9, 14, 9)]
+    results, graphs = [], []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    for compiled in (False, True):
+        if compiled:
+            model.compile(backend=count)
+        model.zero_grad()
+        sums = [model(ids, mask, torch.arange(ids.shape[1])[None]).weighted_nll for ids, mask in batches]
+        torch.stack(sums).sum().backward()
+        results.append((torch.stack(sums), [p.grad for p in model.parameters()]))
+    assert 2 <= len(graphs) <= 4
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_wrong_depths_are_one_clear_line():
     flat = PATTERNS.create("flat", codebook_sizes=(8, 8))
     with pytest.raises(UsageError, match="has one: leave it out"):
