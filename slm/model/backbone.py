@@ -96,8 +96,9 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
 
 
 def use_liger(causal_lm: Any) -> None:
-    """Liger's Triton kernels (arXiv 2410.10989) for the norms, rotary positions and gated layers of a body, in place.
-    The loss is `AcousticLM`'s own. UsageError where the package is missing or does not know the family."""
+    """Liger's Triton kernels (arXiv 2410.10989) for the norms, rotary positions and gated layers of a body, in place,
+    and of all models of its family that this process makes later: they then run on CUDA only. The loss stays
+    `AcousticLM`'s. UsageError where the package is missing or does not know the family."""
     body = causal_lm.base_model
     try:
         from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN, _apply_liger_kernel_to_instance

@@ -77,20 +77,45 @@ def test_loss_sums_equal_a_plain_loop(name, weights):
     ids, mask = torch.from_numpy(steps.steps)[None], torch.from_numpy(steps.valid)[None]
     with torch.no_grad():
         log_probs = model.log_probs(ids)[0]
-        sums = model(ids, mask, torch.arange(ids.shape[1])[None])
+        sums = model(ids, mask, torch.arange(ids.shape[1])[None], with_hits=True)
+        logits = model.causal_lm(ids if ids.shape[-1] > 1 else ids[..., 0]).logits[0].split(model.stream_sizes, dim=-1)
+        assert model(ids, mask, torch.arange(ids.shape[1])[None]).hits is None
     layout, use = pattern.layout(6), weights or [1.0, 1.0, 1.0]
-    nlls, counts, weighted, total = [0.0] * 4, [0] * 4, 0.0, 0.0
+    nlls, counts, hits, weighted, total = [0.0] * 4, [0] * 4, [0] * 4, 0.0, 0.0
     for s, q in zip(*np.nonzero(steps.valid), strict=True):
         k = layout[s, q] % 3 if layout[s, q] >= 0 else 3
         weight = use[k] if k < 3 else use[q]
         nlls[k] -= log_probs[s, q].item()
         counts[k] += 1
+        hits[k] += int(logits[q][s - 1].argmax() == ids[0, s, q])
         weighted -= weight * log_probs[s, q].item()
         total += weight
     assert sums.counts.tolist() == counts
+    assert sums.hits.tolist() == hits
     assert sums.nlls.tolist() == pytest.approx(nlls, rel=1e-4)
     assert sums.weighted_nll.item() == pytest.approx(weighted, rel=1e-4)
     assert model.target_weight(ids, mask).item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_sums_and_gradients_of_parts_add_up_to_those_of_the_whole(rows):
+    """Rows of different numbers of targets, in batches of 1, 2 or 4: the loss has one denominator for all of them."""
+    model, pattern = make("delay", (8, 8), weights=[100.0, 1.0])
+    ids, mask = torch.zeros(4, 16, 2, dtype=torch.long), torch.zeros(4, 16, 2, dtype=torch.bool)
+    positions = torch.arange(16).repeat(4, 1)
+    for row, frames in enumerate((3, 12, 7, 5)):
+        made = steps_of(pattern, frames, seed=row)
+        ids[row, : len(made.steps)], mask[row, : len(made.steps)] = map(torch.from_numpy, (made.steps, made.valid))
+    weight = model.target_weight(ids, mask)
+    (model(ids, mask, positions).weighted_nll / weight).backward()
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    parts = [(ids[i : i + rows], mask[i : i + rows], positions[i : i + rows]) for i in range(0, 4, rows)]
+    assert sum(model.target_weight(*part[:2]) for part in parts) == weight
+    for part in parts:
+        (model(*part).weighted_nll / weight).backward()
+    for one, other in zip(whole, (p.grad for p in model.parameters()), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
-from slm.model.backbone import build_causal_lm, twist_causal_lm
+from slm.model.backbone import build_causal_lm, twist_causal_lm, use_liger
 from slm.model.multi_stream import MultiStreamConfig, MultiStreamLM
 from slm.patterns import PATTERNS
 from tests.fakes import TINY_BACKBONE
@@ -118,7 +119,21 @@ print(type(AutoModelForCausalLM.from_pretrained("two")).__name__)
 
 
 def test_liger_that_is_not_there_is_one_clear_line():
-    from slm.model.backbone import use_liger
-
     with pytest.raises(UsageError, match="pip install liger-kernel"):
         use_liger(build()[0])
+
+
+def test_liger_gets_the_body_and_leaves_the_loss(monkeypatch):
+    """A stand-in for the package, of which two names are used."""
+    calls = []
+    package = ModuleType("liger_kernel.transformers.monkey_patch")
+    package.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}
+    package._apply_liger_kernel_to_instance = lambda model, **kwargs: calls.append((model, kwargs))
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    lm, _ = build()
+    use_liger(lm)
+    assert calls == [(lm.model, {"cross_entropy": False, "fused_linear_cross_entropy": False})]
+    with pytest.raises(UsageError, match="liger does not know 'opt'"):
+        use_liger(build(next(b for b in FAMILIES if b["model_type"] == "opt"))[0])
