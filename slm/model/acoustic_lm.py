@@ -119,10 +119,11 @@ class AcousticLM(nn.Module):
 
     def forward(self, ids: Tensor, loss_mask: Tensor, positions: Tensor, with_hits: bool = False) -> LossSums:
         """The loss of packed rows; see `Batch` for the shapes. Heads are computed where something is predicted."""
-        hidden = self.hidden_states(ids, positions)
-        predicted = loss_mask[:, 1:].any(dim=-1)
-        predicted[0, 0] |= ~predicted.any()  # at least one step, weighing nothing: every parameter has a gradient
-        hidden, targets, mask = hidden[:, :-1][predicted], ids[:, 1:][predicted], loss_mask[:, 1:][predicted]
+        rows = F.pad(loss_mask[:, 1:].any(dim=-1), (0, 1)).flatten().nonzero()[:, 0]  # here a GPU is waited for
+        if not len(rows):  # then a step that weighs nothing: every parameter has a gradient
+            rows = rows.new_zeros(1)
+        hidden = self.hidden_states(ids, positions).flatten(0, 1).index_select(0, rows)
+        targets, mask = ids.flatten(0, 1)[rows + 1], loss_mask.flatten(0, 1)[rows + 1]
         index = targets + self.id_offsets
         weighted, nlls, hits = self._stream_nlls(hidden, targets, self.weight_of_id[index] * mask, with_hits)
         bucket = torch.where(mask, self.codebook_of_id[index], -1)
