@@ -26,7 +26,7 @@ BACKBONE = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 704,
 
 def packed(lengths: np.ndarray) -> list[list[list[int]]]:
     row_of, count = best_fit_rows(lengths, ROW)
-    rows = [lengths[row_of == r].tolist() for r in range(count)]
+    rows = [lengths[row_of == r].tolist() for r in np.random.default_rng(0).permutation(count)]
     return [rows[i : i + ROWS] for i in range(0, count - ROWS + 1, ROWS)]
 
 

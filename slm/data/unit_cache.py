@@ -22,6 +22,7 @@ import numpy as np
 
 from slm.data.ragged import Ragged
 from slm.data.store import CodeStore
+from slm.devices import available_cores
 from slm.files import atomic_directory, locked, read_json, write_json
 from slm.types import stable_hash
 from slm.units import Units
@@ -98,7 +99,7 @@ def _write(folder: Path, store: CodeStore, units: Units) -> None:
 def _blocks_made(store: CodeStore, units: Units) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Units and their lengths, a block of clips after the other. Byte-pair encoding takes all cores."""
     blocks = list(_blocks(store))
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     if units.bpe is None or cores == 1 or int(store.num_frames.sum(dtype=np.int64)) < _PROCESSES_FROM_FRAMES:
         yield from (_make_block(store.frames, units, block) for block in blocks)
         return

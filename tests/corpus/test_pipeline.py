@@ -64,7 +64,7 @@ def test_store_and_datasets_read_what_the_tokenizer_gives(corpus, tmp_path):
         assert row["text"] == f"text of {row['id']}"
     assert list(dataset.features) == ["id", "codes", "num_samples", "duration_s", "text", "n"]
     assert dataset.features["n"].dtype == "int64"
-    assert len(store._tables) > 2  # several shards
+    assert len(store.content) > 2  # several shards
     assert (summary.num_clips, summary.num_frames) == (len(store), store.num_frames.sum())
     assert summary.duration_s == pytest.approx(store.duration_s)
 
