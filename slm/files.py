@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,16 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[bool]:
     """Wait for, and hold, a lock of the system (flock) on a file made for it: it ends with its process however that
-    ends. On network disks without locks nobody waits."""
+    ends. Yields whether it is held: on network disks without locks nobody waits."""
     with open(path, "w") as handle:
-        with suppress(OSError):
+        is_held = True
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        except OSError:
+            is_held = False
+        yield is_held
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -44,9 +44,9 @@ def made_units(store: CodeStore, units: Units) -> Ragged:
             return found
     place = next((place for place in places if _is_writable(place)), places[-1])
     place.mkdir(parents=True, exist_ok=True)
-    with locked(place / f"{name}.lock"):
+    with locked(place / f"{name}.lock") as alone:
         if (found := _opened(place / name)) is None:
-            for stale in place.glob(f".{name}.tmp-{platform.node()}-*"):
+            for stale in place.glob(f".{name}.tmp-{platform.node()}-*") if alone else ():
                 shutil.rmtree(stale, ignore_errors=True)
             with atomic_directory(place / name) as folder:
                 _write(folder, store, units)

@@ -108,6 +108,14 @@ def test_what_is_no_finished_corpus_is_refused(made, tmp_path):
         CodeStore(path)
 
 
+@pytest.mark.parametrize("size", [0, 100, 700])
+def test_a_shard_that_is_cut_off_is_named(made, size):
+    (file,) = made[1].glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:-size] if size else b"")
+    with pytest.raises(UsageError, match=r"\.arrow is damaged"):
+        CodeStore(made[1])
+
+
 def test_concatenated_corpora_keep_their_order(made, tmp_path):
     codes, path = made
     dataset = load_from_disk(str(path))
