@@ -41,4 +41,6 @@ def test_it_is_three_times_the_forward_pass_that_torch_counts(backbone, fields):
     unseen = attention(config.num_hidden_layers, config.num_attention_heads, size, (LENGTH - 1) / 2)
     if fields:  # two streams, in each of which half a position too many is counted
         unseen += 2 * attention(2, 2, 8, 1 / 2)
-    assert flops_per_step_position(model, LENGTH) == pytest.approx(3 * counter.get_total_flops() / LENGTH - unseen)
+    expected = 3 * counter.get_total_flops() / LENGTH - unseen
+    # Some versions of transformers make rotary angles by a (tiny) matrix product.
+    assert flops_per_step_position(model, LENGTH) == pytest.approx(expected, rel=1e-3)
