@@ -23,6 +23,7 @@ import numpy as np
 from slm.data.ragged import Ragged
 from slm.data.store import CodeStore
 from slm.devices import available_cores
+from slm.errors import UsageError
 from slm.files import atomic_directory, locked, read_json, write_json
 from slm.types import stable_hash
 from slm.units import Units
@@ -40,19 +41,28 @@ def made_units(store: CodeStore, units: Units) -> Ragged:
     name = stable_hash({"corpus": store.digest, "codes": store.content, "units": units.fingerprint})[:32]
     places = [store.path / ".units", Path("~/.cache/slm/units").expanduser()]
     for place in places:
-        if found := _opened(place / name):
+        if (found := _opened(place / name)) is not None:
             return found
     place = next((place for place in places if _is_writable(place)), places[-1])
-    place.mkdir(parents=True, exist_ok=True)
-    with locked(place / f"{name}.lock") as alone:
-        if (found := _opened(place / name)) is None:
-            for stale in place.glob(f".{name}.tmp-{platform.node()}-*") if alone else ():
-                shutil.rmtree(stale, ignore_errors=True)
-            with atomic_directory(place / name) as folder:
-                _write(folder, store, units)
-            found = _opened(place / name)
-    assert found is not None, f"{place / name} was written and cannot be read"
-    return found
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with locked(place / f"{name}.lock") as alone:
+            found = _opened(place / name)  # another may have made them
+            return _made(place, name, store, units, alone) if found is None else found
+    except OSError as error:
+        remedy = "it takes a folder that can be written to, with about as much room as the corpus"
+        raise UsageError(f"units of {store.path} cannot be kept in {place} ({error}): {remedy}") from error
+
+
+def _made(place: Path, name: str, store: CodeStore, units: Units, alone: bool) -> Ragged:
+    if alone:  # what is half-written was left by a process that is gone
+        for stale in place.glob(f".{name}.tmp-{platform.node()}-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+    with atomic_directory(place / name) as folder:
+        _write(folder, store, units)
+    made = _opened(place / name)
+    assert made is not None, f"{place / name} was written and cannot be read"
+    return made
 
 
 def _is_writable(place: Path) -> bool:
@@ -65,13 +75,13 @@ def _opened(folder: Path) -> Ragged | None:
         return None
     try:
         about = read_json(folder / "about.json")
-        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-        shape = tuple(about["shape"])
-        expected = shape[0] * shape[1] * np.dtype(about["dtype"]).itemsize
-        whole = (folder / "units.bin").stat().st_size == expected and zlib.crc32(offsets.data) == about["offsets_crc32"]
-        if whole:
-            values = np.memmap(folder / "units.bin", about["dtype"], "r", shape=shape) if shape[0] else np.zeros(shape)
-            return Ragged([(np.asarray(values), np.asarray(offsets))])
+        offsets = np.load(folder / "offsets.npy")
+        shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
+        num_bytes = shape[0] * shape[1] * dtype.itemsize
+        file = folder / "units.bin"
+        if file.stat().st_size == num_bytes and zlib.crc32(offsets.data) == about["offsets_crc32"]:
+            values = np.memmap(file, dtype, "r", shape=shape) if num_bytes else np.zeros(shape, dtype)
+            return Ragged([(np.asarray(values), offsets)])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     print(f"{folder} is damaged: its units are made again", file=sys.stderr)
@@ -79,8 +89,7 @@ def _opened(folder: Path) -> Ragged | None:
 
 
 def _write(folder: Path, store: CodeStore, units: Units) -> None:
-    started, lengths, dtype = time.monotonic(), [np.zeros(0, np.int64)], np.dtype(np.uint16)
-    told = started
+    told, lengths, dtype = time.monotonic(), [np.zeros(0, np.int64)], np.dtype(np.uint16)
     with open(folder / "units.bin", "wb") as file:
         for made, counts in _blocks_made(store, units):
             file.write(made.tobytes())
@@ -111,8 +120,7 @@ def _blocks(store: CodeStore) -> Iterator[tuple[int, int, int]]:
     """(part of the store, first clip in it, the clip after the last), each of about so many frames."""
     for part, (_, offsets) in enumerate(store.frames.parts()):
         bounds = np.arange(offsets[0], offsets[-1], _FRAMES_AT_ONCE)
-        firsts = np.unique(np.append(np.searchsorted(offsets[:-1], bounds), len(offsets) - 1))
-        firsts[0] = 0
+        firsts = np.unique([0, *np.searchsorted(offsets[:-1], bounds), len(offsets) - 1])
         yield from ((part, int(a), int(b)) for a, b in pairwise(firsts))
 
 

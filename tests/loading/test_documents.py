@@ -14,6 +14,7 @@ from datasets import load_from_disk
 
 from slm.data.documents import Documents
 from slm.data.store import CodeStore
+from slm.errors import UsageError
 from slm.files import read_json, write_json
 from slm.units import UnitBPE, Units
 from tests.fakes import ArithmeticTokenizer, random_codes, write_corpus
@@ -186,6 +187,24 @@ def test_a_corpus_that_cannot_be_written_to_has_its_units_elsewhere(store, tmp_p
         assert np.array_equal(Documents(store, units).codes(4), units.apply(store.codes(4)))
     assert not (store.path / ".units").exists()
     assert len(list((tmp_path / "home/.cache/slm/units").glob("*/about.json"))) == 1
+
+
+def test_where_units_can_be_kept_nowhere_it_says_so(store, tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match=r"units of .*corpus cannot be kept in .*home.*: it takes a folder"):
+        Documents(store, Units((3,), dedup=True))
+
+
+@pytest.mark.parametrize("lengths", [[0], [0, 0]])
+def test_clips_without_frames_have_no_units(tmp_path, lengths):
+    store = repetitive(tmp_path / "corpus", lengths=lengths)
+    for units in (Units((3,), dedup=True), Units((3,), bpe=bpe_of(repetitive(tmp_path / "other")))):
+        for _ in ("made", "found"):
+            documents = Documents(store, units)
+            assert documents.num_frames.tolist() == lengths
+            assert documents.codes(0).shape == (0, 1)
 
 
 def test_codes_themselves_are_not_made(store):

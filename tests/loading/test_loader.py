@@ -94,7 +94,9 @@ def test_the_order_is_the_same_for_any_number_of_processes(store):
 
 
 @pytest.mark.parametrize("packing", ["best-fit", "greedy"])
-def test_a_run_goes_on_at_any_step_as_if_it_had_not_stopped(store, packing):
+@pytest.mark.parametrize("block", [1 << 16, 7])
+def test_a_run_goes_on_at_any_step_as_if_it_had_not_stopped(store, monkeypatch, packing, block):
+    monkeypatch.setattr("slm.data.sequence.BLOCK_PIECES", block)
     sources = Mixture([Documents(store), Documents(store, keep=range(9))])
     walked = make_loader(sources, packing=packing)
     made = [(walked.batches(step)[0], walked.epochs_at(step)) for step in range(25)]
