@@ -7,7 +7,8 @@ now known length applies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,31 +68,47 @@ def generate_codes(model: AcousticLM, pattern: Pattern, prompt: np.ndarray, max_
     steps = pattern.place(schedule, known)
     first = int(np.argmax((schedule >= len(known)).any(axis=1)))
     cache, fed = DynamicCache(), 0
-    for step in range(first, pattern.num_steps(max_frames)):
-        if step >= pattern.num_steps(num_frames):
-            break
-        ids, positions = torch.from_numpy(steps[None, fed:step]), torch.arange(fed, step)[None]
-        hidden = model.hidden_states(ids.to(device), positions.to(device), cache)[:, -1]
-        fed = step
-        for q in range(len(pattern.streams)):
-            if schedule[step, q] < len(known):
-                continue
-            due = int(schedule[step, q])
-            may_stop = sampling.may_stop and due // pattern.num_codebooks > len(prompt)
-            logits = model.stream_logits(hidden, torch.from_numpy(steps[None, step, :q]).to(device))[0]
-            if allowed is not None:
-                may_follow = torch.from_numpy(allowed(steps[1:step])).to(device)
-                logits[: len(may_follow)].masked_fill_(~may_follow, float("-inf"))
-            steps[step, q], stopped = _draw(pattern, q, due, logits, sampling, may_stop, generator)
-            if stopped:
-                num_frames = due // pattern.num_codebooks
-                schedule = _pad(pattern.layout(num_frames), len(schedule))
-                placed = pattern.place(schedule, known)
-                steps[step + 1 :], steps[step, q + 1 :] = placed[step + 1 :], placed[step, q + 1 :]
-        if enough is not None and num_frames == max_frames and enough(steps[1 : step + 1]):
-            num_frames = step
-            break
+    with _as_it_grows(model):
+        for step in range(first, pattern.num_steps(max_frames)):
+            if step >= pattern.num_steps(num_frames):
+                break
+            ids, positions = torch.from_numpy(steps[None, fed:step]), torch.arange(fed, step)[None]
+            hidden = model.hidden_states(ids.to(device), positions.to(device), cache)[:, -1]
+            fed = step
+            for q in range(len(pattern.streams)):
+                if schedule[step, q] < len(known):
+                    continue
+                due = int(schedule[step, q])
+                may_stop = sampling.may_stop and due // pattern.num_codebooks > len(prompt)
+                logits = model.stream_logits(hidden, torch.from_numpy(steps[None, step, :q]).to(device))[0]
+                if allowed is not None:
+                    may_follow = torch.from_numpy(allowed(steps[1:step])).to(device)
+                    logits[: len(may_follow)].masked_fill_(~may_follow, float("-inf"))
+                steps[step, q], stopped = _draw(pattern, q, due, logits, sampling, may_stop, generator)
+                if stopped:
+                    num_frames = due // pattern.num_codebooks
+                    schedule = _pad(pattern.layout(num_frames), len(schedule))
+                    placed = pattern.place(schedule, known)
+                    steps[step + 1 :], steps[step, q + 1 :] = placed[step + 1 :], placed[step, q + 1 :]
+            if enough is not None and num_frames == max_frames and enough(steps[1 : step + 1]):
+                num_frames = step
+                break
     return pattern.invert(steps[: pattern.num_steps(num_frames)], num_frames)
+
+
+@contextmanager
+def _as_it_grows(model: AcousticLM) -> Iterator[None]:
+    """Lengths change with every step, and a model in training may have weights in float32: nothing is compiled for
+    them, and sdpa takes the place of flash and flex attention."""
+    config = model.causal_lm.base_model.config
+    backend = config._attn_implementation
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    config._attn_implementation = "eager" if backend == "eager" else "sdpa"
+    try:
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
+    finally:
+        config._attn_implementation = backend
 
 
 def _pad(layout: np.ndarray, num_steps: int) -> np.ndarray:

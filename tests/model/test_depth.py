@@ -156,6 +156,20 @@ def test_greedy_generation_equals_a_loop_without_a_cache(name, settings):
     assert np.array_equal(made, codes)
 
 
+def test_a_model_in_training_generates_whatever_it_trains_with():
+    """Flash attention that is not there, and a compiler that must not be asked for every new length."""
+    model, pattern = make()
+    prompt = np.random.default_rng(1).integers(0, 5, (3, 3))
+    sampling = Sampling(temperature=0, may_stop=False)
+    expected = generate_codes(model, pattern, prompt, 8, sampling, seed=0)
+    graphs = []
+    model.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    model.causal_lm.base_model.config._attn_implementation = "flash_attention_2"
+    assert np.array_equal(generate_codes(model, pattern, prompt, 8, sampling, seed=0), expected)
+    assert graphs == []
+    assert model.causal_lm.base_model.config._attn_implementation == "flash_attention_2"
+
+
 def test_compiled_it_is_the_same():
     """Both transformers are traced whole, for batches of different lengths; what comes of them is as without."""
     model, pattern = make()
