@@ -17,10 +17,9 @@ def lay_out(pattern: Pattern, codes: np.ndarray, lengths: np.ndarray, ends: np.n
     `ends [P]`: whether each one's end is there (see `Pattern.apply`)."""
     specials, books = _specials(pattern), pattern.num_codebooks
     streams = len(specials) // 3
-    found = [
-        (_kept if n * books <= _SHORT else _made)(pattern, n, bool(end))
-        for n, end in zip(lengths.tolist(), ends.tolist(), strict=True)
-    ]
+    kinds = list(zip(lengths.tolist(), ends.tolist(), strict=True))
+    layouts = {kind: (_kept if kind[0] * books <= _SHORT else _made)(pattern, *kind) for kind in {*kinds}}
+    found = [layouts[kind] for kind in kinds]
     numbers = np.concatenate(found)
     before = np.repeat((np.cumsum(lengths) - lengths) * books, [len(layout) for layout in found])
     table = np.empty(len(specials) + codes.size, np.int64)
@@ -31,7 +30,7 @@ def lay_out(pattern: Pattern, codes: np.ndarray, lengths: np.ndarray, ends: np.n
     return Steps(table.take(places), numbers >= 2 * streams)
 
 
-def _made(pattern: Pattern, num_frames: int, ends: bool) -> np.ndarray:
+def _made(pattern: Pattern, num_frames: int, ends: int) -> np.ndarray:
     """A layout `[S, Q]` as places in the table of `lay_out`: first BOS of all streams, then EMPTY, then EOS, then the
     codes of all documents."""
     layout = pattern.layout(num_frames)

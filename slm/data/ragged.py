@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -14,7 +16,8 @@ class Ragged:
     def __init__(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]):
         given = [(values, offsets.astype(small_type(len(values)))) for values, offsets in parts]
         self._values = [values for values, _ in given]
-        self._firsts = np.cumsum([0, *(len(offsets) - 1 for _, offsets in given)])
+        self._firsts = [0, *accumulate(len(offsets) - 1 for _, offsets in given)]
+        self._firsts_array = np.array(self._firsts)  # for many at a time; the list is for one
         self._offsets = compact(offsets for _, offsets in given)  # [N + number of parts]
         self.lengths = compact(np.diff(offsets) for _, offsets in given)
 
@@ -23,18 +26,18 @@ class Ragged:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """One sequence: a read-only view."""
-        part = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        start, end = self._offsets[index + part : index + part + 2]
-        return self._values[part][start:end]
+        part = bisect_right(self._firsts, index) - 1
+        place = index + part
+        return self._values[part][self._offsets[place] : self._offsets[place + 1]]
 
     def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """What it was made of."""
-        firsts = (self._firsts + np.arange(len(self._firsts))).tolist()
-        return [(v, self._offsets[firsts[p] : firsts[p + 1]]) for p, v in enumerate(self._values)]
+        bounds = [first + part for part, first in enumerate(self._firsts)]
+        return [(v, self._offsets[a:b]) for v, (a, b) in zip(self._values, pairwise(bounds), strict=True)]
 
     def gather(self, indices: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`starts[i]` to `ends[i]` of sequence `indices[i]`, one after another: `[sum(ends - starts), K]`, a copy."""
-        part = np.searchsorted(self._firsts, indices, side="right") - 1
+        part = np.searchsorted(self._firsts_array, indices, side="right") - 1
         first = self._offsets[indices + part]
         spans = zip(part.tolist(), (first + starts).tolist(), (first + ends).tolist(), strict=True)
         return np.concatenate([self._values[number][start:end] for number, start, end in spans])
