@@ -119,7 +119,7 @@ def test_twist_from_a_text_model_that_pip_can_install(tmp_path, trained):
                   tmp_path / "twist", "--steps", "2", "--pattern.name", "delay", "--rows_per_batch", "1",
                   "--row_length", "64", "--log_every", "1", "--eval_fraction", "0")  # fmt: skip
     assert "106.85 M parameters" in printed  # 134.52 M less 49,152 tied embeddings of 576, plus 1,116 of ours
-    config = json.loads((tmp_path / "twist" / "final" / "config.json").read_text())
+    config = json.loads((tmp_path / "twist" / "final" / "config.json").read_text())["backbone"]
     assert _correlation_with_the_text_model(tmp_path / "twist" / "final") > 0.99
     assert (config["num_hidden_layers"], config["vocab_size"]) == (30, 512 + 512 + 16 + 64 + 4 * 3)
 
