@@ -27,7 +27,7 @@ LAYERS = [
         "slm.model",
     ],
     ["slm.data", "slm.corpus", "slm.training", "slm.generation"],
-    ["slm.spoken_lm"],
+    ["slm.spoken_lm", "slm.samples"],
     ["eval"],
     ["tokenize_corpus", "train_lm"],
 ]

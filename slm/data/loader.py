@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -134,10 +135,14 @@ class TrainLoader:
 
 
 def eval_batches(source: Source, pattern: Pattern, row_length: int, rows_per_batch: int,
-                 rank: int = 0, world_size: int = 1) -> Iterator[Batch]:  # fmt: skip
-    """Every document once, unshuffled; each process takes every `world_size`-th batch."""
+                 rank: int = 0, world_size: int = 1, evenly: bool = False) -> Iterator[Batch]:  # fmt: skip
+    """Every document once, unshuffled; each process takes every `world_size`-th batch. `evenly` gives each as many,
+    the last perhaps one of which nothing is predicted: for processes that can only go on together."""
     sequence = RowSequence(source, pattern, row_length, seed=None)
     total = sequence.rows_of_epoch() if len(source) else 0
-    for start in range(rank * rows_per_batch, total, rows_per_batch * world_size):
+    stride = rows_per_batch * world_size
+    end = -(-total // stride) * stride if evenly else total
+    for start in range(rank * rows_per_batch, end, stride):
         rows = [(source, *sequence.row(r)) for r in range(start, min(start + rows_per_batch, total))]
-        yield collate_rows(rows, pattern, row_length)
+        batch = collate_rows(rows or [(source, *sequence.row(0))], pattern, row_length)
+        yield batch if rows else replace(batch, loss_mask=np.zeros_like(batch.loss_mask))

@@ -23,8 +23,10 @@ class Source(Protocol):
 
     num_frames: np.ndarray
     """`[N]`: lengths, in what a pattern takes as frames."""
-    prefix_steps: np.ndarray | int
-    """`[N]`, or one number for all: steps before a piece's codes, such as a text to be read."""
+
+    @property
+    def prefix_steps(self) -> np.ndarray | int:
+        """`[N]`, or one number for all: steps before a piece's codes, such as a text to be read."""
 
     def __len__(self) -> int: ...
 

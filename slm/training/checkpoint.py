@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from slm.errors import UsageError
 from slm.files import atomic_directory, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
+from slm.training.budget import Progress
+from slm.training.ema import MovingAverage
+from slm.training.engine import full_weights, is_sharded, strategy
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -61,44 +66,90 @@ def remove_left_overs(out: Path) -> None:
         shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
 
 
-def save_checkpoint(accelerator: Accelerator, out: Path, step: int, model: Any, record: ModelRecord,
-                    statistics: CodeStatistics, keep: int) -> None:  # fmt: skip
-    """Write `checkpoints/step-N` on all processes: the evaluable model, and in `state/` all that resuming needs."""
-    final = out / "checkpoints" / f"step-{step:07d}"
-    temporary = final.with_name(f".{final.name}.tmp")
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary / "state"))
-    weights = accelerator.get_state_dict(model)
-    if accelerator.is_main_process:
-        _save_model(accelerator, temporary, model, record, statistics, weights)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        sync_tree(temporary)
-        temporary.replace(final)
-        for _, old in list_checkpoints(out)[:-keep]:
-            hidden = old.with_name(f".{old.name}.old")  # a name that is no checkpoint, should this be interrupted
-            old.replace(hidden)
-            shutil.rmtree(hidden)
-    accelerator.wait_for_everyone()
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run. `statistics` is called on the main process, once, when the first is written."""
 
+    accelerator: Accelerator
+    out: Path
+    model: Any
+    record: ModelRecord
+    statistics: Callable[[], CodeStatistics]
+    average: MovingAverage | None
+    keep: int
 
-def save_final(
-    accelerator: Accelerator, out: Path, model: Any, record: ModelRecord, statistics: CodeStatistics
-) -> None:
-    weights = accelerator.get_state_dict(model)
-    if accelerator.is_main_process:
-        with atomic_directory(out / "final") as folder:
-            _save_model(accelerator, folder, model, record, statistics, weights)
+    def save(self, progress: Progress) -> None:
+        """Write `checkpoints/step-N` on all processes: the evaluable model, and in `state/` all that resuming needs."""
+        final = self.out / "checkpoints" / f"step-{progress.steps:07d}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        main = self.accelerator.is_main_process
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / "state").mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(temporary / "state"))
+        if self.average is not None and (main or is_sharded(self.accelerator)):
+            self.average.save(temporary / "state" / f"average-{self.accelerator.process_index}.safetensors")
+        self._save_model(temporary)
+        self.accelerator.wait_for_everyone()
+        if main:
+            write_json(temporary / "state" / "progress.json", {**asdict(progress), **self._division()})
+            sync_tree(temporary)
+            temporary.replace(final)
+            for _, old in list_checkpoints(self.out)[: -self.keep]:
+                hidden = old.with_name(f".{old.name}.old")  # a name that is no checkpoint, should this be interrupted
+                old.replace(hidden)
+                shutil.rmtree(hidden)
+        self.accelerator.wait_for_everyone()
 
+    def save_final(self) -> None:
+        if self.accelerator.is_main_process:
+            with atomic_directory(self.out / "final") as folder:
+                self._save_model(folder)
+        else:
+            self._save_model(self.out)
 
-def _save_model(accelerator: Accelerator, folder: Path, model: Any, record: ModelRecord, statistics: CodeStatistics,
-                weights: Mapping[str, Any]) -> None:  # fmt: skip
-    inner = accelerator.unwrap_model(model, keep_torch_compile=False)
-    body = {name.removeprefix("causal_lm."): w for name, w in weights.items()}
-    save_model(folder, inner.causal_lm, record, statistics, body)
+    def _save_model(self, folder: Path) -> None:
+        """Into `folder`, by the main process; all take part, since weights may have to be gathered."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            weights = full_weights(self.accelerator, self.model)
+            if self.accelerator.is_main_process:
+                inner = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+                body = {name.removeprefix("causal_lm."): w for name, w in weights.items()}
+                save_model(folder, inner.causal_lm, self.record, self.statistics(), body)
+
+    def _division(self) -> dict[str, Any]:
+        return {"processes": self.accelerator.num_processes, "strategy": strategy(self.accelerator)}
+
+    def load_latest(self) -> Progress:
+        """Restore the newest checkpoint into everything that was prepared, and say from where the run goes on."""
+        found = list_checkpoints(self.out)
+        if not found:
+            return Progress()
+        state = found[-1][1] / "state"
+        values = read_json(state / "progress.json")
+        before = {key: values.pop(key) for key in self._division()}
+        self._check_division(before)
+        self.accelerator.load_state(str(state))
+        if self.average is not None:
+            process = self.accelerator.process_index if is_sharded(self.accelerator) else 0
+            self.average.load(state / f"average-{process}.safetensors")
+        return Progress(**values)
+
+    def _check_division(self, before: Mapping[str, Any]) -> None:
+        """The data go on the same whatever the number of processes; what cannot go on is refused."""
+        now = self._division()
+        if before["strategy"] != now["strategy"]:
+            raise UsageError(f"{self.out} was begun with strategy {before['strategy']!r}, whose state is not one of "
+                             f"{now['strategy']!r}: resume it as it was, or use another --out")  # fmt: skip
+        if before["processes"] != now["processes"]:
+            if now["strategy"].startswith("zero") or (self.average is not None and is_sharded(self.accelerator)):
+                raise UsageError(f"{self.out} was begun with {before['processes']} processes; {now['strategy']} "
+                                 f"{'with ema_decay ' if self.average else ''}resumes with as many")  # fmt: skip
+            self.accelerator.print(
+                f"{now['processes']} processes go on where {before['processes']} stopped: the same rows in the same "
+                "order; sums are rounded in another order, and dropout draws anew"
+            )
 
 
 def list_checkpoints(out: Path) -> list[tuple[int, Path]]:
@@ -106,13 +157,3 @@ def list_checkpoints(out: Path) -> list[tuple[int, Path]]:
     folder = out / "checkpoints"
     found = [(int(m[1]), p) for p in (folder.iterdir() if folder.is_dir() else ()) if (m := _NAME.fullmatch(p.name))]
     return sorted(found)
-
-
-def load_latest(accelerator: Accelerator, out: Path) -> int:
-    """Restore the newest checkpoint into everything that was prepared; the number of steps it has done, 0 if none."""
-    found = list_checkpoints(out)
-    if not found:
-        return 0
-    step, folder = found[-1]
-    accelerator.load_state(str(folder / "state"))
-    return step

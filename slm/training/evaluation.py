@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -10,7 +12,8 @@ from slm.data.documents import Documents
 from slm.data.loader import eval_batches
 from slm.patterns import Pattern
 from slm.training.config import TrainConfig
-from slm.training.metrics import bits_per_s, nats_per_code
+from slm.training.engine import is_sharded
+from slm.training.metrics import bits_per_s, by_codebook, nats_per_code
 from slm.types import Batch
 
 
@@ -18,24 +21,32 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
     """The arguments of `AcousticLM.forward`."""
 
     def move(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
     return move(batch.ids), move(batch.loss_mask), move(batch.positions)
 
 
 @torch.no_grad()
-def evaluate(accelerator: Accelerator, model: torch.nn.Module, documents: Documents, pattern: Pattern,
+def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Sequence[Documents], pattern: Pattern,
              config: TrainConfig) -> dict[str, float]:  # fmt: skip
-    """Nats per code and bits per second of audio over `documents`. Leaves the model in training mode."""
+    """Nats per code, accuracy (share of codes that were the likeliest), each by codebook, and bits per second of audio
+    over `evaluation`. Leaves the model in training mode."""
     model.eval()
-    sums = torch.zeros(2, pattern.num_codebooks + 1, dtype=torch.float64)
-    batches = eval_batches(documents, pattern, config.row_length, config.rows_per_batch,
-                           accelerator.process_index, accelerator.num_processes)  # fmt: skip
-    inner = accelerator.unwrap_model(model)
-    for batch in batches:
-        with accelerator.autocast():
-            made = inner(*to_device(batch, accelerator.device))
-        sums += torch.stack([made.nlls.float(), made.counts.float()]).cpu().double()
-    nll, count = accelerator.reduce(sums.float().to(accelerator.device), "sum").tolist()
+    sums = torch.zeros(3, pattern.num_codebooks + 1, dtype=torch.float64)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    # Where weights are divided among the processes, each forward pass needs all of them: all go on until all are done.
+    together = is_sharded(accelerator)
+    inner = model if together else accelerator.unwrap_model(model)
+    for documents in evaluation:
+        for batch in eval_batches(documents, pattern, config.row_length, config.rows_per_batch, rank, world, together):
+            with accelerator.autocast():
+                made = inner(*to_device(batch, accelerator.device), with_hits=True)
+            sums += torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()]).cpu().double()
+    nll, count, hits = accelerator.reduce(sums.float().to(accelerator.device), "sum").tolist()
     model.train()
-    return {**nats_per_code("eval", nll, count), "eval_bits_per_s": bits_per_s(nll, documents.duration_s)}
+    return {
+        **nats_per_code("eval", nll, count),
+        **by_codebook("eval_accuracy", hits, count),
+        "eval_bits_per_s": bits_per_s(nll, sum(documents.duration_s for documents in evaluation)),
+    }

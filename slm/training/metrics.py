@@ -1,53 +1,94 @@
-"""Where the numbers of a run go: metrics.jsonl always, TensorBoard where it is installed, one line on the terminal."""
+"""Where the numbers of a run go: metrics.jsonl always, and the trackers of Accelerate that are asked for."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import time
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
+from slm.errors import UsageError
 from slm.files import write_text
+from slm.training.config import TrainConfig
 
 
 class MetricsLog:
-    """One JSON object a line in `out/metrics.jsonl`, mirrored to TensorBoard.
+    """One JSON object a line in `out/metrics.jsonl`, and the same to Accelerate's trackers.
 
     Opened at `step`, it drops whatever a killed run had logged beyond that step, so that no step stands twice.
     """
 
-    def __init__(self, out: Path, step: int, enabled: bool):
-        self.enabled, self._writer = enabled, None
-        if not enabled:
+    def __init__(self, out: Path, step: int, accelerator: Accelerator, config: TrainConfig):
+        self._accelerator, self.enabled = accelerator, accelerator.is_main_process
+        if not self.enabled:
             return
         self.path = out / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.lines = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            print("no TensorBoard curves: pip install tensorboard; metrics.jsonl has them all")
-        else:
-            self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        if accelerator.trackers or accelerator.log_with:
+            start_trackers(accelerator, out, step, config)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if not self.enabled:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        line = {"step": step, **values}
+        self.lines.append(line)
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._writer.add_scalar(name, value, step)
+        self._accelerator.log(values, step=step)
 
     def close(self) -> None:
         if self.enabled:
             self._file.close()
-            if self._writer is not None:
-                self._writer.close()
+            self._accelerator.end_training()
+
+
+def usable_trackers(names: Sequence[str]) -> list[str]:
+    """Those that are installed. UsageError for one that was asked for; without TensorBoard, the default, a line."""
+    missing = [name for name in names if find_spec(name) is None]
+    wanted = [name for name in missing if name != "tensorboard"]
+    if wanted:
+        raise UsageError(f"trackers: {', '.join(wanted)} not installed: pip install {' '.join(wanted)}")
+    if missing:
+        print("no TensorBoard curves: pip install tensorboard; metrics.jsonl has them all", file=sys.stderr)
+    return [name for name in names if name not in missing]
+
+
+def start_trackers(accelerator: Accelerator, out: Path, step: int, config: TrainConfig) -> None:
+    """Curves go on where a resumed run goes on: TensorBoard drops later points, the others take up the same run."""
+    same = {"name": out.name, "resume": "allow"}
+    run_id = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    settings = {
+        "tensorboard": {"purge_step": step + 1},
+        "wandb": {**same, "id": run_id},
+        "trackio": same,
+    }
+    names = [getattr(name, "value", str(name)) for name in accelerator.log_with]
+    described = flat_options(config) if {*names} - {"tensorboard"} else None
+    accelerator.init_trackers(config.project, described, {name: settings[name] for name in names})
+
+
+def flat_options(config: TrainConfig) -> dict[str, Any]:
+    """`{"optimizer.lr": 0.001, ..}`: trackers take no nesting."""
+    made: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            made[prefix] = value if isinstance(value, int | float | str | bool) else str(value)
+
+    add("", asdict(config))
+    return made
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -63,10 +104,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def nats_per_code(prefix: str, nll: Sequence[float], count: Sequence[float]) -> dict[str, float]:
     """`[K + 1]` sums (codebooks, then ends) -> `<prefix>_nats_per_code` over all codes, and by codebook when K > 1."""
-    *codes, end = [n / max(1.0, c) for n, c in zip(nll, count, strict=True)]
-    made = {f"{prefix}_nats_per_code": sum(nll[:-1]) / max(1.0, sum(count[:-1])), f"{prefix}_nats_per_end": end}
-    if len(codes) > 1:
-        made |= {f"{prefix}_nats_per_code_{k}": value for k, value in enumerate(codes)}
+    ends = {f"{prefix}_nats_per_end": nll[-1] / max(1.0, count[-1])}
+    return {**by_codebook(f"{prefix}_nats_per_code", nll, count), **ends}
+
+
+def by_codebook(name: str, sums: Sequence[float], count: Sequence[float]) -> dict[str, float]:
+    """`[K + 1]` sums (codebooks, then ends, which are left out) -> means over all codes, and by codebook when K > 1."""
+    made = {name: sum(sums[:-1]) / max(1.0, sum(count[:-1]))}
+    if len(sums) > 2:
+        made |= {f"{name}_{k}": s / max(1.0, c) for k, (s, c) in enumerate(zip(sums[:-1], count[:-1], strict=True))}
     return made
 
 
@@ -74,19 +120,3 @@ def bits_per_s(nll: Sequence[float], duration_s: float) -> float:
     """All codes and ends of `duration_s` seconds of audio, in bits per second: comparable between tokenizers, but not
     with deduplicated units, whose durations are not coded."""
     return sum(nll) / math.log(2) / duration_s
-
-
-class Throughput:
-    """Codes and audio per second of wall time since the last reading."""
-
-    def __init__(self) -> None:
-        self._time, self._codes = time.perf_counter(), 0.0
-
-    def add(self, codes: float) -> None:
-        self._codes += codes
-
-    def read(self, codes_per_audio_s: float) -> dict[str, float]:
-        now = time.perf_counter()
-        rate = self._codes / (now - self._time)
-        self._time, self._codes = now, 0.0
-        return {"codes_per_s": rate, "times_real_time": rate / codes_per_audio_s}

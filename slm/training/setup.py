@@ -3,99 +3,140 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slm.data.documents import Documents, hold_out
+from slm.data.loader import TrainLoader
+from slm.data.mixture import Mixture
 from slm.data.store import CodeStore
 from slm.errors import UsageError
-from slm.model.acoustic_lm import AcousticLM, check_attention
-from slm.model.backbone import build_causal_lm, twist_causal_lm
+from slm.model.acoustic_lm import AcousticLM
+from slm.model.attention import choose_attention
+from slm.model.backbone import build_causal_lm, twist_causal_lm, use_liger
+from slm.model.check import check_attention
 from slm.model.checkpoint import ModelRecord
 from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.tokenizers.base import check_same_spec
 from slm.training.config import TrainConfig
-from slm.units import Units
+from slm.types import TokenizerSpec
+from slm.units import UnitBPE, Units
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The documents of a run; `evaluation` is None where nothing is held out."""
+    """The documents of a run, a `Documents` for each corpus; `evaluation` is empty where nothing is held out."""
 
-    train: Documents
-    evaluation: Documents | None
-    statistics: CodeStatistics
+    spec: TokenizerSpec
+    units: Units
+    train: list[Documents]
+    evaluation: list[Documents]
 
     @property
-    def codes_per_audio_s(self) -> float:
-        codes = self.train.num_frames.sum() * self.train.store.spec.num_codebooks
-        return float(codes) / max(self.train.duration_s, 1e-9)
+    def num_clips(self) -> int:
+        return sum(len(documents) for documents in self.train)
+
+    @property
+    def duration_s(self) -> float:
+        return sum(documents.duration_s for documents in self.train)
+
+    def statistics(self) -> CodeStatistics:
+        """Counts over all that is trained on: read once, when first asked for, since that takes a corpus' time."""
+        return self._statistics
+
+    @cached_property
+    def _statistics(self) -> CodeStatistics:
+        pairs = (
+            (documents.codes(i), documents.store.codes(int(index)))
+            for documents in self.train
+            for i, index in enumerate(documents.indices)
+        )
+        return CodeStatistics.measure(self.units, pairs)
 
 
 def load_data(config: TrainConfig) -> TrainingData:
-    store = CodeStore(config.data)
-    if config.dedup and store.spec.num_codebooks != 1:
-        raise UsageError(f"dedup takes one codebook, but {store.spec.describe()} has {store.spec.num_codebooks}")
-    evaluation: Documents | None = None
-    if config.eval_data is not None:
-        other = CodeStore(config.eval_data)
-        check_same_spec(store.spec, other.spec)
-        train, evaluation = Documents(store, config.dedup), Documents(other, config.dedup)
+    stores = [CodeStore(path) for path in config.corpora]
+    eval_stores = [CodeStore(path) for path in config.eval_corpora]
+    spec = stores[0].spec
+    for other in (*stores[1:], *eval_stores):
+        check_same_spec(spec, other.spec)
+    units = Units(spec.codebook_sizes, config.dedup, UnitBPE.load(Path(config.bpe)) if config.bpe else None)
+    if eval_stores:
+        train = [Documents(store, units) for store in stores]
+        evaluation = [Documents(store, units) for store in eval_stores]
     else:
-        kept, held = hold_out(store.ids, config.eval_fraction)
-        train = Documents(store, config.dedup, kept)
-        if config.eval_fraction > 0 and not len(held):
-            raise UsageError(f"eval_fraction {config.eval_fraction} of {len(store)} clips is none: raise it, or give 0")
-        evaluation = Documents(store, config.dedup, held) if len(held) else None
-    if not len(train):
-        raise UsageError(f"{config.data} leaves no clip to train on")
-    pairs = ((train.codes(i), store.codes(int(index))) for i, index in enumerate(train.indices))
-    return TrainingData(
-        train, evaluation, CodeStatistics.measure(Units(store.spec.codebook_sizes, config.dedup), pairs)
-    )
+        sides = [hold_out(store.ids, config.eval_fraction) for store in stores]
+        train = [Documents(store, units, kept) for store, (kept, _) in zip(stores, sides, strict=True)]
+        held = [Documents(store, units, held) for store, (_, held) in zip(stores, sides, strict=True)]
+        evaluation = [documents for documents in held if len(documents)]
+        if config.eval_fraction > 0 and not evaluation:
+            clips = sum(map(len, stores))
+            raise UsageError(f"eval_fraction {config.eval_fraction} of {clips} clips is none: raise it, or give 0")
+    for documents in train:
+        if not len(documents):
+            raise UsageError(f"{documents.store.path} leaves no clip to train on")
+    return TrainingData(spec, units, train, evaluation)
 
 
-def make_pattern(config: TrainConfig, store: CodeStore) -> Pattern:
-    return PATTERNS.create(config.pattern.name, codebook_sizes=store.spec.codebook_sizes, **config.pattern.settings)
+def make_pattern(config: TrainConfig, data: TrainingData) -> Pattern:
+    return PATTERNS.create(config.pattern.name, codebook_sizes=data.units.sizes, **config.pattern.settings)
+
+
+def make_loader(config: TrainConfig, data: TrainingData, pattern: Pattern, rank: int, world_size: int) -> TrainLoader:
+    shares = config.mixture
+    mixture = Mixture(data.train, shares.weights, shares.epochs, shares.temperature)
+    return TrainLoader(mixture, pattern, config.row_length, config.rows_per_batch, config.accumulation,
+                       rank, world_size, config.seed, config.packing)  # fmt: skip
 
 
 def make_model(config: TrainConfig, pattern: Pattern) -> AcousticLM:
     weights = config.codebook_weights
     if weights is not None and len(weights) != pattern.num_codebooks:
         raise UsageError(f"codebook_weights: {len(weights)} given for {pattern.num_codebooks} codebooks")
-    if config.model.init_from:
-        body = twist_causal_lm(config.model.init_from, pattern, config.seed, config.model.init_gguf_file)
+    options = config.model
+    cuda = torch.cuda.is_available()
+    backend = choose_attention(options.attention, cuda, config.compile, bf16=config.precision != "fp32")
+    if options.init_from:
+        source, file = options.init_from, options.init_gguf_file
+        body = twist_causal_lm(source, pattern, config.seed, file, attention=backend, depth=options.depth)
     else:
-        body = build_causal_lm(config.model.backbone, pattern, config.seed)
+        body = build_causal_lm(options.backbone, pattern, config.seed, attention=backend, depth=options.depth)
     longest = getattr(body.config, "max_position_embeddings", None)
     if longest is not None and longest < config.row_length:
         raise UsageError(f"row_length {config.row_length} is beyond the model's max_position_embeddings, {longest}")
     model = AcousticLM(body, pattern, weights)
     check_attention(model, pattern, config.row_length)
+    if options.kernels == "liger":  # now, since its kernels run on CUDA only
+        use_liger(body)
     return model
 
 
-def make_record(config: TrainConfig, store: CodeStore, pattern: Pattern) -> ModelRecord:
-    training = {key: value for key, value in asdict(config).items() if key != "out"}
-    training["data"] = Path(config.data).name
+def make_record(config: TrainConfig, data: TrainingData, pattern: Pattern) -> ModelRecord:
+    training = {key: value for key, value in asdict(config).items() if key not in ("out", "eval_data", "bpe")}
+    training["data"] = [Path(path).name for path in config.corpora]
     return ModelRecord(
-        tokenizer=store.spec,
+        tokenizer=data.spec,
         pattern_name=config.pattern.name,
         pattern_settings=pattern.settings(),
         dedup=config.dedup,
         codebook_weights=None if config.codebook_weights is None else tuple(config.codebook_weights),
         training=training,
+        bpe=data.units.bpe,
     )
 
 
 def run_identity(config: TrainConfig, data: TrainingData, rows_per_step: int, precision: str) -> dict[str, Any]:
     """What makes a run this run: options, the clips it sees, the rows of a step however divided, the precision."""
-    sides = {"train": data.train, "evaluation": data.evaluation}
     return {
         **config.identity(),
         "rows_per_step": rows_per_step,
         "precision": precision,
-        "tokenizer": data.train.store.spec.fingerprint,
-        **{f"{name} clips": None if documents is None else documents.digest() for name, documents in sides.items()},
+        "tokenizer": data.spec.fingerprint,
+        "units": data.units.fingerprint,
+        "train clips": [documents.digest() for documents in data.train],
+        "evaluation clips": [documents.digest() for documents in data.evaluation],
     }

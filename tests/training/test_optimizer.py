@@ -8,20 +8,36 @@ from slm.training.metrics import bits_per_s, nats_per_code
 from slm.training.optimizer import learning_rate, make_optimizer
 
 
+def rates(config: OptimizerConfig, steps: int) -> list[float]:
+    """Of a budget in steps, as the loop asks for them."""
+    warm_at = config.warmup_steps / steps
+    return [learning_rate(step, (step + 1) / steps, warm_at, config) for step in range(steps)]
+
+
 def test_learning_rate_has_its_peak_its_middle_and_its_end():
-    config = OptimizerConfig(lr=2.0, final_lr_ratio=0.1, warmup_steps=10)
-    rates = [learning_rate(step, 111, config) for step in range(111)]
-    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
-    assert rates[10] == 2.0
-    assert rates[60] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 50 / 100)))
-    assert rates[110] == pytest.approx(0.2)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+    made = rates(OptimizerConfig(lr=2.0, final_lr_ratio=0.1, warmup_steps=10), 110)
+    assert made[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert made[59] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 50 / 100)))
+    assert made[109] == pytest.approx(0.2)
+    assert made[9:] == sorted(made[9:], reverse=True)
 
 
 def test_a_linear_schedule_is_a_line():
-    config = OptimizerConfig(lr=1.0, schedule="linear", final_lr_ratio=0.0, warmup_steps=10)
-    rates = [learning_rate(step, 111, config) for step in range(10, 111)]
-    assert rates == pytest.approx([1 - i / 100 for i in range(101)])
+    made = rates(OptimizerConfig(lr=1.0, schedule="linear", final_lr_ratio=0.0, warmup_steps=10), 110)
+    assert made[9:] == pytest.approx([1 - i / 100 for i in range(101)])
+
+
+def test_wsd_holds_the_peak_and_falls_at_the_end():
+    made = rates(OptimizerConfig(lr=1.0, schedule="wsd", final_lr_ratio=0.0, warmup_steps=10, decay_ratio=0.25), 100)
+    assert made[9:75] == pytest.approx([1.0] * 66)
+    assert made[75:] == pytest.approx([1 - (i + 1) / 25 for i in range(25)])
+
+
+def test_a_warm_up_may_be_a_share_of_the_budget():
+    config = OptimizerConfig(lr=1.0, schedule="linear", final_lr_ratio=0.0, warmup_ratio=0.2, warmup_steps=77)
+    assert learning_rate(0, 0.05, None, config) == pytest.approx(0.25)
+    assert learning_rate(500, 0.2, None, config) == pytest.approx(1.0)
+    assert learning_rate(900, 0.6, None, config) == pytest.approx(0.5)
 
 
 def test_only_matrices_decay():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,54 +21,7 @@ from slm.spoken_lm import load_lm
 from slm.training.config import ModelConfig, OptimizerConfig, PatternConfig, TrainConfig
 from slm.training.metrics import read_metrics
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
-
-ROOT = Path(train_lm.__file__).parent
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
-
-
-def reset_accelerate() -> None:
-    """Accelerate keeps its state in singletons; each run in this process starts without."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    reset_accelerate()
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("corpora")
-    return {
-        name: str(write_corpus(root / name, markov_codes(ArithmeticTokenizer(books, bias=bias), 120)))
-        for name, books, bias in [("two", 2, 0), ("one", 1, 0), ("other", 2, 1)]
-    }
-
-
-def config(data: str, out: Path, **changes) -> TrainConfig:
-    values = {
-        "model": ModelConfig(backbone=TINY_BACKBONE),
-        "pattern": PatternConfig("delay"),
-        "optimizer": OptimizerConfig(lr=1e-2, warmup_steps=5),
-        "steps": 40, "row_length": 64, "rows_per_batch": 8, "eval_fraction": 0.1,
-        "log_every": 1, "eval_every": 40, "save_every": 10,
-    }  # fmt: skip
-    return TrainConfig(data=data, out=str(out), **{**values, **changes})
-
-
-def as_arguments(c: TrainConfig, file: Path) -> list[str]:
-    file.write_text(json.dumps(asdict(c)))  # JSON is YAML
-    return ["--config", str(file)]
-
-
-def losses(run: Path) -> list[tuple[int, str, float]]:
-    """Everything that was logged but for speed, in order."""
-    timing = {"codes_per_s", "times_real_time"}
-    return [(m["step"], k, v) for m in read_metrics(run / "metrics.jsonl") for k, v in m.items() if k not in timing]
+from tests.training.runs import ENV, ROOT, TORCHRUN, as_arguments, config, losses, reset_accelerate, run
 
 
 @pytest.mark.parametrize(
@@ -121,10 +72,6 @@ def test_accumulation_does_not_change_the_run(corpora, tmp_path, accumulation):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
 
 
-def run(command: list[str], **more) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300, **more)
-
-
 def kill_after(command: list[str], run_dir: Path, steps: int) -> None:
     """Start, wait until `steps` steps are logged, then SIGKILL the process and all that it started."""
     process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -142,8 +89,7 @@ def kill_after(command: list[str], run_dir: Path, steps: int) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, processes):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    start = launch if processes == 2 else [sys.executable]
+    start = TORCHRUN if processes == 2 else [sys.executable]
     dropout = {**TINY_BACKBONE, "attention_dropout": 0.1}  # so that random states matter too
     settings = {"steps": 120, "save_every": 15, "eval_every": 60, "rows_per_batch": 8 // processes,
                 "model": ModelConfig(backbone=dropout)}  # fmt: skip
@@ -159,17 +105,6 @@ def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, process
     assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
     weights = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("killed", "undisturbed")]
     assert weights[0] == weights[1]
-
-
-def test_two_processes_agree_with_one(corpora, tmp_path):
-    one = config(corpora["two"], tmp_path / "one", steps=6)
-    train_lm.main(one)
-    two = config(corpora["two"], tmp_path / "two", steps=6, rows_per_batch=2, accumulation=2)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    made = run([*launch, "train_lm.py", *as_arguments(two, tmp_path / "two.yaml")])
-    assert made.returncode == 0, made.stderr
-    for (step, key, a), (_, _, b) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert a == pytest.approx(b, rel=2e-4), (step, key)
 
 
 def test_another_division_of_the_same_step_resumes_the_run_and_another_step_does_not(corpora, tmp_path):
@@ -221,14 +156,6 @@ def test_evaluation_data_of_its_own(corpora, tmp_path):
     assert logged == pytest.approx(nats / math.log(2) / sum(s.duration_s for s in scores), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corpora, tmp_path):
-    wild = OptimizerConfig(lr=1e30, warmup_steps=0, clip_norm=0)
-    with pytest.raises(SystemExit, match="not finite"):
-        train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
-    assert not (tmp_path / "run" / "final").exists()
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
 def test_bf16_autocast_trains_and_is_another_run_than_fp32(corpora, tmp_path):
     train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="bf16"))
     logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -238,14 +165,6 @@ def test_bf16_autocast_trains_and_is_another_run_than_fp32(corpora, tmp_path):
     reset_accelerate()
     with pytest.raises(UsageError, match="precision: 'bf16' there, 'no' now"):
         train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="fp32"))
-
-
-def test_accelerate_files_are_ones_that_it_reads():
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    for name, kind in [("ddp", "MULTI_GPU"), ("one-process", "NO")]:
-        loaded = load_config_from_file(str(ROOT / "configs" / "accelerate" / f"{name}.yaml"))
-        assert loaded.distributed_type.value == kind
 
 
 def test_every_shipped_configuration_is_valid():

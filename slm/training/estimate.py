@@ -1,0 +1,80 @@
+"""What a run will be, before anything starts: parameters, steps, tokens, memory, time."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+
+from slm.model.acoustic_lm import AcousticLM
+from slm.model.flops import flops_per_step_position
+from slm.training.budget import Budget
+from slm.training.config import TrainConfig
+from slm.training.setup import TrainingData, load_data, make_loader, make_model, make_pattern
+from slm.training.throughput import matmul_flops_per_s
+
+ASSUMED_MFU = 0.4
+"""Of a well-filled device: what the dry run takes for its guess of the time."""
+
+
+def describe_run(config: TrainConfig, data: TrainingData, model: AcousticLM) -> str:
+    pattern = config.pattern.name + (", deduplicated" if config.dedup else "") + (", unit BPE" if config.bpe else "")
+    return (
+        f"{data.spec.describe()}, {pattern}; {data.duration_s / 3600:.3f} h in {data.num_clips} clips; "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
+    )
+
+
+def dry_run(config: TrainConfig, processes: int = 0) -> str:
+    """A page about the run. The model is made without weights, the data are opened, nothing is written.
+
+    Memory is that of weights, gradients and AdamW's two moments in float32 and of the activations of one micro-batch
+    (the estimate of arXiv 2205.05198 without attention scores, which fused attention does not keep), on one process
+    with nothing divided. Time is FLOPs over the measured matrix-product rate of this device at an assumed MFU.
+    """
+    world = processes or int(os.environ.get("WORLD_SIZE", 1))
+    data = load_data(config)
+    pattern = make_pattern(config, data)
+    with torch.device("meta"):
+        model = make_model(config, pattern)
+    loader = make_loader(config, data, pattern, 0, world)
+    probe = min(20, 1 + 2000 // loader.rows_per_step)
+    codes, audio_s = (sum(f(step) for step in range(probe)) / probe for f in (loader.num_codes, loader.audio_s))
+    flops = flops_per_step_position(model, config.row_length) * config.row_length * loader.rows_per_step
+    epochs = loader.epoch_at(probe) / probe
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    rate = matmul_flops_per_s(device, torch.bfloat16 if half else torch.float32)
+    step_s = flops / (rate * ASSUMED_MFU * world)
+    per_step = {"steps": 1, "codes": codes, "audio_s": audio_s, "epochs": epochs, "flops": flops, "elapsed_s": step_s}
+    budget = config.run_budget()
+    steps = max(1, round(budget.amount / per_step[budget.field]))
+    parameters = sum(p.numel() for p in model.parameters())
+    state_gb = parameters * (4 + 4 + 8 + 4 * bool(config.ema_decay)) / 2**30
+    lines = {
+        "model": describe_run(config, data, model),
+        "budget": _budget_text(budget, config),
+        "one step": f"{loader.rows_per_step} rows of {config.row_length} ({world} x {config.accumulation} x "
+                    f"{config.rows_per_batch}), {codes:,.0f} codes, {audio_s / 3600:.3f} h of audio",
+        "steps": f"{steps:,}",
+        "codes": f"{codes * steps:,.0f}",
+        "audio": f"{audio_s * steps / 3600:,.1f} h heard, {epochs * steps:.2f} epochs",
+        "compute": f"{flops * steps:.2e} FLOPs",
+        "memory": f"{state_gb:.1f} GB for weights, gradients, moments; "
+                  f"about {_activations_gb(model, config, half):.1f} GB for activations of a micro-batch",
+        "time": f"{timedelta(seconds=round(step_s * steps))} on {world} of this device ({rate / 1e12:.2f} TFLOP/s in "
+                f"matrix products, MFU {ASSUMED_MFU:.0%} assumed)",
+    }  # fmt: skip
+    return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
+
+
+def _budget_text(budget: Budget, config: TrainConfig) -> str:
+    return f"{budget.amount:g} {budget.field}" if config.budget is None else config.budget
+
+
+def _activations_gb(model: AcousticLM, config: TrainConfig, half: bool) -> float:
+    """34 bytes a hidden unit, position and layer in 16 bits (arXiv 2205.05198, equation 2), twice that in 32."""
+    body = model.causal_lm.base_model.config
+    per_position = 34 * body.hidden_size * body.num_hidden_layers * (1 if half else 2)
+    return per_position * config.rows_per_batch * config.row_length / 2**30

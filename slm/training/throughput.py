@@ -1,0 +1,78 @@
+"""How fast a run is, measured against what the device can do."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from slm.training.budget import Budget, Progress
+
+
+@torch.no_grad()
+def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """The device's own ceiling: the best of a few large matrix products. What MFU is a share of."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        _wait(device)
+        start = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Clock:
+    """Seconds of wall-clock time that a run has taken, over its resumptions."""
+
+    def __init__(self, before_s: float):
+        self._begun = time.monotonic() - before_s
+
+    def read(self) -> float:
+        return time.monotonic() - self._begun
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most this process has held so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+@dataclass
+class Throughput:
+    """Rates since the last reading. `ceiling_flops_per_s` is of all processes together."""
+
+    device: torch.device
+    ceiling_flops_per_s: float
+    budget: Budget
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self._time = time.perf_counter()
+
+    def read(self, progress: Progress) -> dict[str, float]:
+        """codes/s, seconds of audio/s (times real time), MFU, memory, seconds left."""
+        now = time.perf_counter()
+        seconds, before = max(1e-9, now - self._time), self.progress
+        spent = self.budget.fraction(progress) - self.budget.fraction(before)
+        self._time, self.progress = now, progress
+        left = (1 - self.budget.fraction(progress)) / spent * seconds if spent > 0 else 0.0
+        return {
+            "codes_per_s": (progress.codes - before.codes) / seconds,
+            "times_real_time": (progress.audio_s - before.audio_s) / seconds,
+            "mfu": (progress.flops - before.flops) / seconds / self.ceiling_flops_per_s,
+            "memory_gb": peak_memory_gb(self.device),
+            "eta_s": left,
+        }
