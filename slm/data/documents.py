@@ -30,7 +30,7 @@ class Documents:
 
     def __init__(self, store: CodeStore, units: Units | None = None, keep: Sequence[int] | np.ndarray | None = None):
         self.store = store
-        self.units = units if isinstance(units, Units) else Units(store.spec.codebook_sizes, bool(units))
+        self.units = Units(store.spec.codebook_sizes) if units is None else units
         self.indices = np.asarray(range(len(store)) if keep is None else keep, small_type(len(store)))
         self._made = store.frames if self.units.is_identity else made_units(store, self.units)
         self.num_frames = self._made.lengths if keep is None else self._made.lengths[self.indices]
