@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,94 +17,146 @@ from safetensors.torch import load_file
 import train_lm
 from slm.training.config import ModelConfig
 from tests.fakes import TINY_BACKBONE
-from tests.training.runs import ENV, ROOT, TORCHRUN, as_arguments, config, losses, run
+from tests.training.runs import ENV, ROOT, as_arguments, config, losses, reset_accelerate
 
 SIDE = Path(sys.prefix, "deepspeed")  # where `make` puts it: beside the packages, so that only these tests import it
-DEEPSPEED = {**ENV, "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{SIDE}:{ROOT}"}
-FSDP = {**ENV, "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-ENVIRONMENTS = {"ddp": ENV, "fsdp2": FSDP}
-SETTINGS = {"steps": 6, "save_every": 3, "eval_every": 6, "ema_decay": 0.5}
+HAS_DEEPSPEED = SIDE.is_dir() or importlib.util.find_spec("deepspeed") is not None
+DDP = {"ACCELERATE_USE_CPU": "true"}
+FSDP2 = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}  # fmt: skip
+STEPS = {"steps": 6, "save_every": 3, "eval_every": 6}
+STRATEGIES = [
+    "ddp",
+    "fsdp2",
+    *(pytest.param(f"zero{stage}", marks=pytest.mark.skipif(not HAS_DEEPSPEED, reason="needs DeepSpeed: make install"))
+      for stage in (1, 2, 3)),
+]  # fmt: skip
 
 
-def needs_deepspeed() -> None:
-    if not (SIDE.is_dir() or importlib.util.find_spec("deepspeed")):
-        pytest.skip("needs DeepSpeed: make install")
-
-
-def deepspeed(stage: int, folder: Path) -> tuple[dict[str, str], str]:
-    """As `accelerate launch` with a DeepSpeed file of the user's own; no parameter is too small to be divided."""
-    needs_deepspeed()
-    zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
-    file = folder / "deepspeed.json"
+def environment(strategy: str, folder: Path) -> dict[str, str]:
+    """As `accelerate launch` sets it, with a DeepSpeed file of the user's own where no parameter is too small to be
+    divided."""
+    if not strategy.startswith("zero"):
+        return {"ddp": DDP, "fsdp2": FSDP2, "fsdp1": {**FSDP2, "FSDP_VERSION": "1"}}[strategy]
+    file = folder / f"{strategy}.json"
+    zero = {"stage": int(strategy[-1]), "stage3_param_persistence_threshold": 0}
     file.write_text(json.dumps({"zero_optimization": zero}))
-    environment = {k: v for k, v in DEEPSPEED.items() if k != "ACCELERATE_USE_CPU"}
-    return {**environment, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}, "tests/training/deepspeed_on_cpu.py"
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+
+
+def ema_decay(strategy: str) -> float:
+    return 0.0 if strategy == "zero3" else 0.5
+
+
+class Jobs:
+    """Runs of two processes, put together and then started from one process."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.jobs: list[dict[str, Any]] = []
+
+    def add(self, name: str, strategy: str, c: Any, remove: list[Path] | None = None) -> None:
+        made = {"arguments": as_arguments(c, self.folder / f"{name}.yaml"), "log": str(self.folder / f"{name}.log"),
+                "environment": environment(strategy, self.folder), "remove": list(map(str, remove or []))}  # fmt: skip
+        self.jobs.append(made)
+
+    def start(self, with_deepspeed: bool) -> None:
+        file = self.folder / "jobs.json"
+        file.write_text(json.dumps(self.jobs))
+        env = {k: v for k, v in ENV.items() if k != "ACCELERATE_USE_CPU"}
+        if with_deepspeed:
+            env |= {"PYTHONPATH": f"{SIDE}:{ROOT}", "DS_ACCELERATOR": "cpu"}
+        subprocess.run([sys.executable, "-m", "tests.training.two_processes", str(file)], cwd=ROOT, env=env, check=True,
+                       capture_output=True, timeout=400)  # fmt: skip
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
 
 
 @pytest.fixture(scope="module")
 def one(corpora, tmp_path_factory) -> dict[float, Path]:
-    """A run of one process, without and with a moving average of the weights."""
-    from tests.training.runs import reset_accelerate
-
+    """Runs of one process, without and with a moving average of the weights."""
     made = {}
     for decay in (0.0, 0.5):
         made[decay] = tmp_path_factory.mktemp("one") / "run"
         reset_accelerate()
-        train_lm.main(config(corpora["two"], made[decay], **{**SETTINGS, "ema_decay": decay}))
+        train_lm.main(config(corpora["two"], made[decay], **STEPS, ema_decay=decay))
     reset_accelerate()
     return made
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero1", "zero2", "zero3"])
-def test_two_processes_agree_with_one_and_resume_to_the_bit(corpora, tmp_path, one, strategy):
-    decay = 0.0 if strategy == "zero3" else 0.5
-    settings = {**SETTINGS, "ema_decay": decay, "rows_per_batch": 2, "accumulation": 2}
-    out = tmp_path / "two"
-    environment, script = ENVIRONMENTS.get(strategy), "train_lm.py"
-    if environment is None:
-        environment, script = deepspeed(int(strategy[-1]), tmp_path)
-    command = [*TORCHRUN, script, *as_arguments(config(corpora["two"], out, **settings), tmp_path / "c.yaml")]
-    made = run(command, environment)
-    assert made.returncode == 0, made.stderr
-    logged = losses(out)
-    for (step, key, a), (_, _, b) in zip(losses(one[decay]), logged, strict=True):
+@pytest.fixture(scope="module")
+def plain(corpora, one, tmp_path_factory) -> Jobs:
+    jobs = Jobs(tmp_path_factory.mktemp("plain"))
+    for strategy in ("ddp", "fsdp2"):
+        add_twice(jobs, strategy, corpora)
+    more, end = jobs.folder / "more", ["final", "checkpoints/step-0000006"]
+    shutil.copytree(one[0.0], more)
+    two = config(corpora["two"], more, **STEPS, rows_per_batch=4)
+    jobs.add("other strategy", "fsdp2", two, [more / name for name in end])
+    jobs.add("more", "ddp", two)
+    jobs.add("fsdp1", "fsdp1", config(corpora["two"], jobs.folder / "old", **STEPS))
+    jobs.start(with_deepspeed=False)
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def zero(corpora, tmp_path_factory) -> Jobs:
+    jobs = Jobs(tmp_path_factory.mktemp("zero"))
+    for stage in (1, 2, 3):
+        add_twice(jobs, f"zero{stage}", corpora)
+    jobs.add("refused", "zero3", config(corpora["two"], jobs.folder / "refused", **STEPS, ema_decay=0.5))
+    jobs.start(with_deepspeed=True)
+    return jobs
+
+
+def add_twice(jobs: Jobs, strategy: str, corpora: dict[str, str]) -> None:
+    """A run, and the same again after its last checkpoint is lost."""
+    out = jobs.folder / strategy
+    c = config(corpora["two"], out, **STEPS, ema_decay=ema_decay(strategy), rows_per_batch=2, accumulation=2)
+    jobs.add(strategy, strategy, c)
+    jobs.add(f"{strategy} again", strategy, c, [out / "final", out / "checkpoints" / "step-0000006"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_agree_with_one_and_resume_to_the_bit(request, one, strategy):
+    jobs = request.getfixturevalue("zero" if strategy.startswith("zero") else "plain")
+    first, again = jobs.log(strategy), jobs.log(f"{strategy} again")
+    assert first.endswith("status 0 0\n"), first
+    assert again.endswith("status 0 0\n"), again
+    assert "resuming" in again
+    out, alone = jobs.folder / strategy, one[ema_decay(strategy)]
+    state = json.loads((out / "checkpoints" / "step-0000006" / "state" / "progress.json").read_text())
+    assert (state["strategy"], state["processes"]) == ("plain" if strategy == "ddp" else strategy, 2)
+    for (step, key, a), (_, _, b) in zip(losses(alone), losses(out), strict=True):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
-    weights, expected = (load_file(p / "final" / "model.safetensors") for p in (out, one[decay]))
+    weights, expected = (load_file(p / "final" / "model.safetensors") for p in (out, alone))
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, expected[name], atol=2e-4, rtol=1e-3)
-
-    shutil.rmtree(out / "final")
-    shutil.rmtree(out / "checkpoints" / "step-0000006")
-    again = run(command, environment)
-    assert again.returncode == 0, again.stderr
-    assert "resuming" in again.stdout
-    assert losses(out) == logged
+    steps = [[line for line in log.splitlines() if line.startswith(("step 4", "step 5", "step 6"))]
+             for log in (first, again)]  # fmt: skip
+    exact = [[" ".join(line.split()[:9]) for line in lines] for lines in steps]
+    assert exact[0] == exact[1]
+    assert len(exact[0]) == 3
 
 
-def test_what_a_strategy_cannot_do_is_refused(corpora, tmp_path):
-    refused = config(corpora["two"], tmp_path / "run", **SETTINGS)
-    environment, script = deepspeed(3, tmp_path)
-    made = run([*TORCHRUN, script, *as_arguments(refused, tmp_path / "c.yaml")], environment)
-    assert "ema_decay needs whole parameters" in made.stderr
-    assert not (tmp_path / "run").exists()
+def test_what_a_strategy_cannot_do_is_refused(plain):
+    assert "FSDP version 1 is not supported" in plain.log("fsdp1")
+    assert "was begun with strategy 'plain'" in plain.log("other strategy")
+    assert not (plain.folder / "old").exists()
 
 
-def test_more_processes_go_on_with_the_same_rows_and_say_so(corpora, tmp_path):
-    whole = config(corpora["two"], tmp_path / "whole", **SETTINGS)
-    train_lm.main(whole)
-    parts = tmp_path / "parts"
-    shutil.copytree(tmp_path / "whole", parts)
-    shutil.rmtree(parts / "final")
-    shutil.rmtree(parts / "checkpoints" / "step-0000006")
-    two = config(corpora["two"], parts, **{**SETTINGS, "rows_per_batch": 4})
-    made = run([*TORCHRUN, "train_lm.py", *as_arguments(two, tmp_path / "c.yaml")])
-    assert made.returncode == 0, made.stderr
-    assert "2 processes go on where 1 stopped: the same rows in the same order" in made.stdout
-    for (step, key, a), (_, _, b) in zip(losses(tmp_path / "whole"), losses(parts), strict=True):
+@pytest.mark.skipif(not HAS_DEEPSPEED, reason="needs DeepSpeed: make install")
+def test_moving_averages_need_whole_parameters(zero):
+    assert "ema_decay needs whole parameters" in zero.log("refused")
+    assert not (zero.folder / "refused").exists()
+
+
+def test_more_processes_go_on_with_the_same_rows_and_say_so(plain, one):
+    assert "2 processes go on where 1 stopped: the same rows in the same order" in plain.log("more")
+    for (step, key, a), (_, _, b) in zip(losses(one[0.0]), losses(plain.folder / "more"), strict=True):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
-    other = run([*TORCHRUN, "train_lm.py", *as_arguments(two, tmp_path / "c.yaml")], FSDP)
-    assert "was begun with strategy 'plain'" in other.stderr
 
 
 def test_accelerate_files_are_ones_that_it_reads():
