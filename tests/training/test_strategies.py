@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_lm
-from slm.training.config import ModelConfig
+from slm.training.config import ModelConfig, SamplesConfig
 from tests.fakes import TINY_BACKBONE
 from tests.training.runs import ENV, ROOT, as_arguments, config, losses, reset_accelerate
 
@@ -113,7 +113,9 @@ def zero(corpora, tmp_path_factory) -> Jobs:
 def add_twice(jobs: Jobs, strategy: str, corpora: dict[str, str]) -> None:
     """A run, and the same again after its last checkpoint is lost."""
     out = jobs.folder / strategy
-    c = config(corpora["two"], out, **STEPS, ema_decay=ema_decay(strategy), rows_per_batch=2, accumulation=2)
+    samples = SamplesConfig(every=6, count=2, prompt_s=0.2, seconds=0.2)
+    c = config(corpora["two"], out, **STEPS, ema_decay=ema_decay(strategy), rows_per_batch=2, accumulation=2,
+               samples=samples)  # fmt: skip
     jobs.add(strategy, strategy, c)
     jobs.add(f"{strategy} again", strategy, c, [out / "final", out / "checkpoints" / "step-0000006"])
 
@@ -139,6 +141,7 @@ def test_two_processes_agree_with_one_and_resume_to_the_bit(request, one, strate
     exact = [[" ".join(line.split()[:9]) for line in lines] for lines in steps]
     assert exact[0] == exact[1]
     assert len(exact[0]) == 3
+    assert len(list((out / "samples" / "step-0000006").iterdir())) == 2
 
 
 def test_what_a_strategy_cannot_do_is_refused(plain):

@@ -1,0 +1,238 @@
+"""What makes a run pleasant and safe: budgets, averages, samples, a way to leave, reports of trouble, a dry run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train_lm
+from slm.errors import UsageError
+from slm.spoken_lm import load_lm
+from slm.training import watch
+from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig
+from slm.training.ema import MovingAverage
+from slm.training.metrics import read_metrics
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
+from tests.training.runs import config, losses, reset_accelerate
+
+
+def steps_done(run) -> int:
+    return read_metrics(run / "metrics.jsonl")[-1]["step"]
+
+
+@pytest.mark.parametrize("budget", ["3000 tokens", "30 audio-s", "0.7 epochs", "4e8 flops"])
+def test_a_budget_ends_the_run_and_the_schedule(corpora, tmp_path, budget):
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget=budget, eval_fraction=0.0, rows_per_batch=2))
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    state = tmp_path / "run" / "checkpoints" / f"step-{len(lines):07d}" / "state" / "progress.json"
+    progress = json.loads(state.read_text())
+    field = {"tokens": "codes", "audio-s": "audio_s", "epochs": "epochs", "flops": "flops"}[budget.split()[1]]
+    amount = float(budget.split()[0])
+    assert progress[field] >= amount > progress[field] * (len(lines) - 1.5) / len(lines)
+    assert lines[-1]["lr"] == pytest.approx(1e-3)  # final_lr_ratio of the peak
+    assert max(line["lr"] for line in lines) <= 1e-2
+
+
+def test_a_budget_of_time_ends_the_run_when_it_is_over_resumed_or_not(corpora, tmp_path):
+    c = config(corpora["two"], tmp_path / "run", budget="1.5 s", eval_fraction=0.0)
+    train_lm.main(c)
+    steps = steps_done(tmp_path / "run")
+    assert steps >= 2
+    reset_accelerate()
+    train_lm.main(c)
+    assert steps_done(tmp_path / "run") == steps
+
+
+def test_codes_and_seconds_of_a_run_are_those_of_its_corpus(corpora, tmp_path):
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget="1 epoch", eval_fraction=0.0, rows_per_batch=1))
+    state = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "state" / "progress.json"
+    progress, corpus = json.loads(state.read_text()), markov_codes(ArithmeticTokenizer(2), 120)
+    assert progress["codes"] == sum(c.codes.size for c in corpus)
+    assert progress["audio_s"] == pytest.approx(sum(c.duration_s for c in corpus))
+
+
+def test_a_moving_average_is_the_sum_it_is_said_to_be():
+    model = torch.nn.Linear(1, 1, bias=False)
+    seen, average = [model.weight.item()], MovingAverage(model, 0.75)
+    for value in (1.0, -2.0, 5.0):
+        model.weight.data.fill_(value)
+        seen.append(value)
+        average.update()
+    expected = seen[0]
+    for value in seen[1:]:
+        expected = 0.75 * expected + 0.25 * value
+    with average.applied():
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == 5.0
+
+
+def test_the_average_is_what_is_saved_and_evaluated(corpora, tmp_path):
+    for name, decay in [("raw", 0.0), ("average", 0.9)]:
+        reset_accelerate()
+        train_lm.main(config(corpora["two"], tmp_path / name, steps=12, eval_every=12, ema_decay=decay))
+    raw, average = ({(s, k): v for s, k, v in losses(tmp_path / name)} for name in ("raw", "average"))
+    assert raw[12, "train_nats_per_code"] == average[12, "train_nats_per_code"]
+    assert raw[12, "eval_nats_per_code"] < average[12, "eval_nats_per_code"] - 0.1  # early on, an average lags behind
+    weights = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("raw", "average")]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_leaves_and_the_run_goes_on_as_if_it_had_not(corpora, tmp_path, monkeypatch, number):
+    c = config(corpora["two"], tmp_path / "left", steps=12, eval_every=12, save_every=12, log_every=2)
+    before = signal.getsignal(number)
+    original = watch.Trouble.see
+
+    def see(self, values):
+        if len(read_metrics(tmp_path / "left" / "metrics.jsonl")) == 2:
+            os.kill(os.getpid(), number)
+        return original(self, values)
+
+    monkeypatch.setattr(watch.Trouble, "see", see)
+    with pytest.raises(SystemExit) as left:
+        train_lm.main(c)
+    assert left.value.code == 143
+    assert [p.name for p in (tmp_path / "left" / "checkpoints").iterdir()] == ["step-0000006"]
+    monkeypatch.undo()
+    reset_accelerate()
+    train_lm.main(c)
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], tmp_path / "whole", steps=12, eval_every=12, save_every=12, log_every=2))
+    assert losses(tmp_path / "left") == losses(tmp_path / "whole")
+    signal.signal(number, before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corpora, tmp_path):
+    wild = OptimizerConfig(lr=1e30, warmup_steps=0, clip_norm=0)
+    with pytest.raises(SystemExit, match=r"not finite at step \d+.*stopped\.json"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
+    assert not (tmp_path / "run" / "final").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    report = json.loads((tmp_path / "run" / "stopped.json").read_text())
+    assert report["reason"] == "the loss is not finite"
+    assert report["last_metrics"][-1]["step"] == report["step"]
+
+
+def test_a_loss_that_runs_away_is_told_from_one_bad_batch():
+    trouble = watch.Trouble(1.0)
+    complaints = [trouble.see({"train_nats_per_code": v}) for v in (3.0, 2.0, 9.0, 2.5, 3.1, 3.2, 2.9, 3.5, 3.6, 3.7)]
+    assert complaints[:-1] == [None] * 9
+    assert complaints[-1] is not None
+    assert "1 nats per code above its best, 2.000" in complaints[-1]
+    assert watch.Trouble(0.0).see({"train_nats_per_code": math.inf}) is not None
+
+
+def test_samples_are_continuations_of_held_out_clips(corpora, tmp_path, capsys):
+    samples = SamplesConfig(every=4, count=2, prompt_s=0.2, seconds=0.3)
+    train_lm.main(config(corpora["two"], tmp_path / "run", steps=8, samples=samples))
+    folders = sorted((tmp_path / "run" / "samples").iterdir())
+    assert [f.name for f in folders] == ["step-0000004", "step-0000008"]
+    store = {c.id: c.codes for c in markov_codes(ArithmeticTokenizer(2), 120)}
+    for file in folders[0].iterdir():
+        assert file.suffix == ".npy"  # no tokenizer "arithmetic" can be loaded to decode with
+        codes = np.load(file)
+        assert 10 <= len(codes) <= 25
+        assert (codes[:10] == store[file.stem[3:]][:10]).all()
+        assert codes.max() < 16
+    assert "samples are codes, not audio" in capsys.readouterr().out
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], tmp_path / "without", steps=8))
+    assert losses(tmp_path / "run") == losses(tmp_path / "without")  # they leave the run as it is
+
+
+def test_several_corpora_are_mixed_as_told(corpora, tmp_path):
+    tokenizer = ArithmeticTokenizer(2)
+    small = str(write_corpus(tmp_path / "small", markov_codes(tokenizer, 12, seed=7)))
+    mixture = MixtureConfig(weights=[1.0, 1.0])
+    train_lm.main(config([corpora["two"], small], tmp_path / "run", steps=6, mixture=mixture, eval_fraction=0.0))
+    lm = load_lm(tmp_path / "run" / "final")
+    assert lm.record.training["data"] == ["two", "small"]
+    reset_accelerate()
+    with pytest.raises(UsageError, match="two different tokenizers"):
+        train_lm.main(config([corpora["two"], corpora["other"]], tmp_path / "no"))
+
+
+def test_unit_bpe_goes_through_the_whole(corpora, tmp_path):
+    from slm.units import UnitBPE
+
+    corpus = [c.codes for c in markov_codes(ArithmeticTokenizer(2), 120)]
+    UnitBPE.train(corpus, (16, 16), 60).save(tmp_path / "units.model")
+    pattern = PatternConfig("flat")
+    train_lm.main(
+        config(corpora["two"], tmp_path / "run", bpe=str(tmp_path / "units.model"), pattern=pattern, steps=20)
+    )
+    lm = load_lm(tmp_path / "run" / "final")
+    held = markov_codes(ArithmeticTokenizer(2), 3, seed=3)
+    assert [len(s.log_probs) for s in lm.score_codes(held)] == [len(lm.record.units.apply(c.codes)) for c in held]
+    assert sum(len(s.log_probs) for s in lm.score_codes(held)) < sum(c.codes.size for c in held)
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert logged[-2]["train_nats_per_code"] < 0.9 * logged[0]["train_nats_per_code"]
+
+
+def test_a_depth_transformer_trains_and_scores(corpora, tmp_path):
+    model = ModelConfig(backbone=TINY_BACKBONE, depth={**TINY_BACKBONE, "num_hidden_layers": 1})
+    train_lm.main(config(corpora["two"], tmp_path / "run", model=model, steps=20))
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert logged[-2]["train_nats_per_code"] < 0.9 * logged[0]["train_nats_per_code"]
+    assert 0 < logged[-1]["eval_accuracy_1"] <= 1
+    held = markov_codes(ArithmeticTokenizer(2), 3, seed=3)
+    assert all(s.log_probs.shape == c.codes.shape
+               for s, c in zip(load_lm(tmp_path / "run" / "final").score_codes(held), held, strict=True))  # fmt: skip
+
+
+def test_accuracy_is_that_of_a_plain_loop(corpora, tmp_path):
+    train_lm.main(config(corpora["one"], tmp_path / "run", pattern=PatternConfig("flat"), steps=20))
+    from slm.data.documents import hold_out
+    from slm.data.store import CodeStore
+
+    store, lm = CodeStore(corpora["one"]), load_lm(tmp_path / "run" / "final")
+    hits = []
+    for i in hold_out(store.ids, 0.1)[1]:
+        ids = torch.tensor([lm.pattern.streams[0].bos_id, *store.codes(int(i))[:, 0].tolist()])
+        likeliest = lm.model.causal_lm(ids[None]).logits[0].argmax(dim=-1)
+        hits += (likeliest[:-1] == ids[1:]).tolist()
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["eval_accuracy"]
+    assert logged == pytest.approx(np.mean(hits))
+
+
+def test_a_dry_run_tells_and_writes_nothing(corpora, tmp_path, capsys):
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget="10 epochs", dry_run=True))
+    told = capsys.readouterr().out
+    for word in ("parameters", "epochs", "FLOPs", "GB", "MFU"):
+        assert word in told
+    steps = int(next(line for line in told.splitlines() if line.startswith("steps")).split()[1].replace(",", ""))
+    assert steps == pytest.approx(10 * 2 * 60 / (8 * 1.8), rel=1.0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_trackers_that_are_missing_are_named_with_their_install_line(corpora, tmp_path, monkeypatch):
+    from slm.training import metrics
+
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install wandb"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", trackers=["wandb"]))
+    with pytest.raises(UsageError, match="none of tensorboard, wandb, trackio"):
+        config(corpora["two"], tmp_path / "run", trackers=["comet"])
+
+
+def test_tensorboard_has_each_step_once_though_the_run_was_resumed(corpora, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    c = config(corpora["two"], tmp_path / "run", steps=6, save_every=2, eval_every=6)
+    train_lm.main(c)
+    import shutil
+
+    shutil.rmtree(tmp_path / "run" / "final")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000006")
+    reset_accelerate()
+    train_lm.main(c)
+    (folder,) = {f.parent for f in (tmp_path / "run" / "tensorboard").rglob("events*")}
+    found = event_accumulator.EventAccumulator(str(folder))
+    found.Reload()
+    assert [e.step for e in found.Scalars("train_nats_per_code")] == [1, 2, 3, 4, 5, 6]
