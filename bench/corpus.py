@@ -152,7 +152,7 @@ def _peak_mb(run: Callable[..., object], *arguments: Any) -> float:
 
     def watch() -> None:
         nonlocal peak
-        while not ended.wait(0.05):
+        while not ended.wait(0.25):
             total = 0
             for one in [watched, *_below(watched)]:
                 try:
