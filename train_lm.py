@@ -43,7 +43,8 @@ def main(config: TrainConfig) -> None:
     if config.dry_run:
         return print(dry_run(config))
     accelerator = make_accelerator(config)
-    device, say, out = accelerator.device, accelerator.print, Path(config.out)
+    device, out = accelerator.device, Path(config.out)
+    say = print if accelerator.is_main_process else lambda text: None  # once, not on each machine
     data = load_data(config)
     pattern = make_pattern(config, data)
     model = make_model(config, pattern)
@@ -121,6 +122,7 @@ def main(config: TrainConfig) -> None:
             with average.applied() if average is not None else nullcontext():
                 values = evaluate(accelerator, model, data.evaluation, pattern, config)
             metrics.write(at, values)
+            checkpoints.figures = values
             say(f"  held out: {values['eval_nats_per_code']:.4f} nats per code, "
                 f"{values['eval_bits_per_s']:.2f} bits per s of audio")  # fmt: skip
         if sampler is not None and (at % config.samples.every == 0 or last):

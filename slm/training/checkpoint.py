@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class Checkpoints:
     statistics: Callable[[], CodeStatistics]
     average: MovingAverage | None
     keep: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Of the last evaluation: for the model card."""
 
     def save(self, progress: Progress) -> None:
         """Write `checkpoints/step-N` on all processes: the evaluable model, and in `state/` all that resuming needs."""
@@ -116,7 +118,7 @@ class Checkpoints:
             if self.accelerator.is_main_process:
                 inner = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
                 body = {name.removeprefix("causal_lm."): w for name, w in weights.items()}
-                save_model(folder, inner.causal_lm, self.record, self.statistics(), body)
+                save_model(folder, inner.causal_lm, self.record, self.statistics(), body, self.figures)
 
     def _division(self) -> dict[str, Any]:
         return {"processes": self.accelerator.num_processes, "strategy": strategy(self.accelerator)}

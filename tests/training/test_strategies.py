@@ -28,6 +28,7 @@ STEPS = {"steps": 6, "save_every": 3, "eval_every": 6}
 STRATEGIES = [
     "ddp",
     "fsdp2",
+    "two machines",
     *(pytest.param(f"zero{stage}", marks=pytest.mark.skipif(not HAS_DEEPSPEED, reason="needs DeepSpeed: make install"))
       for stage in (1, 2, 3)),
 ]  # fmt: skip
@@ -37,7 +38,8 @@ def environment(strategy: str, folder: Path) -> dict[str, str]:
     """As `accelerate launch` sets it, with a DeepSpeed file of the user's own where no parameter is too small to be
     divided."""
     if not strategy.startswith("zero"):
-        return {"ddp": DDP, "fsdp2": FSDP2, "fsdp1": {**FSDP2, "FSDP_VERSION": "1"}}[strategy]
+        machines = {**FSDP2, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # each process the only one of its machine
+        return {"ddp": DDP, "two machines": machines, "fsdp2": FSDP2, "fsdp1": {**FSDP2, "FSDP_VERSION": "1"}}[strategy]
     file = folder / f"{strategy}.json"
     zero = {"stage": int(strategy[-1]), "stage3_param_persistence_threshold": 0}
     file.write_text(json.dumps({"zero_optimization": zero}))
@@ -88,7 +90,7 @@ def one(corpora, tmp_path_factory) -> dict[float, Path]:
 @pytest.fixture(scope="module")
 def plain(corpora, one, tmp_path_factory) -> Jobs:
     jobs = Jobs(tmp_path_factory.mktemp("plain"))
-    for strategy in ("ddp", "fsdp2"):
+    for strategy in ("ddp", "fsdp2", "two machines"):
         add_twice(jobs, strategy, corpora)
     more, end = jobs.folder / "more", ["final", "checkpoints/step-0000006"]
     shutil.copytree(one[0.0], more)
@@ -129,7 +131,8 @@ def test_two_processes_agree_with_one_and_resume_to_the_bit(request, one, strate
     assert "resuming" in again
     out, alone = jobs.folder / strategy, one[ema_decay(strategy)]
     state = json.loads((out / "checkpoints" / "step-0000006" / "state" / "progress.json").read_text())
-    assert (state["strategy"], state["processes"]) == ("plain" if strategy == "ddp" else strategy, 2)
+    named = {"ddp": "plain", "two machines": "fsdp2"}.get(strategy, strategy)
+    assert (state["strategy"], state["processes"]) == (named, 2)
     for (step, key, a), (_, _, b) in zip(losses(alone), losses(out), strict=True):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
     weights, expected = (load_file(p / "final" / "model.safetensors") for p in (out, alone))

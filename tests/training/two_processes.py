@@ -51,9 +51,9 @@ def start(rank: int, job: dict[str, Any], port: int) -> int:
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.environ.update(job["environment"])
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
                           MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+        os.environ.update(job["environment"])
         status = train(job["arguments"])
     except BaseException:
         traceback.print_exc()
