@@ -32,7 +32,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out, "tensorboard")))
     try:
         accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=config.accumulation,
-                                  log_with=usable_trackers(config.trackers), project_config=project,
+                                  log_with=usable_trackers(config.trackers) or None, project_config=project,
                                   kwargs_handlers=group)  # fmt: skip
     except ImportError as error:
         raise UsageError(f"{error}; DeepSpeed comes with: pip install 'slm-toolkit[deepspeed]'") from error

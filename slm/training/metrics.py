@@ -33,7 +33,7 @@ class MetricsLog:
         self.lines = [line for line in read_metrics(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
-        if accelerator.trackers or accelerator.log_with:
+        if accelerator.log_with:
             start_trackers(accelerator, out, step, config)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
