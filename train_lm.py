@@ -88,8 +88,10 @@ def main(config: TrainConfig) -> None:
         weight, elapsed_s, leaving = accelerator.reduce(shared, "sum").unbind()
         weight = weight.clamp(min=1e-9)  # a step in which nothing weighs anything costs 0, not NaN
         step, before = progress.steps, progress
+        # All processes must agree on the time where it decides; else nothing waits for the device to tell it.
+        spent_s = float(elapsed_s) / accelerator.num_processes if budget.is_time else clock.read()
         progress = before.after_step(loader.num_codes(step), loader.audio_s(step), loader.epoch_at(step + 1),
-                                     flops_per_step, float(elapsed_s) / accelerator.num_processes)  # fmt: skip
+                                     flops_per_step, spent_s)  # fmt: skip
         lr = learning_rate(step, budget.fraction(progress), before.warm_at, config.optimizer)
         if step + 1 == config.optimizer.warmup_steps:
             progress = progress.warm(budget.fraction(progress))

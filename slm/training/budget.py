@@ -73,3 +73,7 @@ class Budget:
 
     def is_spent(self, progress: Progress) -> bool:
         return self.fraction(progress) >= 1.0
+
+    @property
+    def is_time(self) -> bool:
+        return self.field == "elapsed_s"

@@ -157,14 +157,14 @@ def test_evaluation_data_of_its_own(corpora, tmp_path):
 
 
 def test_bf16_autocast_trains_and_is_another_run_than_fp32(corpora, tmp_path):
-    train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="bf16"))
+    train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="bf16", rows_per_batch=4))
     logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert logged[9]["train_nats_per_code"] < logged[0]["train_nats_per_code"] - 0.3
     weights = load_file(tmp_path / "run" / "final" / "model.safetensors")
     assert {str(w.dtype) for w in weights.values()} == {"float32"}
     reset_accelerate()
     with pytest.raises(UsageError, match="precision: 'bf16' there, 'no' now"):
-        train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="fp32"))
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=10, precision="fp32", rows_per_batch=4))
 
 
 def test_every_shipped_configuration_is_valid():

@@ -1,0 +1,25 @@
+"""The order of the tests: those that take long, most of them because they start processes, come first for each worker,
+so that none is left alone at the end."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+LONG = (
+    "test_twist_from_a_text_model", "test_kill_9_and_start_again", "agree_with_one_process", "agrees_with_one_process",
+    "test_from_recordings_to", "test_a_ray_cluster", "test_twenty_kills", "test_fitting_k_means", "dac-bf16",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers begin with one stretch of the list each (xdist's worksteal): long tests go to the heads of these."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if any(name in item.nodeid for name in LONG)]
+    rest = [item for item in items if item not in set(long)]
+    items[:] = []
+    for worker in range(workers):
+        stretch = slice(len(rest) * worker // workers, len(rest) * (worker + 1) // workers)
+        items += long[worker::workers] + rest[stretch]
