@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -122,6 +122,25 @@ def name_words(args: Sequence[str], names: Sequence[str], cls: type[Any]) -> lis
         elif words:
             made += [f"--{name}", words.pop(0)]
     return [*made, *words]
+
+
+Command = tuple[Callable[[Any], int | None], type[Any], tuple[str, ...]]
+"""What runs, its options, and which of these the words after the command's name stand for."""
+
+
+def run_one_of(commands: Mapping[str, Command], prog: str, about: str, argv: Sequence[str] | None = None) -> None:
+    """`PROG NAME WORDS.. --options`: run the command of this name; without a name, `about` and a line on each."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, commands)) + 2
+        lines = [f"  {n:<{width}}{str(config.__doc__).partition(chr(10))[0]}" for n, (_, config, _) in commands.items()]
+        print("\n".join([about, "", *lines, "", f"{prog} COMMAND --help tells more."]))
+        sys.exit(0)
+    if args[0] not in commands:
+        print(f"error: no command {args[0]!r}{did_you_mean(args[0], commands)}", file=sys.stderr)
+        sys.exit(2)
+    command, config, words = commands[args[0]]
+    run_command(command, config, name_words(spell_out_flags(args[1:], config), words, config), prog=f"{prog} {args[0]}")
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -1,27 +1,17 @@
-"""`python -m slm.model push` sends a checkpoint to the Hugging Face hub."""
+"""`python -m slm.model COMMAND`: what is done with a checkpoint that train_lm.py has made."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from slm.config import name_words, run_command, spell_out_flags
-from slm.errors import did_you_mean
+from slm.config import Command, run_one_of
 from slm.model.push import PushConfig, push
 
-PROG = "python -m slm.model"
+COMMANDS: dict[str, Command] = {"push": (push, PushConfig, ("checkpoint", "repo_id"))}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(f"{__doc__}\n\n{PROG} push --help tells more.")
-        sys.exit(0)
-    if args[0] != "push":
-        print(f"error: no command {args[0]!r}{did_you_mean(args[0], ['push'])}", file=sys.stderr)
-        sys.exit(2)
-    options = name_words(spell_out_flags(args[1:], PushConfig), ("checkpoint", "repo_id"), PushConfig)
-    run_command(push, PushConfig, options, prog=f"{PROG} push")
+    run_one_of(COMMANDS, "python -m slm.model", "What is done with a trained model:", argv)
 
 
 if __name__ == "__main__":

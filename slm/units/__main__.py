@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slm.config import run_command, spell_out_flags
-from slm.errors import UsageError, did_you_mean
+from slm.config import Command, run_one_of
+from slm.errors import UsageError
 from slm.units.bpe import LONGEST_SENTENCE, UnitBPE
 from slm.units.units import Units
 
 if TYPE_CHECKING:
     from slm.data.store import CodeStore
 
-PROG = "python -m slm.units"
 CODES_READ = 10_000_000
 
 
@@ -101,15 +99,11 @@ def describe_gain(store: CodeStore, chosen: Sequence[int], read: Units, units: U
         yield f"{pieces:,} clips of more than {longest:,} frames were learned from in pieces"
 
 
+COMMANDS: dict[str, Command] = {"train": (train, BPEConfig, ())}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(f"{__doc__}\n\n{PROG} train --help tells more.")
-        sys.exit(0)
-    if args[0] != "train":
-        print(f"error: no command {args[0]!r}{did_you_mean(args[0], ['train'])}", file=sys.stderr)
-        sys.exit(2)
-    run_command(train, BPEConfig, spell_out_flags(args[1:], BPEConfig), prog=f"{PROG} train")
+    run_one_of(COMMANDS, "python -m slm.units", "What is done with the units of a corpus:", argv)
 
 
 if __name__ == "__main__":
