@@ -8,6 +8,7 @@ on from its last whole checkpoint when the same command is given again, with the
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from datetime import timedelta
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.config import run_command
+from slm.errors import StoppedError
 from slm.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ LEFT = 143  # the exit status of a run that a signal ended: as of a process that
 
 
 def main(config: TrainConfig) -> None:
+    """Make everything, then train: one function, so that the order of things is seen at once."""
     import torch
     from accelerate.utils import set_seed
 
@@ -41,7 +44,7 @@ def main(config: TrainConfig) -> None:
     from slm.training.throughput import Clock, Throughput, matmul_flops_per_s
 
     if config.dry_run:
-        return print(dry_run(config))
+        return print(dry_run(config)) if os.environ.get("RANK", "0") == "0" else None
     accelerator = make_accelerator(config)
     device, out = accelerator.device, Path(config.out)
     say = print if accelerator.is_main_process else lambda text: None  # once, not on each machine
@@ -63,11 +66,13 @@ def main(config: TrainConfig) -> None:
     model, optimizer = accelerator.prepare(model, make_optimizer(model, config.optimizer))
     inner = accelerator.unwrap_model(model)
     average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
+    averaged = nullcontext if average is None else average.applied
     checkpoints = Checkpoints(accelerator, out, model, record, data.statistics, average, config.keep_checkpoints)
     progress = checkpoints.load_latest()
     if progress.steps:
         say(f"resuming {out} after step {progress.steps}")
     metrics = MetricsLog(out, progress.steps, accelerator, config)
+    checkpoints.figures = metrics.last_evaluation()
     sampler = None
     if config.samples.every and data.evaluation:
         sampler = Sampler(accelerator, out, model, record, data.evaluation[0], data.statistics, config.samples)
@@ -90,8 +95,9 @@ def main(config: TrainConfig) -> None:
         step, before = progress.steps, progress
         # All processes must agree on the time where it decides; else nothing waits for the device to tell it.
         spent_s = float(elapsed_s) / accelerator.num_processes if budget.is_time else clock.read()
-        progress = before.after_step(loader.num_codes(step), loader.audio_s(step), loader.epoch_at(step + 1),
-                                     flops_per_step, spent_s)  # fmt: skip
+        progress = before.after_step(
+            *loader.codes_and_audio_s(step), loader.epoch_at(step + 1), flops_per_step, spent_s
+        )
         lr = learning_rate(step, budget.fraction(progress), before.warm_at, config.optimizer)
         if step + 1 == config.optimizer.warmup_steps:
             progress = progress.warm(budget.fraction(progress))
@@ -117,18 +123,20 @@ def main(config: TrainConfig) -> None:
             metrics.write(at, values)
             say(progress_line(progress, budget.fraction(progress), values))
             if reason := trouble.see(values):
-                report = watch.write_report(out, at, reason, metrics.lines) if accelerator.is_main_process else ""
-                sys.exit(f"error: {reason} at step {at}; the last checkpoint in {out} is kept, and {report} says more. "
-                         "Lower optimizer.lr, or lengthen the warm-up, in a new --out")  # fmt: skip
+                if accelerator.is_main_process:
+                    watch.write_report(out, at, reason, metrics.lines)
+                raise StoppedError(f"{reason} at step {at}; the last checkpoint is kept, and {out / watch.REPORT} says "
+                                   "more. Lower optimizer.lr, or lengthen the warm-up, in a new --out")  # fmt: skip
         if data.evaluation and (at % config.eval_every == 0 or last):
-            with average.applied() if average is not None else nullcontext():
+            with averaged():
                 values = evaluate(accelerator, model, data.evaluation, pattern, config)
             metrics.write(at, values)
             checkpoints.figures = values
             say(f"  held out: {values['eval_nats_per_code']:.4f} nats per code, "
                 f"{values['eval_bits_per_s']:.2f} bits per s of audio")  # fmt: skip
         if sampler is not None and (at % config.samples.every == 0 or last):
-            sampler.write(at)
+            with averaged():
+                sampler.write(at)
         if at % config.save_every == 0 or last or leaves:
             checkpoints.save(progress)
         if leaves and not last:

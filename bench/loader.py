@@ -89,7 +89,7 @@ def speed(started: float, corpus: str, pattern: str) -> dict[str, float]:
     while (spent := time.perf_counter() - began) < TIMED_S:
         step += 1
         (batch,) = loader.batches(step)
-        codes += loader.num_codes(step)
+        codes += loader.codes_and_audio_s(step)[0]
         used += int((batch.document_ids >= 0).sum())
     return {"seconds": spent / codes, "filled": used / (step * ROWS * ROW_LENGTH)}
 

@@ -233,7 +233,7 @@ def _codes(config: Any, steps: range) -> int:
 
     data = load_data(config)
     loader = make_loader(config, data, make_pattern(config, data), 0, 1)
-    return sum(loader.num_codes(step) for step in steps)
+    return sum(loader.codes_and_audio_s(step)[0] for step in steps)
 
 
 WAYS = {"padded": run_trainer, "grouped": run_trainer, "packed": run_ours, "compiled": run_ours}

@@ -15,7 +15,7 @@ from slm.files import atomic_directory
 from slm.model.backbone import from_config
 from slm.model.checkpoint import ModelRecord
 from slm.model.statistics import CodeStatistics
-from slm.spoken_lm import SpokenLM
+from slm.spoken_lm import SpokenLM, check_positions
 from slm.tokenizers import Tokenizer, load_tokenizer
 from slm.training.config import SamplesConfig
 from slm.training.engine import full_weights, is_sharded
@@ -26,7 +26,7 @@ class Sampler:
     """Continues the first `count` clips of `documents` that are long enough, always with the same seeds.
 
     Writes `OUT/samples/step-N/ID.wav` where the tokenizer has a decoder that can be loaded, else `ID.npy` (codes
-    `[T, K]`); the prompt is part of each.
+    `[T, K]`); the prompt is part of each. UsageError where the model has too few positions for them.
     """
 
     def __init__(self, accelerator: Accelerator, out: Path, model: Any, record: ModelRecord, documents: Documents,
@@ -40,6 +40,11 @@ class Sampler:
         self.prompts = [
             Codes(store[i].id, np.asarray(store.codes(i)[:frames]), frames * spec.hop_samples, spec) for i in long
         ]
+        if record.bpe is None:
+            extra, pattern = round(config.seconds * spec.frame_rate_hz), record.make_pattern().full()
+            for p in self.prompts:  # now, not hours later
+                units = record.units.apply(p.codes)
+                check_positions(accelerator.unwrap_model(model).causal_lm.config, pattern, p.id, len(units) + extra)
         self._tokenizer: Tokenizer | None = None
         self._decodes = spec.has_decoder
         if not long:

@@ -5,6 +5,7 @@ Benchmarks and metrics see nothing else, so training and scoring cannot disagree
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 from slm.errors import UsageError
 from slm.model.checkpoint import ModelRecord, load_causal_lm, load_record, load_statistics
 from slm.model.statistics import CodeStatistics
+from slm.patterns import Pattern
 from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
@@ -113,11 +115,7 @@ class SpokenLM:
 
     def _check_length(self, id: str, frames: int) -> None:
         """A document beyond the model's positions would fail, or be scored where nothing was ever trained."""
-        longest = getattr(self.model.causal_lm.config, "max_position_embeddings", None)
-        if longest is not None and (steps := self.pattern.num_steps(frames)) > longest:
-            raise UsageError(
-                f"{id} takes {steps} steps, but the model has {longest} positions: cut it, or train longer"
-            )
+        check_positions(self.model.causal_lm.config, self.pattern, id, frames)
 
     def _aligned(self, codes: Codes, document: np.ndarray, values: np.ndarray) -> CodeLogProbs:
         frames = len(document)
@@ -150,8 +148,11 @@ class SpokenLM:
         sampling = Sampling(temperature, top_k, may_stop and self.has_ends)
         units = _document(self.record, prompt)
         extra = max(1, round(seconds * self.spec.frame_rate_hz))
-        # A unit of BPE may be as short as one code.
-        most = len(units) + extra * (1 if self.record.bpe is None else self.spec.num_codebooks)
+        most = len(units) + extra
+        if self.record.bpe is not None:
+            # A unit may be as short as one code, but few are: what there is room for will do.
+            room = (_positions(self.model.causal_lm.config) or sys.maxsize) - self.pattern.num_steps(0)
+            most = min(len(units) + extra * self.spec.num_codebooks, max(room, len(units) + 1))
         self._check_length(prompt.id, most)
         if self.record.units.is_identity:
             codes = generate_codes(self.model, self.pattern, units, most, sampling, seed)
@@ -194,6 +195,17 @@ class SpokenLM:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: use continue_codes")
         prompt = self.tokenizer.encode([clip])[0]
         return self.tokenizer.decode(self.continue_codes(prompt, seconds, seed, temperature, top_k, may_stop))
+
+
+def check_positions(config: Any, pattern: Pattern, id: str, frames: int) -> None:
+    """UsageError where a document is longer than a model of this transformers configuration has positions."""
+    longest = _positions(config)
+    if longest is not None and (steps := pattern.num_steps(frames)) > longest:
+        raise UsageError(f"{id} takes {steps} steps, but the model has {longest} positions: cut it, or train longer")
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config, "max_position_embeddings", None)
 
 
 class UnigramLM:

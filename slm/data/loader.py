@@ -113,13 +113,10 @@ class TrainLoader:
         heard = zip(self._sizes, self.epochs_at(step), strict=True)
         return sum(size * epochs for size, epochs in heard) / sum(self._sizes)
 
-    def num_codes(self, step: int) -> int:
-        """Codes that all processes together are trained on at `step`."""
-        return sum(source.num_codes(pieces) for source, pieces in self._pieces(step))
-
-    def audio_s(self, step: int) -> float:
-        """Seconds of audio that all processes together are trained on at `step`."""
-        return sum(source.audio_s(pieces) for source, pieces in self._pieces(step))
+    def codes_and_audio_s(self, step: int) -> tuple[int, float]:
+        """Codes, and seconds of audio, that all processes together are trained on at `step`."""
+        found = self._pieces(step)
+        return sum(s.num_codes(pieces) for s, pieces in found), sum(s.audio_s(pieces) for s, pieces in found)
 
     def _pieces(self, step: int) -> list[tuple[Source, np.ndarray]]:
         rows = self._rows(step * self.rows_per_step, self.rows_per_step)

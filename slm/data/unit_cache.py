@@ -32,6 +32,8 @@ _FRAMES_AT_ONCE = 1 << 19
 _PROCESSES_FROM_FRAMES = 1 << 21  # below this, starting processes takes longer than they spare
 _LINE_EVERY_S = 10.0
 
+_TRIES = 30
+
 
 def made_units(store: CodeStore, units: Units) -> Ragged:
     """The units `[R, K']` of all clips of a corpus, mapped; made now where they are not there, or not whole.
@@ -58,11 +60,18 @@ def _made(place: Path, name: str, store: CodeStore, units: Units, alone: bool) -
     if alone:  # what is half-written was left by a process that is gone
         for stale in place.glob(f".{name}.tmp-{platform.node()}-*"):
             shutil.rmtree(stale, ignore_errors=True)
-    with atomic_directory(place / name) as folder:
-        _write(folder, store, units)
-    made = _opened(place / name)
-    assert made is not None, f"{place / name} was written and cannot be read"
-    return made
+    try:
+        with atomic_directory(place / name) as folder:
+            _write(folder, store, units)
+    except OSError:
+        if alone:
+            raise
+    # Without locks others may be putting the same in the same place at this moment.
+    for _ in range(1 if alone else _TRIES):
+        if (made := _opened(place / name)) is not None:
+            return made
+        time.sleep(0 if alone else 1)
+    raise OSError(f"{place / name} was written and cannot be read")
 
 
 def _is_writable(place: Path) -> bool:

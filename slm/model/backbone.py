@@ -67,7 +67,7 @@ def from_config(config: Any, seed: int, attention: str = "auto") -> Any:
     from transformers import AutoModelForCausalLM
 
     backend = None if attention == "auto" else attention
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=backend)
 

@@ -51,7 +51,8 @@ def start_run(out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def remove_left_overs(out: Path) -> None:
-    """Delete what a killed process left half-written; for the main process, before any other writes.
+    """Delete what a killed process left half-written, and why one stopped; for the main process, before any other
+    writes.
 
     Only names that this module and `slm.files` give: the folder may yet turn out to be another's.
     """
@@ -61,6 +62,8 @@ def remove_left_overs(out: Path) -> None:
         ".final.tmp-*",
         "checkpoints/.step-*.tmp",
         "checkpoints/.step-*.old",
+        "samples/.step-*.tmp-*",
+        "stopped.json",
     )
     for left_over in (path for name in names for path in out.glob(name)):
         shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()

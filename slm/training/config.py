@@ -110,6 +110,12 @@ class SamplesConfig:
     temperature: float = 0.8
     """Of the sampling."""
 
+    def complaints(self) -> list[str]:
+        made = [f"samples.{n} must not be below 0, but is {getattr(self, n)}" for n in ("every", "temperature")
+                if getattr(self, n) < 0]  # fmt: skip
+        return made + [f"samples.{n} must be above 0, not {getattr(self, n)}" for n in ("count", "prompt_s", "seconds")
+                       if getattr(self, n) <= 0]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -171,7 +177,7 @@ class TrainConfig:
     divergence_nats: float = 3.0
     """Stop when the loss stays this far above its best; 0 never stops for that. NaN always stops."""
     dry_run: bool = False
-    """Print parameters, steps, tokens, memory and time, and stop before anything is made."""
+    """Print parameters, steps, tokens, memory and time, and stop before any model or run is made."""
 
     def __post_init__(self) -> None:
         positive = ("steps", "row_length", "rows_per_batch", "accumulation", "log_every", "eval_every", "save_every",
@@ -195,7 +201,9 @@ class TrainConfig:
             wrong.append(f"trackers: {', '.join(unknown)} is none of tensorboard, wandb, trackio")
         if not self.corpora:
             wrong.append("data names no corpus")
-        wrong += self.optimizer.complaints() + self.mixture.complaints(len(self.corpora))
+        if self.divergence_nats < 0:
+            wrong.append(f"divergence_nats must not be below 0, but is {self.divergence_nats}")
+        wrong += self.optimizer.complaints() + self.samples.complaints() + self.mixture.complaints(len(self.corpora))
         try:
             self.run_budget()
         except UsageError as error:

@@ -14,34 +14,33 @@ from torch import Tensor, nn
 class MovingAverage:
     """`average <- decay x average + (1 - decay) x weights` after each step.
 
-    Each process averages what it holds: the whole model, or its shard under FSDP2.
+    Each process averages what it holds: the whole model, or its shard under FSDP2. In float32, since a step of a
+    thousandth is rounded away in 16 bits, in which DeepSpeed holds its weights.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self._weights = [p for p in model.parameters() if p.requires_grad]
-        self._average = [_local(p).detach().clone() for p in self._weights]
+        self._average = [_local(p).detach().to(torch.float32, copy=True) for p in self._weights]
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(self._average, [_local(p) for p in self._weights], 1 - self.decay)
+        torch._foreach_lerp_(self._average, [_local(p).float() for p in self._weights], 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model with its averaged weights, for evaluating and saving."""
-        self._exchange()
+        live = [_local(p).detach().clone() for p in self._weights]
+        self._set(self._average)
         try:
             yield
         finally:
-            self._exchange()
+            self._set(live)
 
     @torch.no_grad()
-    def _exchange(self) -> None:
-        for weight, average in zip(self._weights, self._average, strict=True):
-            held = _local(weight)
-            kept = held.clone()
-            held.copy_(average)
-            average.copy_(kept)
+    def _set(self, values: list[Tensor]) -> None:
+        for weight, value in zip(self._weights, values, strict=True):
+            _local(weight).copy_(value)
 
     def save(self, file: Path) -> None:
         from safetensors.torch import save_file

@@ -14,6 +14,7 @@ from torch import nn
 from slm.errors import UsageError
 from slm.training.config import TrainConfig
 from slm.training.metrics import usable_trackers
+from slm.training.setup import computes_in_bf16
 
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -23,8 +24,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = {"fp32": "no", "bf16": "bf16", "auto": "bf16" if bf16 else "no"}[config.precision]
+    precision = "bf16" if computes_in_bf16(config.precision) else "no"
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
         _allow_fsdp_on_cpu()
     # DeepSpeed's processes on CPU find each other over gloo; Accelerate knows that of the other strategies by itself.

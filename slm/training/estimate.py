@@ -11,7 +11,7 @@ from slm.model.acoustic_lm import AcousticLM
 from slm.model.flops import flops_per_step_position
 from slm.training.budget import Budget
 from slm.training.config import TrainConfig
-from slm.training.setup import TrainingData, load_data, make_loader, make_model, make_pattern
+from slm.training.setup import TrainingData, computes_in_bf16, load_data, make_loader, make_model, make_pattern
 from slm.training.throughput import matmul_flops_per_s
 
 ASSUMED_MFU = 0.4
@@ -26,25 +26,26 @@ def describe_run(config: TrainConfig, data: TrainingData, model: AcousticLM) -> 
     )
 
 
-def dry_run(config: TrainConfig, processes: int = 0) -> str:
-    """A page about the run. The model is made without weights, the data are opened, nothing is written.
+def dry_run(config: TrainConfig) -> str:
+    """A page about the run. The model is made without weights, the data are opened, and nothing is written but the
+    units of the corpora, where they are deduplicated or BPE and not made yet.
 
     Memory is that of weights, gradients and AdamW's two moments in float32 and of the activations of one micro-batch
     (the estimate of arXiv 2205.05198 without attention scores, which fused attention does not keep), on one process
     with nothing divided. Time is FLOPs over the measured matrix-product rate of this device at an assumed MFU.
     """
-    world = processes or int(os.environ.get("WORLD_SIZE", 1))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     data = load_data(config)
     pattern = make_pattern(config, data)
     with torch.device("meta"):
         model = make_model(config, pattern)
     loader = make_loader(config, data, pattern, 0, world)
     probe = min(20, 1 + 2000 // loader.rows_per_step)
-    codes, audio_s = (sum(f(step) for step in range(probe)) / probe for f in (loader.num_codes, loader.audio_s))
+    codes, audio_s = (sum(of) / probe for of in zip(*map(loader.codes_and_audio_s, range(probe)), strict=True))
     flops = flops_per_step_position(model, config.row_length) * config.row_length * loader.rows_per_step
     epochs = loader.epoch_at(probe) / probe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    half = computes_in_bf16(config.precision)
     rate = matmul_flops_per_s(device, torch.bfloat16 if half else torch.float32)
     step_s = flops / (rate * ASSUMED_MFU * world)
     per_step = {"steps": 1, "codes": codes, "audio_s": audio_s, "epochs": epochs, "flops": flops, "elapsed_s": step_s}

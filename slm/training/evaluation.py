@@ -31,20 +31,24 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
 def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Sequence[Documents], pattern: Pattern,
              config: TrainConfig) -> dict[str, float]:  # fmt: skip
     """Nats per code, accuracy (share of codes that were the likeliest), each by codebook, and bits per second of audio
-    over `evaluation`. Leaves the model in training mode."""
+    over `evaluation`, every code of it, as `SpokenLM` scores: also where training leaves the tail out. Ends count where
+    the model knows them. Leaves the model in training mode."""
     model.eval()
+    full = pattern.full()
     sums = torch.zeros(3, pattern.num_codebooks + 1, dtype=torch.float64)
     rank, world = accelerator.process_index, accelerator.num_processes
     # Where weights are divided among the processes, each forward pass needs all of them: all go on until all are done.
     together = is_sharded(accelerator)
     inner = model if together else accelerator.unwrap_model(model)
     for documents in evaluation:
-        for batch in eval_batches(documents, pattern, config.row_length, config.rows_per_batch, rank, world, together):
+        for batch in eval_batches(documents, full, config.row_length, config.rows_per_batch, rank, world, together):
             with accelerator.autocast():
                 made = inner(*to_device(batch, accelerator.device), with_hits=True)
             sums += torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()]).cpu().double()
-    nll, count, hits = accelerator.reduce(sums.float().to(accelerator.device), "sum").tolist()
+    nll, count, hits = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
     model.train()
+    if not pattern.has_ends:
+        nll[-1] = count[-1] = 0.0
     return {
         **nats_per_code("eval", nll, count),
         **by_codebook("eval_accuracy", hits, count),

@@ -45,6 +45,12 @@ class MetricsLog:
         self._file.flush()
         self._accelerator.log(values, step=step)
 
+    def last_evaluation(self) -> dict[str, float]:
+        """The held-out figures that were logged last; none on processes that do not log."""
+        lines = self.lines if self.enabled else []
+        found = [line for line in lines if any(name.startswith("eval_") for name in line)]
+        return {name: value for name, value in found[-1].items() if name.startswith("eval_")} if found else {}
+
     def close(self) -> None:
         if self.enabled:
             self._file.close()

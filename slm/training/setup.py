@@ -93,13 +93,20 @@ def make_loader(config: TrainConfig, data: TrainingData, pattern: Pattern, rank:
                        rank, world_size, config.seed, config.packing)  # fmt: skip
 
 
+def computes_in_bf16(precision: str) -> bool:
+    """Whether a run of this precision does here; auto: on a GPU that has it."""
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
+
+
 def make_model(config: TrainConfig, pattern: Pattern) -> AcousticLM:
     weights = config.codebook_weights
     if weights is not None and len(weights) != pattern.num_codebooks:
         raise UsageError(f"codebook_weights: {len(weights)} given for {pattern.num_codebooks} codebooks")
     options = config.model
     cuda = torch.cuda.is_available()
-    backend = choose_attention(options.attention, cuda, config.compile, bf16=config.precision != "fp32")
+    backend = choose_attention(options.attention, cuda, config.compile, bf16=computes_in_bf16(config.precision))
     if options.init_from:
         source, file = options.init_from, options.init_gguf_file
         body = twist_causal_lm(source, pattern, config.seed, file, attention=backend, depth=options.depth)

@@ -11,6 +11,7 @@ from typing import Any
 
 from slm.files import write_json
 
+REPORT = "stopped.json"
 IN_A_ROW = 3
 """Log lines above the limit before a run is said to diverge: one bad batch is no divergence."""
 
@@ -34,13 +35,12 @@ class Trouble:
         return None
 
 
-def write_report(out: Path, step: int, reason: str, lines: Sequence[dict[str, Any]]) -> Path:
+def write_report(out: Path, step: int, reason: str, lines: Sequence[dict[str, Any]]) -> None:
     """`OUT/stopped.json`: why, when, and the last lines of metrics."""
-    file = out / "stopped.json"
+    file = out / REPORT
     texts = [{k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in line.items()}
              for line in lines[-20:]]  # fmt: skip
     write_json(file, {"step": step, "reason": reason, "last_metrics": texts})
-    return file
 
 
 class LeaveSignal:

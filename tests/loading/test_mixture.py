@@ -88,4 +88,5 @@ def test_a_step_counts_what_all_its_sources_give():
     loader = loader_of(weights=[1, 1])
     for step in range(5):  # a row of A and one of B: two documents of 10, three (or the two left over) of 5
         (batch,) = loader.batches(step)
-        assert loader.num_codes(step) == int((batch.loss_mask & (batch.ids < 4)).sum()) == loader.audio_s(step)
+        codes, audio_s = loader.codes_and_audio_s(step)
+        assert codes == int((batch.loss_mask & (batch.ids < 4)).sum()) == audio_s

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 import train_lm
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from slm.spoken_lm import load_lm
 from slm.training import watch
 from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
 from slm.training.metrics import read_metrics
+from slm.training.setup import load_data, make_loader, make_pattern
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
 from tests.training.runs import config, losses, reset_accelerate
 
@@ -73,6 +74,19 @@ def test_a_moving_average_is_the_sum_it_is_said_to_be():
     assert model.weight.item() == 5.0
 
 
+def test_a_moving_average_of_16_bit_weights_moves():
+    model = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    model.weight.data.fill_(0.02)
+    average = MovingAverage(model, 0.999)
+    model.weight.data.fill_(0.05)
+    live = model.weight.item()
+    for _ in range(1000):
+        average.update()
+    with average.applied():
+        assert model.weight.item() == pytest.approx(0.02 + 0.03 * (1 - 0.999**1000), rel=0.01)
+    assert model.weight.item() == live
+
+
 def test_the_average_is_what_is_saved_and_evaluated(corpora, tmp_path):
     for name, decay in [("raw", 0.0), ("average", 0.9)]:
         reset_accelerate()
@@ -111,13 +125,16 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on_as_if_it_had_not(corpora,
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corpora, tmp_path):
     wild = OptimizerConfig(lr=1e30, warmup_steps=0, clip_norm=0)
-    with pytest.raises(SystemExit, match=r"not finite at step \d+.*stopped\.json"):
+    with pytest.raises(StoppedError, match=r"not finite at step \d+.*stopped\.json"):
         train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
     assert not (tmp_path / "run" / "final").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
     report = json.loads((tmp_path / "run" / "stopped.json").read_text())
     assert report["reason"] == "the loss is not finite"
     assert report["last_metrics"][-1]["step"] == report["step"]
+    reset_accelerate()
+    with pytest.raises(StoppedError):  # asked again, it begins again, and tells anew
+        train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
 
 
 def test_a_loss_that_runs_away_is_told_from_one_bad_batch():
@@ -143,6 +160,11 @@ def test_samples_are_continuations_of_held_out_clips(corpora, tmp_path, capsys):
         assert codes.max() < 16
     assert "samples are codes, not audio" in capsys.readouterr().out
     reset_accelerate()
+    with pytest.raises(UsageError, match="the model has 512 positions"):
+        train_lm.main(
+            config(corpora["two"], tmp_path / "long", samples=SamplesConfig(every=4, prompt_s=0.2, seconds=11))
+        )
+    reset_accelerate()
     train_lm.main(config(corpora["two"], tmp_path / "without", steps=8))
     assert losses(tmp_path / "run") == losses(tmp_path / "without")  # they leave the run as it is
 
@@ -151,7 +173,12 @@ def test_several_corpora_are_mixed_as_told(corpora, tmp_path):
     tokenizer = ArithmeticTokenizer(2)
     small = str(write_corpus(tmp_path / "small", markov_codes(tokenizer, 12, seed=7)))
     mixture = MixtureConfig(weights=[1.0, 1.0])
-    train_lm.main(config([corpora["two"], small], tmp_path / "run", steps=6, mixture=mixture, eval_fraction=0.0))
+    c = config([corpora["two"], small], tmp_path / "run", steps=6, mixture=mixture, eval_fraction=0.0)
+    data = load_data(c)
+    large, little = make_loader(c, data, make_pattern(c, data), 0, 1).epochs_at(60)
+    sizes = [sum(len(codes.codes) + 3 for codes in markov_codes(tokenizer, n, seed=s)) for n, s in ((120, 0), (12, 7))]
+    assert little / large == pytest.approx(sizes[0] / sizes[1], rel=0.15)  # as many rows of each
+    train_lm.main(c)
     lm = load_lm(tmp_path / "run" / "final")
     assert lm.record.training["data"] == ["two", "small"]
     reset_accelerate()
@@ -203,12 +230,13 @@ def test_accuracy_is_that_of_a_plain_loop(corpora, tmp_path):
 
 
 def test_a_dry_run_tells_and_writes_nothing(corpora, tmp_path, capsys):
-    train_lm.main(config(corpora["two"], tmp_path / "run", budget="10 epochs", dry_run=True))
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget="10 epochs", dry_run=True, eval_fraction=0.0))
     told = capsys.readouterr().out
     for word in ("parameters", "epochs", "FLOPs", "GB", "MFU"):
         assert word in told
     steps = int(next(line for line in told.splitlines() if line.startswith("steps")).split()[1].replace(",", ""))
-    assert steps == pytest.approx(10 * 2 * 60 / (8 * 1.8), rel=1.0)
+    taken = sum(len(c.codes) + 3 for c in markov_codes(ArithmeticTokenizer(2), 120))  # two delayed streams: T + 3 steps
+    assert steps == pytest.approx(10 * taken / (8 * 64), rel=0.1)
     assert not (tmp_path / "run").exists()
 
 

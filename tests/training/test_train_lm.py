@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 import train_lm
 from slm.errors import UsageError
 from slm.spoken_lm import load_lm
-from slm.training.config import ModelConfig, OptimizerConfig, PatternConfig, TrainConfig
+from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig, TrainConfig
 from slm.training.metrics import read_metrics
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
 from tests.training.runs import ENV, ROOT, TORCHRUN, as_arguments, config, losses, reset_accelerate, run
@@ -48,12 +48,14 @@ def test_it_learns_and_leaves_a_model_that_scores(corpora, tmp_path, corpus, voc
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-0000070", "step-0000080"]
 
 
-def test_evaluation_equals_scoring_document_by_document(corpora, tmp_path):
+@pytest.mark.parametrize("valid_steps_only", [False, True])
+def test_evaluation_equals_scoring_document_by_document(corpora, tmp_path, valid_steps_only):
     """The packed, batched evaluation of training and SpokenLM's own scores are the same number."""
     from slm.data.documents import hold_out
     from slm.data.store import CodeStore
 
-    train_lm.main(config(corpora["two"], tmp_path / "run"))
+    pattern = PatternConfig("delay", {"valid_steps_only": valid_steps_only})
+    train_lm.main(config(corpora["two"], tmp_path / "run", pattern=pattern))
     store = CodeStore(corpora["two"])
     _, held = hold_out(store.ids, 0.1)
     scores = load_lm(tmp_path / "run" / "final").score_codes([store[int(i)] for i in held])
@@ -139,8 +141,9 @@ def test_what_a_kill_left_behind_is_removed_and_no_checkpoint(corpora, tmp_path)
     out.mkdir()
     (out / ".run.json.tmp-999").write_text("{")
     train_lm.main(config(corpora["two"], out, steps=4))
-    for name in ("checkpoints/.step-0000010.tmp", "checkpoints/.step-0000005.old", ".final.tmp-999"):
-        (out / name).mkdir()
+    for name in ("checkpoints/.step-0000010.tmp", "checkpoints/.step-0000005.old", ".final.tmp-999",
+                 "samples/.step-0000004.tmp-999"):  # fmt: skip
+        (out / name).mkdir(parents=True)
     reset_accelerate()
     train_lm.main(config(corpora["two"], out, steps=4))
     assert list(out.rglob(".*")) == []
@@ -174,6 +177,17 @@ def test_every_shipped_configuration_is_valid():
     assert len(files) >= 4
     for file in files:
         parse_config(TrainConfig, ["--config", str(file), "--data", "x", "--out", "y"])
+
+
+def test_the_card_has_its_figures_though_the_run_was_killed_before_its_end(corpora, tmp_path):
+    c = config(corpora["two"], tmp_path / "run", steps=4)
+    train_lm.main(c)
+    card = (tmp_path / "run" / "final" / "README.md").read_text()
+    shutil.rmtree(tmp_path / "run" / "final")
+    reset_accelerate()
+    train_lm.main(c)
+    assert (tmp_path / "run" / "final" / "README.md").read_text() == card
+    assert "eval_nats_per_code" in card
 
 
 def test_a_finished_run_is_left_alone(corpora, tmp_path, capsys):
@@ -223,6 +237,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_pa
         ({"codebook_weights": [0.0, 0.0]}, "nor all 0"),
         ({"codebook_weights": [-1.0, 1.0]}, "must not be below 0"),
         ({"log_every": 7}, "multiple of log_every"),
+        ({"divergence_nats": -1.0}, "divergence_nats must not be below 0"),
+        ({"samples": SamplesConfig(every=5, count=0)}, "samples.count must be above 0"),
+        ({"mixture": MixtureConfig(weights=[1.0, 2.0])}, "2 given for 1 corpora"),
+        ({"mixture": MixtureConfig(weights=[1.0], temperature=2.0)}, "give one of weights, temperature"),
     ],
 )
 def test_wrong_values_are_refused_at_once(changes, message):
