@@ -62,6 +62,9 @@ class EvalConfig:
     vocoder: str | None = None
     """Unit vocoder (folder or hub id) with which continuations can be heard where the model's tokenizer has no decoder
     of its own, or instead of the vocoder that its tokenizer names."""
+    cache: str | None = None
+    """Folder of tokenized benchmarks, which later runs and other models of the same tokenizer use again; OUT/tokens
+    when not given."""
     corpus: str | None = None
     """A tokenized corpus to describe on the page, such as the one that the model was trained on."""
 
@@ -107,8 +110,12 @@ def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
     if not names:
         raise UsageError(f"--benchmarks names none; known: {', '.join(BENCHMARKS.names())}")
     classes = [BENCHMARKS.get(name) for name in dict.fromkeys(names)]
-    setup = Setup(Path(config.data), config.split, config.prompts, config.generation)
+    setup = Setup(Path(config.data), config.split, config.prompts, config.generation, cache_folder(config) / "audio")
     return [cls(setup) for cls in classes]
+
+
+def cache_folder(config: EvalConfig) -> Path:
+    return Path(config.cache) if config.cache else Path(config.out, "tokens")
 
 
 def make_baselines(config: EvalConfig, lm: SpokenLM, generated: bool) -> dict[str, Scorer]:

@@ -55,6 +55,9 @@ class Setup:
     split: str = "dev"
     prompts: str | None = None
     generation: Generation = field(default_factory=Generation)
+    cache: Path = Path("benchmark-audio")
+    """Where a benchmark whose audio comes as bytes inside a data set may write files, under its own name. Kept between
+    runs; made when it is first needed."""
 
 
 @dataclass(frozen=True)
