@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,28 @@ def upload(folder: Path, repo_id: str, kind: Kind, message: str, private: bool, 
             delete_patterns=list(delete),
         )
     return str(made.commit_url)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name looks like USER/NAME: one slash, and nothing that only a path has."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def download(repo_id: str, patterns: Sequence[str]) -> Path:
+    """The files of a model that match, in the hub's own cache; from there alone where HF_HUB_OFFLINE says so.
+
+    UsageError, with the way out, where there is neither such a folder nor such a repository.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.HTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"no model at {repo_id}: no such folder, and the hub has none to give ({reason}); check the name, or fetch "
+            f"it where there is a network (hf download {repo_id} --local-dir DIR) and give DIR"
+        ) from None
 
 
 @contextmanager

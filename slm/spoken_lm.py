@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm.errors import UsageError
-from slm.model.checkpoint import ModelRecord, load_causal_lm, load_record, load_statistics
+from slm.files import read_json
+from slm.model.checkpoint import ModelRecord, find_model, load_causal_lm, load_record, load_statistics
 from slm.model.statistics import CodeStatistics
 from slm.patterns import Pattern
 from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
@@ -26,20 +27,69 @@ if TYPE_CHECKING:
     from slm.generation import Sampling
 
 
-def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = None) -> SpokenLM:
-    """The language model of a checkpoint folder (`RUN/final`). UsageError where there is none.
+def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = None,
+            tokenizer: str | Path | TokenizerSpec | None = None) -> SpokenLM:  # fmt: skip
+    """The language model of a checkpoint folder (`RUN/final`) or hub id. UsageError where there is none.
 
     `vocoder` (folder or hub id) gives its tokenizer's units a way back to audio where they were made without one, or
     another than they were made with: it has no part in what the model knows.
+
+    `tokenizer` says what a published model's units are, which does not say so itself: a name or YAML file, or a
+    tokenized corpus (or spec), whose codes are then scored without the tokenizer's weights. For a model that knows its
+    tokenizer it must be that one.
     """
-    record = load_record(checkpoint)
-    tokenizer = load_tokenizer(record.tokenizer, device, vocoder=vocoder) if vocoder else None
-    if tokenizer is not None:
-        record = replace(record, tokenizer=tokenizer.spec)
-    lm = SpokenLM(load_causal_lm(checkpoint), record, load_statistics(checkpoint), device)
-    if tokenizer is not None:
-        lm.tokenizer = tokenizer
+    folder = find_model(checkpoint)
+    record = load_record(folder)
+    spec, made = _given_tokenizer(record.tokenizer, tokenizer, device)
+    if vocoder:
+        made = _load_again(spec, device, vocoder=vocoder)
+    record = replace(record, tokenizer=made.spec if made is not None else spec)
+    lm = SpokenLM(load_causal_lm(folder), record, load_statistics(folder), device)
+    if made is not None:
+        lm.tokenizer = made
     return lm
+
+
+def _given_tokenizer(known: TokenizerSpec, given: str | Path | TokenizerSpec | None,
+                     device: str) -> tuple[TokenizerSpec, Tokenizer | None]:  # fmt: skip
+    """The spec to go by, and the tokenizer where it had to be loaded to know."""
+    made = None
+    if given is None:
+        return known, None
+    if isinstance(given, TokenizerSpec):
+        spec = given
+    elif (file := Path(given, "tokenizer.json")).is_file():
+        spec = TokenizerSpec.from_dict(read_json(file))
+    else:
+        made = load_tokenizer(given, device)
+        spec = made.spec
+    check_fits(known, spec)
+    return spec, made
+
+
+def _load_again(spec: TokenizerSpec, device: str, **changes: Any) -> Tokenizer:
+    """The tokenizer of a spec, checked against it as far as it is known."""
+    if not spec.is_declared:
+        return load_tokenizer(spec, device, **changes)
+    try:
+        made = load_tokenizer(spec.name, device, **{**spec.settings, **changes})
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; the model's units are those of {spec.name} {dict(spec.settings)}: fetch these files, or say "
+            "which tokenizer to take (--tokenizer: a YAML file or a tokenized corpus)"
+        ) from None
+    check_fits(spec, made.spec)
+    return made
+
+
+def check_fits(known: TokenizerSpec, given: TokenizerSpec) -> None:
+    """UsageError for another tokenizer than the model's; of one that is only declared, for another number of units."""
+    if not known.is_declared:
+        check_same_spec(known, given)
+    elif known.codebook_sizes != given.codebook_sizes:
+        raise UsageError(
+            f"the model reads codebooks of sizes {list(known.codebook_sizes)}, not those of {given.describe()}"
+        )
 
 
 class SpokenLM:
@@ -59,8 +109,13 @@ class SpokenLM:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer whose codes this model was trained on, checked against the checkpoint's spec."""
-        return load_tokenizer(self.spec, device=self.device)
+        """The tokenizer whose codes this model was trained on, checked against the checkpoint's spec. A spec that was
+        only declared gives way to that of the tokenizer."""
+        made = _load_again(self.spec, self.device)
+        if self.spec.is_declared:
+            self.spec, self.record = made.spec, replace(self.record, tokenizer=made.spec)
+            self.__dict__.pop("fingerprint", None)
+        return made
 
     @cached_property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -54,6 +54,13 @@ class TokenizerSpec:
     decoder_fingerprint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     taxonomy: Mapping[str, str] = field(default_factory=dict)
+
+    DECLARED: ClassVar[str] = "declared:"
+    """How the fingerprint begins of a tokenizer that a published model names, and whose weights nobody has hashed."""
+
+    @property
+    def is_declared(self) -> bool:
+        return self.fingerprint.startswith(self.DECLARED)
 
     @property
     def num_codebooks(self) -> int:

@@ -5,6 +5,8 @@ README.md                        the model card
 slm.json                         tokenizer spec, pattern, units, loss weights, training configuration
 unit_bpe.model                   the sentencepiece model of its units, where it has one
 statistics.safetensors           code counts of the training corpus (the unigram baseline, unit durations)
+
+Folders that slamkit published are read as well (`slm.model.slamkit`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import numpy as np
 from slm import __version__
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
+from slm.hub import download, is_hub_id
 from slm.model.card import model_card
+from slm.model.slamkit import is_slamkit, load_slamkit, no_statistics, read_settings
 from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
 from slm.types import TokenizerSpec
@@ -107,10 +111,19 @@ def save_model(
         shutil.copymode(folder / "slm.json", file)
 
 
+def find_model(source: str | Path) -> Path:
+    """A folder as it is; a hub id (USER/NAME) as the folder that it is downloaded to. UsageError where that fails."""
+    if Path(source).exists() or Path(source).parent.exists() or not is_hub_id(str(source)):
+        return Path(source)
+    return download(str(source), ("*.json", "*.safetensors", "*.model"))
+
+
 def load_record(folder: str | Path) -> ModelRecord:
-    """Read `slm.json`; UsageError for a folder that is no checkpoint, or one of a newer format."""
+    """Read `slm.json`, or what slamkit wrote; UsageError for a folder that is no checkpoint, or of a newer format."""
     folder = Path(folder)
     file = folder / "slm.json"
+    if not file.is_file() and is_slamkit(folder):
+        return ModelRecord(**read_settings(folder))
     if not file.is_file():
         hint = _hint(folder)
         raise UsageError(f"no model at {folder}: it has no slm.json{hint}")
@@ -137,6 +150,9 @@ def _hint(folder: Path) -> str:
 
 
 def load_statistics(folder: str | Path) -> CodeStatistics:
+    """Those of the training corpus; for a model published without them, none at all."""
+    if is_slamkit(Path(folder)):
+        return no_statistics(load_record(folder).tokenizer)
     from safetensors.numpy import load_file
 
     arrays = load_file(Path(folder) / "statistics.safetensors")
@@ -152,6 +168,8 @@ def load_causal_lm(folder: str | Path) -> Any:
     import slm.model.multi_stream  # noqa: F401  (registers the class of models of several streams)
 
     logging.disable_progress_bar()
+    if is_slamkit(Path(folder)):
+        return load_slamkit(Path(folder))
     try:
         return AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True).eval()
     except (OSError, ValueError) as error:
