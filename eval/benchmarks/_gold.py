@@ -1,4 +1,4 @@
-"""gold.csv of the ZeroSpeech sLM21 data set: one row a wav, checked row by row."""
+"""gold.csv of the ZeroSpeech data sets (sLM21, ProsAudit): one row a wav, checked row by row."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slm.errors import UsageError
+from slm.types import MinimalPair
 
-FETCH = (
-    "fetch it with `zrc datasets:pull sLM21-dataset`, or make a small synthetic one with "
-    "`python -m eval.minimal_pairs --out ROOT`, and give its folder as --data"
-)
+_PAIRS = {"lexical": "sWUGGY", "syntactic": "sBLIMP"}  # the data sets of pairs without voices
+
+
+def fetch(task: str) -> str:
+    """How to get the data of a task."""
+    pairs = _PAIRS[task]
+    return (
+        "fetch it with `zrc datasets:pull sLM21-dataset`, or make a small synthetic one with "
+        "`python -m eval.minimal_pairs --out ROOT`, and give its folder as --data; pairs without voices do too: "
+        f"`hf download --repo-type dataset speed/{pairs} --local-dir ROOT/{pairs}`"
+    )
 
 
 @dataclass(frozen=True)
 class GoldRow:
-    """One wav. `filename` is without ending; `fields` are all columns; `line` is where it stands."""
+    """One wav. `filename` is without ending; `fields` are all columns; `line` is where it stands; `voice` is empty
+    where the file has no such column."""
 
     line: int
     filename: str
@@ -36,13 +45,18 @@ def read_gold(root: Path, task: str, split: str, columns: Sequence[str]) -> list
     if not folder.is_dir():
         known = sorted(p.name for p in (root / task).glob("*") if p.is_dir())
         there = f" (there are: {', '.join(known)})" if known else ""
-        raise UsageError(f"no such benchmark data: {folder}{there}; {FETCH}")
+        raise UsageError(f"no such benchmark data: {folder}{there}; {fetch(task)}")
     path = folder / "gold.csv"
     if not path.is_file():
         raise UsageError(
             f"{path} is missing: older archives of the 2021 challenge come without it; "
             "get the one with gold.csv by `zrc datasets:pull sLM21-dataset`"
         )
+    return read_gold_file(path, columns)
+
+
+def read_gold_file(path: Path, columns: Sequence[str]) -> list[GoldRow]:
+    """The rows of a gold.csv in their own order. UsageError as in `read_gold`."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         missing = [c for c in columns if c not in (reader.fieldnames or ())]
@@ -60,12 +74,12 @@ def _row(path: Path, line: int, fields: Mapping[str, str]) -> GoldRow:
     if None in fields or None in fields.values():
         raise UsageError(f"{path}, line {line}: as many values as columns are needed; mend the row")
     for column in ("filename", "id", "voice"):
-        if not fields[column]:
+        if column in fields and not fields[column]:
             raise UsageError(f"{path}, line {line}: {column} is empty; mend the row")
     if fields["correct"] not in ("0", "1"):
         raise UsageError(f"{path}, line {line}: correct is {fields['correct']!r}, not 0 or 1; mend the row")
     name = fields["filename"].removesuffix(".wav")
-    return GoldRow(line, name, fields["id"], fields["voice"], fields["correct"] == "1", fields)
+    return GoldRow(line, name, fields["id"], fields.get("voice", ""), fields["correct"] == "1", fields)
 
 
 def _check_unique(path: Path, rows: Sequence[GoldRow]) -> None:
@@ -80,9 +94,42 @@ def _check_unique(path: Path, rows: Sequence[GoldRow]) -> None:
 
 def audio_files(root: Path, task: str, split: str, rows: Sequence[GoldRow]) -> dict[str, Path]:
     """Item -> its wav. One that is missing is left out when the benchmark runs; UsageError where all of them are."""
-    files = {row.filename: root / task / split / f"{row.filename}.wav" for row in rows}
+    return wavs_beside(root / task / split, rows, fetch(task))
+
+
+def wavs_beside(folder: Path, rows: Sequence[GoldRow], remedy: str) -> dict[str, Path]:
+    """The same for a gold.csv anywhere; `remedy` tells how to get the data."""
+    files = {row.filename: folder / f"{row.filename}.wav" for row in rows}
     if not any(path.is_file() for path in files.values()):
-        raise UsageError(
-            f"{root / task / split} has gold.csv but none of its wavs, such as {rows[0].filename}.wav; {FETCH}"
-        )
+        raise UsageError(f"{folder} has gold.csv but none of its wavs, such as {rows[0].filename}.wav; {remedy}")
     return files
+
+
+def pair_by_row_order(
+    path: Path, rows: Sequence[GoldRow], unit: Sequence[str], same: Sequence[str]
+) -> list[MinimalPair]:
+    """The k-th correct row with the k-th incorrect one. The columns `unit` say which pairs are averaged first, and with
+    `same` are what both must agree on: UsageError where they do not."""
+    right, wrong = [r for r in rows if r.correct], [r for r in rows if not r.correct]
+    if len(right) != len(wrong):
+        raise UsageError(f"{path} has {len(right)} correct rows and {len(wrong)} incorrect ones; fetch it again")
+
+    def identity(row: GoldRow) -> str:
+        return ", ".join([*(row.fields[c] for c in unit), *(f"{c} {row.fields[c]}" for c in same)])
+
+    for a, b in zip(right, wrong, strict=True):
+        if identity(a) != identity(b):
+            raise UsageError(
+                f"{path}: line {a.line} ({identity(a)}) would be paired with line {b.line} ({identity(b)}); "
+                "its rows are out of order, fetch it again"
+            )
+    labels = [c for c in ("voice", *unit) if c != "id"]
+    return [
+        MinimalPair(
+            a.filename,
+            b.filename,
+            group="/".join(a.fields[c] for c in unit),
+            labels={c: a.fields[c] for c in labels if c in a.fields},
+        )
+        for a, b in zip(right, wrong, strict=True)
+    ]

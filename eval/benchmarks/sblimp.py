@@ -3,6 +3,9 @@
 The k-th correct row of gold.csv is paired with the k-th incorrect one, which must be of the same sentence and voice;
 voices are averaged within (type, subtype, id).
 The official score is the plain mean over those; the mean over types (phenomena) is what some papers report.
+
+Three layouts are read: the official one (ROOT/syntactic/SPLIT with gold.csv), pairs without voices (the data set
+`speed/sBLIMP`, columns `positive` and `negative`), and slamkit's numbered lists (the sub-folders of ROOT/sblimp).
 """
 
 from __future__ import annotations
@@ -10,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.benchmarks._gold import GoldRow, audio_files, read_gold
-from eval.benchmarks.base import BENCHMARKS, Setup
+from eval.benchmarks._folders import check_found, numbered_pairs
+from eval.benchmarks._gold import audio_files, pair_by_row_order, read_gold
+from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
+from eval.benchmarks._submission import SLM21_PARAMS, Submission, add_submission
+from eval.benchmarks.base import BENCHMARKS, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset, stratify
-from slm.errors import UsageError
 from slm.types import MinimalPair
 
 COLUMNS = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
+UNIT = ("type", "subtype", "id")
+TABLES = ("sBLIMP",)
 
 
 @BENCHMARKS.register("sblimp")
@@ -25,42 +32,50 @@ class SBlimp(PairBenchmark):
     about = "Grammatical against ungrammatical spoken sentences: does the model know the grammar?"
 
     def __init__(self, setup: Setup):
+        table, lists = find_table(setup.data, TABLES), setup.data / "sblimp"
+        self.layout = "sLM21"
+        if (setup.data / "syntactic").is_dir() or not (table or lists.is_dir()):
+            self._read_official(setup)
+        elif table:
+            self._read_table(table, setup)
+        else:
+            self._read_lists(lists)
+
+    def _read_official(self, setup: Setup) -> None:
         self.split = setup.split
         self.path = setup.data / "syntactic" / setup.split / "gold.csv"
         rows = read_gold(setup.data, "syntactic", setup.split, COLUMNS)
         self.files = audio_files(setup.data, "syntactic", setup.split, rows)
-        self.all_pairs = pair_by_row_order(self.path, rows)
+        self.all_pairs = pair_by_row_order(self.path, rows, UNIT, ["voice"])
+
+    def _read_table(self, table: str, setup: Setup) -> None:
+        self.layout = "pairs"
+        rows, self.split = choose_split(read_pairs(table, setup.cache), setup.split)
+        self.files, self.all_pairs = pairs_of(rows)
+
+    def _read_lists(self, lists: Path) -> None:
+        self.layout = self.split = "slamkit"
+        found = numbered_pairs(lists, "+", subfolders=True)
+        check_found(found, [lists])
+        self.files, self.all_pairs, self.unpaired = found.files, found.pairs, found.unpaired
+
+    def run(self, run: Run) -> Result:
+        result = super().run(run)
+        if self.layout != "sLM21":
+            return result
+        place = f"syntactic/{self.split}.txt"
+        return add_submission(result, run, Submission("sLM21", place, SLM21_PARAMS), [*self.files])
 
     def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
-        types = stratify(pairs, lambda p: p.labels["type"])
+        everything = Subset("all", "all sentence pairs, each counted once", (tuple(pairs),))
+        label = {"sLM21": "type", "slamkit": "folder"}.get(self.layout)
+        if label is None:
+            return [everything]
+        types = stratify(pairs, lambda p: p.labels[label])
         return [
-            Subset("all", "all sentence pairs, each counted once", (tuple(pairs),)),
-            Subset("mean over types", "the mean of the types' accuracies, each counting alike", (*types.values(),)),
-            *(Subset(f"type {name}", f"pairs of type {name}", (members,)) for name, members in types.items()),
+            everything,
+            Subset(
+                f"mean over {label}s", f"the mean of the {label}s' accuracies, each counting alike", (*types.values(),)
+            ),
+            *(Subset(f"{label} {name}", f"pairs of {label} {name}", (members,)) for name, members in types.items()),
         ]
-
-
-def pair_by_row_order(path: Path, rows: Sequence[GoldRow]) -> list[MinimalPair]:
-    """The k-th correct row with the k-th incorrect one. UsageError where they disagree on the sentence or the voice."""
-    right, wrong = [r for r in rows if r.correct], [r for r in rows if not r.correct]
-    if len(right) != len(wrong):
-        raise UsageError(f"{path} has {len(right)} correct rows and {len(wrong)} incorrect ones; fetch it again")
-    for a, b in zip(right, wrong, strict=True):
-        if _identity(a) != _identity(b):
-            raise UsageError(
-                f"{path}: line {a.line} ({', '.join(_identity(a))}) would be paired with line {b.line} "
-                f"({', '.join(_identity(b))}); its rows are out of order, fetch it again"
-            )
-    return [
-        MinimalPair(
-            a.filename,
-            b.filename,
-            group="/".join((a.fields["type"], a.fields["subtype"], a.id)),
-            labels={"voice": a.voice, "type": a.fields["type"], "subtype": a.fields["subtype"]},
-        )
-        for a, b in zip(right, wrong, strict=True)
-    ]
-
-
-def _identity(row: GoldRow) -> tuple[str, ...]:
-    return row.fields["type"], row.fields["subtype"], row.id, f"voice {row.voice}"

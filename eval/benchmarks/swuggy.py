@@ -3,6 +3,9 @@
 A word and a non-word are a pair when they share voice and id; voices are averaged within an id, ids count alike. Bands
 of frequency (occurrences of the word in the training corpus; LibriSpeech for the official set) are half-open:
 0, [1, 5), [5, 20), [20, 100), [100, inf).
+
+Three layouts are read: the official one (ROOT/lexical/SPLIT with gold.csv), pairs without voices (the data set
+`speed/sWUGGY`, columns `positive` and `negative`), and slamkit's numbered lists (ROOT/swuggy_inter, ROOT/swuggy_oov).
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.benchmarks._folders import FoundPairs, check_found, numbered_pairs
 from eval.benchmarks._gold import GoldRow, audio_files, read_gold
-from eval.benchmarks.base import BENCHMARKS, LeftOut, Setup
+from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
+from eval.benchmarks._submission import SLM21_PARAMS, Submission, add_submission
+from eval.benchmarks.base import BENCHMARKS, LeftOut, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
 from slm.errors import UsageError
 from slm.types import MinimalPair
@@ -23,6 +29,11 @@ BANDS = {
     "frequency 20-99": (20, 100),
     "frequency 100 and more": (100, None),
 }
+TABLES = ("sWUGGY",)
+LISTS = {
+    "swuggy_inter": "words that occur in the training text",
+    "swuggy_oov": "words that do not occur in the training text",
+}
 
 
 @BENCHMARKS.register("swuggy")
@@ -31,27 +42,70 @@ class SWuggy(PairBenchmark):
     about = "Spoken words against made-up words that sound alike: does the model know the word?"
 
     def __init__(self, setup: Setup):
+        table = find_table(setup.data, TABLES)
+        lists = [p for p in (setup.data / name for name in LISTS) if p.is_dir()]
+        self.layout = "sLM21"
+        if (setup.data / "lexical").is_dir() or not (table or lists):
+            self._read_official(setup)
+        elif table:
+            self._read_table(table, setup)
+        else:
+            self._read_lists(lists)
+
+    def _read_official(self, setup: Setup) -> None:
         self.split = setup.split
         self.path = setup.data / "lexical" / setup.split / "gold.csv"
         rows = read_gold(setup.data, "lexical", setup.split, COLUMNS)
         self.files = audio_files(setup.data, "lexical", setup.split, rows)
         self.all_pairs, self.unpaired = pair_by_voice_and_id(self.path, rows)
 
-    def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
-        def within(low: int, high: int | None) -> tuple[tuple[MinimalPair, ...]]:
-            return (
-                tuple(p for p in pairs if p.labels["frequency"] >= low and (not high or p.labels["frequency"] < high)),
-            )
+    def _read_table(self, table: str, setup: Setup) -> None:
+        self.layout = "pairs"
+        rows, self.split = choose_split(read_pairs(table, setup.cache), setup.split)
+        self.files, self.all_pairs = pairs_of(rows)
 
-        return [
-            Subset("all", "all words, each counted once", (tuple(pairs),)),
-            Subset("in-vocabulary", "words that occur in the training text (frequency of 1 or more)", within(1, None)),
-            Subset("out-of-vocabulary", "words that do not occur in the training text", within(0, 1)),
-            *(
-                Subset(name, f"words whose count in the training text is {name.removeprefix('frequency ')}", within(*b))
-                for name, b in BANDS.items()
-            ),
-        ]
+    def _read_lists(self, lists: Sequence[Path]) -> None:
+        """Of each list its sub-folders; groups and items are called by their list as well."""
+        self.layout = self.split = "slamkit"
+        found = FoundPairs()
+        for folder in lists:
+            found.add(numbered_pairs(folder, "_", subfolders=True, name=folder.name))
+        check_found(found, lists)
+        self.files, self.all_pairs, self.unpaired = found.files, found.pairs, found.unpaired
+
+    def run(self, run: Run) -> Result:
+        result = super().run(run)
+        if self.layout != "sLM21":
+            return result
+        return add_submission(
+            result, run, Submission("sLM21", f"lexical/{self.split}.txt", SLM21_PARAMS), [*self.files]
+        )
+
+    def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
+        everything = Subset("all", "all words, each counted once", (tuple(pairs),))
+        if self.layout == "pairs":
+            return [everything]
+        if self.layout == "slamkit":
+            return [everything, *(_list_subset(name, meaning, pairs) for name, meaning in LISTS.items())]
+        return [everything, *_by_frequency(pairs)]
+
+
+def _list_subset(name: str, meaning: str, pairs: Sequence[MinimalPair]) -> Subset:
+    return Subset(name, meaning, (tuple(p for p in pairs if p.labels["list"] == name),))
+
+
+def _by_frequency(pairs: Sequence[MinimalPair]) -> list[Subset]:
+    def within(low: int, high: int | None) -> tuple[tuple[MinimalPair, ...]]:
+        return (tuple(p for p in pairs if p.labels["frequency"] >= low and (not high or p.labels["frequency"] < high)),)
+
+    return [
+        Subset("in-vocabulary", "words that occur in the training text (frequency of 1 or more)", within(1, None)),
+        Subset("out-of-vocabulary", "words that do not occur in the training text", within(0, 1)),
+        *(
+            Subset(name, f"words whose count in the training text is {name.removeprefix('frequency ')}", within(*b))
+            for name, b in BANDS.items()
+        ),
+    ]
 
 
 def pair_by_voice_and_id(path: Path, rows: Sequence[GoldRow]) -> tuple[list[MinimalPair], list[LeftOut]]:

@@ -1,0 +1,135 @@
+"""Folders of wavs whose pairs stand in their names: slamkit's layout, and the Spoken StoryCloze as it is distributed.
+
+A name begins with a running number: 2k is the right item and 2k+1 the wrong one of pair k. Files are joined by that
+number and by what else their names say, never by their order: one that is alone, or whose name contradicts its
+partner's, is named and left out with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eval.benchmarks.base import LeftOut
+from slm.errors import UsageError
+from slm.types import MinimalPair
+
+_STORY = re.compile(r"(?P<story>.*)_(?P<word>correct|incorrect)")
+WAVS = "*.wav"
+
+
+@dataclass
+class FoundPairs:
+    """Item -> wav, the pairs among them, and the files that no rule pairs. Items are paths below the root, without
+    ending; labels say the list, its sub-folder and, where
+    names do, the story."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    pairs: list[MinimalPair] = field(default_factory=list)
+    unpaired: list[LeftOut] = field(default_factory=list)
+
+    def add(self, other: FoundPairs) -> None:
+        self.files |= other.files
+        self.pairs += other.pairs
+        self.unpaired += other.unpaired
+
+
+def numbered_pairs(root: Path, separator: str, subfolders: bool, name: str = "") -> FoundPairs:
+    """The pairs of ROOT, or, with `subfolders`, of each folder in it as a list of its own (of ROOT itself where there
+    is none). Items and groups begin with `name`, where there is more than one root."""
+    found = FoundPairs()
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if subfolders else []
+    for folder in folders or [root]:
+        found.add(_pairs_of(root, folder, separator, name))
+    return found
+
+
+def check_found(found: FoundPairs, roots: Sequence[Path]) -> None:
+    """UsageError where no two files are a pair."""
+    if not found.pairs:
+        where = " and ".join(str(root) for root in roots)
+        reason = f": the first of {len(found.unpaired)} files is {found.unpaired[0].item}, " if found.unpaired else ""
+        why = found.unpaired[0].reason if found.unpaired else ""
+        raise UsageError(f"no pairs of wavs in {where}{reason}{why}; fetch the benchmark again")
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A file as its name describes it."""
+
+    path: Path
+    item: str
+    number: int
+    story: str | None
+    word: str | None
+
+    @property
+    def is_right(self) -> bool:
+        return self.number % 2 == 0
+
+    @property
+    def fault(self) -> str | None:
+        if self.word is not None and (self.word == "correct") != self.is_right:
+            return f"{self.word}, but its number {self.number} is {'even' if self.is_right else 'odd'}"
+        return None
+
+
+def _pairs_of(root: Path, folder: Path, separator: str, name: str) -> FoundPairs:
+    made = FoundPairs()
+    label = folder.relative_to(root).as_posix() if folder != root else ""
+    prefix = f"{name}/" if name else ""
+    by_pair: dict[int, list[_Named]] = defaultdict(list)
+    for path in sorted(folder.glob(WAVS)):
+        item = prefix + path.relative_to(root).with_suffix("").as_posix()
+        made.files[item] = path
+        head, _, rest = path.stem.partition(separator)
+        if not head.isdecimal():
+            made.unpaired.append(LeftOut(item, f"its name does not begin with a number and {separator!r}"))
+            continue
+        said = _STORY.fullmatch(rest)
+        story, word = (said["story"], said["word"]) if said else (None, None)
+        by_pair[int(head) // 2].append(_Named(path, item, int(head), story, word))
+    _check_start(folder, sorted(m.number for members in by_pair.values() for m in members))
+    for number, members in sorted(by_pair.items()):
+        reason = _fault(members)
+        if reason:
+            made.unpaired += [LeftOut(m.item, reason) for m in members]
+            continue
+        right, wrong = sorted(members, key=lambda m: m.number)
+        group = prefix + (f"{label}/{number}" if label else str(number))
+        made.pairs.append(
+            MinimalPair(
+                right.item, wrong.item, group=group, labels={"list": name, "folder": label, "story": right.story}
+            )
+        )
+    return made
+
+
+def _check_start(folder: Path, numbers: Sequence[int]) -> None:
+    """UsageError for a whole list that counts from an odd number: by it, every pair would be a wrong one."""
+    if (
+        numbers
+        and numbers[0] % 2
+        and len(numbers) % 2 == 0
+        and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+    ):
+        raise UsageError(
+            f"{folder} counts its files from {numbers[0]}, but right items have even numbers (0, 2, ..) and wrong ones "
+            "odd: rename them"
+        )
+
+
+def _fault(members: Sequence[_Named]) -> str | None:
+    """Why these files, of one pair by their numbers, are none."""
+    if len(members) == 1:
+        return f"no partner of number {members[0].number ^ 1}"
+    if len(members) > 2 or members[0].number == members[1].number:
+        return f"files of one number: {', '.join(m.path.name for m in members)}"
+    if fault := next((m.fault for m in members if m.fault), None):
+        return fault
+    if members[0].story != members[1].story:
+        return f"of different stories: {members[0].path.name} and {members[1].path.name}"
+    return None

@@ -1,0 +1,112 @@
+"""SALMon (arXiv 2409.07437): does the model hear how something is said, and where, beside what is said?
+
+Eight parts of 200 pairs. Read are its folders (`<part>/sample_<i>_<j>.wav`: j = 0 is right, 1 wrong) and the data set
+`slprl/SALMon` (one configuration a part, or `all`; columns `task`, `ind`, `positive_audio`, `negative_audio`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.benchmarks._folders import FoundPairs, check_found
+from eval.benchmarks._pair_tables import PairRow, find_table, is_table, pairs_of, read_pairs
+from eval.benchmarks.base import BENCHMARKS, LeftOut, Setup
+from eval.benchmarks.pairs import PairBenchmark, Subset, stratify
+from eval.benchmarks.storycloze import find_folder
+from slm.errors import UsageError
+from slm.types import MinimalPair
+
+PARTS = {
+    "bg_alignment": "the background noise fits what is said",
+    "bg_all_consistency": "the background stays the same (the other one of any kind)",
+    "bg_domain_consistency": "the background stays the same (the other one of the same kind)",
+    "gender_consistency": "the speaker's gender stays the same",
+    "rir_consistency": "the room stays the same",
+    "sentiment_alignment": "the mood of the voice fits what is said",
+    "sentiment_consistency": "the mood of the voice stays the same",
+    "speaker_consistency": "the speaker stays the same",
+}
+NAMES = ("SALMon", "salmon_benchmark")  # of its folder, in any case
+COLUMNS = ("positive_audio", "negative_audio")
+_SAMPLE = re.compile(r"sample_(\d+)_(\d+)")
+
+
+@BENCHMARKS.register("salmon")
+class Salmon(PairBenchmark):
+    name = "salmon"
+    about = "Recordings that go on, or fit, against ones that do not: does the model hear voice, mood, room and noise?"
+
+    def __init__(self, setup: Setup):
+        self.split = "parts"
+        folder = find_folder(setup.data, NAMES) or setup.data
+        parts = [p for p in PARTS if any((folder / p).glob("*.wav"))] if folder.is_dir() else []
+        found = FoundPairs()
+        for part in parts:
+            found.add(sample_pairs(folder, part))
+        if parts:
+            check_found(found, [folder])
+        else:
+            found = _table_pairs(setup)
+        self.files, self.all_pairs, self.unpaired = found.files, found.pairs, found.unpaired
+
+    def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
+        parts = stratify(pairs, lambda p: p.labels["part"])
+        return [
+            Subset("mean over parts", "the mean of the parts' accuracies, each counting alike", (*parts.values(),)),
+            *(Subset(name, PARTS.get(name, f"the part {name}"), (members,)) for name, members in parts.items()),
+        ]
+
+
+def sample_pairs(root: Path, part: str) -> FoundPairs:
+    """The files of a part by their two numbers; one that is alone, or named otherwise, is left out."""
+    made = FoundPairs()
+    samples: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted((root / part).glob("*.wav")):
+        item = f"{part}/{path.stem}"
+        made.files[item] = path
+        named = _SAMPLE.fullmatch(path.stem)
+        if named is None or int(named[2]) > 1:
+            made.unpaired.append(LeftOut(item, "its name is not sample_<number>_0 or sample_<number>_1"))
+        else:
+            samples[int(named[1])][int(named[2])].append(item)
+    for number, sides in sorted(samples.items()):
+        if len(sides[0]) == len(sides[1]) == 1:
+            pair = MinimalPair(sides[0][0], sides[1][0], group=f"{part}/{number}", labels={"part": part})
+            made.pairs.append(pair)
+            continue
+        reason = "several files of one number" if sides[0] and sides[1] else "no partner of its number"
+        made.unpaired += [LeftOut(item, reason) for side in (0, 1) for item in sides[side]]
+    return made
+
+
+def _table_pairs(setup: Setup) -> FoundPairs:
+    made = FoundPairs()
+    for part, rows in _tables(setup).items():
+        files, pairs = pairs_of(rows, f"{part}/")
+        made.files |= files
+        made.pairs += [MinimalPair(p.positive, p.negative, p.group, {"part": part}) for p in pairs]
+    return made
+
+
+def _tables(setup: Setup) -> dict[str, list[PairRow]]:
+    """Part -> its pairs, from a table of all of them, or one a part in a folder of its name."""
+    location = find_table(setup.data, NAMES)
+    if location is None:
+        root = setup.data / "SALMon"
+        raise UsageError(
+            f"no SALMon: put the folders of its parts into {root} (https://github.com/slp-rl/salmon tells where they "
+            f"are), or `hf download --repo-type dataset slprl/SALMon --local-dir {root}`"
+        )
+    single = [p for p in PARTS if is_table(Path(location, p))]
+    if single:
+        return {p: read_pairs(str(Path(location, p)), setup.cache / "salmon", *COLUMNS) for p in single}
+    config = None if Path(location).is_dir() else "all"
+    found: dict[str, list[PairRow]] = defaultdict(list)
+    for row in read_pairs(location, setup.cache / "salmon", *COLUMNS, config=config):
+        if "task" not in row.fields:
+            raise UsageError(f"{location} has no column task, which says the part of a pair; fetch it again")
+        found[str(row.fields["task"])].append(row)
+    return {part: found[part] for part in sorted(found)}

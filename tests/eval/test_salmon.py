@@ -1,0 +1,95 @@
+"""SALMon from folders and from tables: both are the same benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.benchmarks.base import Setup
+from eval.benchmarks.salmon import PARTS, Salmon
+from eval.run import main
+from slm.errors import UsageError
+from tests.contracts import benchmark_law
+from tests.eval.material import RIGHT, WRONG, config, scores, write_level
+from tests.eval.test_pair_tables import dataset, write_parquet
+
+COLUMNS = ("positive_audio", "negative_audio")
+
+
+def write_parts(root: Path, sizes: dict[str, int]) -> Path:
+    for part, size in sizes.items():
+        for i in range(size):
+            for j in (0, 1):
+                write_level(root / part / f"sample_{i}_{j}.wav", (RIGHT, WRONG)[j], 0.2 + 0.02 * (i % 3))
+    return root
+
+
+def official(root: Path, part: str, scores: dict[str, float]) -> float:
+    """The rule of salmon.py: group by the first number, sort as text, the first is right; 1, 1/2 or 0."""
+    groups: dict[int, list[str]] = {}
+    for path in (root / part).glob("*.wav"):
+        groups.setdefault(int(path.stem.split("_")[1]), []).append(f"{part}/{path.stem}")
+    decided = []
+    for files in groups.values():
+        right, wrong = (scores[f] for f in sorted(files))
+        decided.append(1.0 if right > wrong else 0.5 if right == wrong else 0.0)
+    return float(np.mean(decided))
+
+
+def test_parts_are_what_the_official_script_makes_of_them(tmp_path):
+    sizes = {part: 3 + 5 * i for i, part in enumerate(PARTS)}
+    root = write_parts(tmp_path / "salmon_benchmark", sizes)
+    benchmark = Salmon(Setup(tmp_path))
+    benchmark_law(benchmark)
+    rng = np.random.default_rng(0)
+    made = {item: float(rng.integers(0, 4)) for item in sorted(benchmark.files)}
+    found = {s.item.split("/", 2)[2]: s for s in benchmark.judge(made, "sum", resamples=10)}
+    expected = {part: official(root, part, made) for part in PARTS}
+    assert {part: found[part].value for part in PARTS} == pytest.approx(expected)
+    assert {part: found[part].count for part in PARTS} == sizes
+    assert found["mean over parts"].value == pytest.approx(np.mean(list(expected.values())))
+    assert next(iter(found)) == "mean over parts"
+
+
+def test_some_parts_will_do_and_files_without_partner_are_named(tmp_path):
+    root = write_parts(tmp_path, {"rir_consistency": 3, "bg_alignment": 2})
+    (root / "rir_consistency/sample_1_0.wav").unlink()
+    write_level(root / "rir_consistency/sample_7_2.wav", 0.1)
+    benchmark = Salmon(Setup(tmp_path))
+    assert [p.group for p in benchmark.all_pairs] == [
+        "bg_alignment/0", "bg_alignment/1", "rir_consistency/0", "rir_consistency/2",
+    ]  # fmt: skip
+    assert {left.item: left.reason for left in benchmark.unpaired} == {
+        "rir_consistency/sample_7_2": "its name is not sample_<number>_0 or sample_<number>_1",
+        "rir_consistency/sample_1_1": "no partner of its number",
+    }
+
+
+def test_a_table_of_all_parts(tmp_path, lm):
+    fields = {"task": ["bg_alignment", "rir_consistency", "bg_alignment"], "ind": [0, 0, 1]}
+    write_parquet(tmp_path / "data/SALMon/all/train.parquet", dataset(tmp_path / "raw", 3, COLUMNS, fields))
+    benchmark = Salmon(Setup(tmp_path / "data", cache=tmp_path / "cache"))
+    benchmark_law(benchmark)
+    assert [p.labels["part"] for p in benchmark.all_pairs] == ["bg_alignment", "bg_alignment", "rir_consistency"]
+    main(config(tmp_path / "data", benchmarks="salmon"))
+    found = scores(tmp_path / "out", "salmon")
+    assert {name for name, _ in found} == {"mean over parts", "bg_alignment", "rir_consistency"}
+    assert found["mean over parts", "mean"]["value"] == 1.0
+
+
+def test_tables_of_one_part_each(tmp_path):
+    for part in ("gender_consistency", "speaker_consistency"):
+        made = dataset(tmp_path / "raw" / part, 2, COLUMNS, {"task": [part] * 2, "ind": [0, 1]})
+        write_parquet(tmp_path / "salmon" / part / "train-00000-of-00001.parquet", made)
+    benchmark = Salmon(Setup(tmp_path, cache=tmp_path / "cache"))
+    assert [p.group for p in benchmark.all_pairs] == [
+        "gender_consistency/00000", "gender_consistency/00001",
+        "speaker_consistency/00000", "speaker_consistency/00001",
+    ]  # fmt: skip
+
+
+def test_missing_data_says_what_to_fetch(tmp_path):
+    with pytest.raises(UsageError, match=r"no SALMon: .*hf download --repo-type dataset slprl/SALMon"):
+        Salmon(Setup(tmp_path))

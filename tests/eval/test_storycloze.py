@@ -1,0 +1,121 @@
+"""Spoken StoryCloze, single- and multi-speaker and cross-modal, in folders as they are distributed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from eval.benchmarks.base import BENCHMARKS, Setup
+from eval.benchmarks.storycloze import SSC, TSC, MultiSpeakerTSC
+from eval.run import main
+from slm.audio import read_audio
+from slm.errors import UsageError
+from tests.contracts import benchmark_law
+from tests.eval.material import RIGHT, WRONG, config, scores, write_level
+
+SPEECH = Path(__file__).parents[1] / "data/speech/en"
+
+
+def write_stories(folder: Path, stories, first: int = 0) -> None:
+    for i, story in enumerate(stories, first):
+        for side, word in enumerate(("correct", "incorrect")):
+            write_level(folder / f"{2 * i + side}_{story}_{word}.wav", (RIGHT, WRONG)[side])
+            (folder / f"{2 * i + side}_{story}_{word}.txt").write_text("A story.")
+
+
+def test_the_distributed_folder(tmp_path, lm):
+    write_stories(tmp_path / "data/sSC", ["b-2_x", "a-1", "c"])
+    benchmark = SSC(Setup(tmp_path / "data"))
+    benchmark_law(benchmark)
+    assert [(p.positive, p.negative, p.group) for p in benchmark.all_pairs] == [
+        ("0_b-2_x_correct", "1_b-2_x_incorrect", "b-2_x"),
+        ("2_a-1_correct", "3_a-1_incorrect", "a-1"),
+        ("4_c_correct", "5_c_incorrect", "c"),
+    ]
+    main(config(tmp_path / "data", benchmarks="ssc"))
+    assert scores(tmp_path / "out", "ssc")["all", "mean"]["value"] == 1.0
+
+
+def test_the_folder_itself_may_be_given_as_data(tmp_path):
+    write_stories(tmp_path / "tSC", ["a", "b"])
+    assert len(TSC(Setup(tmp_path / "tSC")).all_pairs) == 2
+    with pytest.raises(UsageError, match=r"no sSC: put its wavs into .*SpokenStoryCloze.*speed/sStoryCloze"):
+        SSC(Setup(tmp_path / "tSC"))
+
+
+def test_voices_of_a_story_are_averaged_first(tmp_path):
+    """Story s is right in two voices of three (2/3), story t wrong in its only one: 1/3, where wavs would give 1/2."""
+    for voice in "abc":
+        write_stories(tmp_path / "ms_tSC" / voice, ["s"] if voice != "c" else ["s", "t"])
+    benchmark = MultiSpeakerTSC(Setup(tmp_path))
+    benchmark_law(benchmark)
+    made = dict.fromkeys((p.positive for p in benchmark.all_pairs), 0.0)
+    made |= dict.fromkeys((p.negative for p in benchmark.all_pairs), -1.0)
+    made |= {"c/0_s_correct": -2.0, "c/2_t_correct": -2.0}
+    score = benchmark.judge(made, "sum", resamples=10)[0]
+    assert (score.value, score.count) == (pytest.approx(1 / 3), 2)
+
+
+def write_cross(root: Path) -> Path:
+    """Real speech: three recordings a story, one of them at another rate."""
+    recordings = sorted(SPEECH.glob("*.opus"))
+    folder = root / "cross_ms_tSC/voice"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        for k, part in enumerate(("mutual", "correct", "incorrect")):
+            rate_hz = 8000 if part == "incorrect" else 16000
+            soundfile.write(folder / f"{i}_s{i}_{part}.wav", read_audio(recordings[3 * i + k], rate_hz), rate_hz)
+            (folder / f"{i}_s{i}_{part}.txt").write_text(f"{part} {i}")
+    return folder
+
+
+def test_spoken_beginnings_and_endings_become_one_recording(tmp_path):
+    folder = write_cross(tmp_path)
+    benchmark = BENCHMARKS.get("cross_tsc_speech_speech")(Setup(tmp_path, cache=tmp_path / "cache"))
+    benchmark_law(benchmark)
+    assert sorted(benchmark.files) == [f"voice/{i}_s{i}_{e}" for i in range(2) for e in ("correct", "incorrect")]
+    for item, path in benchmark.files.items():
+        made, rate_hz = soundfile.read(path, dtype="float32")
+        beginning, _ = soundfile.read(folder.parent / f"{item.rpartition('_')[0]}_mutual.wav", dtype="float32")
+        ending = read_audio(folder.parent / f"{item}.wav", 16000)
+        assert rate_hz == 16000
+        assert np.abs(made - np.concatenate([beginning, ending])).max() <= 1 / 32768
+    before = {p: p.stat().st_mtime_ns for p in benchmark.files.values()}
+    again = BENCHMARKS.get("cross_tsc_speech_speech")(Setup(tmp_path, cache=tmp_path / "cache"))
+    assert {p: p.stat().st_mtime_ns for p in again.files.values()} == before
+
+
+def test_a_part_that_cannot_be_read_is_left_out_by_its_reason(tmp_path, lm):
+    folder = write_cross(tmp_path / "data")
+    (folder / "1_s1_mutual.wav").write_bytes(b"no audio")
+    (folder / "2_s2_correct.wav").write_bytes(b"no partner")
+    main(config(tmp_path / "data", benchmarks="cross_tsc_speech_speech"))
+    result = json.loads((tmp_path / "out/results.json").read_text())["results"][0]
+    assert (result["counts"]["pairs"], result["counts"]["pairs_scored"]) == (2, 1)
+    reasons = {left["item"]: left["reason"] for left in result["left_out"]}
+    assert set(reasons) == {"voice/1_s1_correct", "voice/1_s1_incorrect", "voice/2_s2"}
+    assert reasons["voice/2_s2"] == "no 2_s2_mutual.wav"
+
+
+@pytest.mark.parametrize("form", ["speech_text", "text_speech", "text_text"])
+def test_text_needs_a_model_that_reads_text(tmp_path, form):
+    write_cross(tmp_path)
+    benchmark = BENCHMARKS.get(f"cross_tsc_{form}")(Setup(tmp_path, cache=tmp_path / "cache"))
+    assert len(benchmark.all_pairs) == 2
+    assert {p.suffix for p in benchmark.files.values()} == {".wav" if form.endswith("speech") else ".txt"}
+    assert not (tmp_path / "cache").exists()
+    model = SimpleNamespace(spec=SimpleNamespace(name="mimi"))
+    with pytest.raises(
+        UsageError, match=r"needs a model that reads text.* of mimi only: score cross_tsc_speech_speech"
+    ):
+        benchmark.check(model)
+
+
+def test_a_missing_set_says_where_it_goes(tmp_path):
+    with pytest.raises(UsageError, match=r"no cross_ms_sSC: put its .* into .*cross_ms_sSC"):
+        BENCHMARKS.get("cross_ssc_speech_speech")(Setup(tmp_path))
