@@ -6,7 +6,7 @@ Benchmarks and metrics see nothing else, so training and scoring cannot disagree
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from slm.files import read_json
 from slm.model.checkpoint import ModelRecord, find_model, load_causal_lm, load_record, load_statistics
 from slm.model.statistics import CodeStatistics
 from slm.patterns import Pattern
+from slm.scoring import DocumentScorer, Precision
 from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
@@ -106,6 +107,7 @@ class SpokenLM:
         pattern = record.make_pattern()
         self.pattern, self.has_ends = pattern.full(), pattern.has_ends
         self.model = AcousticLM(causal_lm, self.pattern).to(device).eval()
+        self.scorer = DocumentScorer(self.model, self.pattern)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -136,12 +138,23 @@ class SpokenLM:
             "vocabulary": [v.size for v in self.pattern.streams],
         }
 
+    @property
+    def precision(self) -> Precision:
+        """Of scoring: exact float32, or bf16, which is faster on a GPU and rounds: near ties may fall otherwise."""
+        return self.scorer.precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        self.scorer = DocumentScorer(self.model, self.pattern, precision)
+
     def untrained(self, seed: int) -> SpokenLM:
         """The same architecture with fresh random weights: what a benchmark's shortcuts alone are worth."""
         from slm.model.backbone import from_config
 
         fresh = from_config(self.model.causal_lm.config, seed).eval()
-        return SpokenLM(fresh, self.record, self.statistics, self.device)
+        made = SpokenLM(fresh, self.record, self.statistics, self.device)
+        made.precision = self.precision
+        return made
 
     def unigram(self) -> UnigramLM:
         """The code frequencies of the training corpus as a language model: what unit frequency alone is worth."""
@@ -151,44 +164,25 @@ class SpokenLM:
         """Log-probabilities of clips at the tokenizer's sample rate; see `CodeLogProbs` for shapes."""
         return self.score_codes(self.tokenizer.encode(clips))
 
-    def score_codes(self, codes: Sequence[Codes], max_steps: int = 16_384) -> list[CodeLogProbs]:
-        """Log-probabilities of codes, batched by length: at most `max_steps` steps, padding counted, at a time.
+    def score_codes(self, codes: Sequence[Codes], max_steps: int | None = None) -> list[CodeLogProbs]:
+        """Log-probabilities of codes, packed and sorted by length: at most `max_steps` steps, padding counted, at a
+        time. See `slm.scoring`.
 
-        Padding follows the document and attention is causal, so it cannot reach a score; equal documents are scored
-        once, so that they tie to the last bit. UsageError for codes of another tokenizer.
+        Nothing that stands beside a document reaches its score; a beginning that documents share is computed once;
+        equal documents are scored once, so that they tie to the last bit. UsageError for codes of another tokenizer.
         """
         documents = [_document(self.record, c) for c in codes]
         for c, d in zip(codes, documents, strict=True):
             self._check_length(c.id, len(d))
-        different = {d.tobytes(): d for d in documents}
-        keys, unique = list(different), list(different.values())
-        values: dict[bytes, np.ndarray] = {}
-        for group in _length_groups([self.pattern.num_steps(len(d)) for d in unique], max_steps):
-            made = self._log_probs([unique[i] for i in group])
-            values.update({keys[i]: v for i, v in zip(group, made, strict=True)})
-        return [self._aligned(c, d, values[d.tobytes()]) for c, d in zip(codes, documents, strict=True)]
+        scored = self.scorer.score(documents, max_steps)
+        return [
+            CodeLogProbs(c.id, values, ends if self.has_ends else ends[:0], c.duration_s)
+            for c, (values, ends) in zip(codes, scored, strict=True)
+        ]
 
     def _check_length(self, id: str, frames: int) -> None:
         """A document beyond the model's positions would fail, or be scored where nothing was ever trained."""
         check_positions(self.model.causal_lm.config, self.pattern, id, frames)
-
-    def _aligned(self, codes: Codes, document: np.ndarray, values: np.ndarray) -> CodeLogProbs:
-        frames = len(document)
-        log_probs, ends = self.pattern.gather(values, frames), self.pattern.gather_ends(values, frames)
-        return CodeLogProbs(codes.id, log_probs, ends if self.has_ends else ends[:0], codes.duration_s)
-
-    def _log_probs(self, documents: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Code arrays `[T_i, K]` -> float64 `[S_i, Q]`."""
-        import torch
-
-        steps = [self.pattern.apply(d).steps for d in documents]
-        ids = np.empty((len(steps), max(map(len, steps)), len(self.pattern.streams)), np.int64)
-        ids[:] = [v.empty_id for v in self.pattern.streams]
-        for row, s in zip(ids, steps, strict=True):
-            row[: len(s)] = s
-        with torch.no_grad():
-            values = self.model.log_probs(torch.from_numpy(ids).to(self.device)).cpu().double().numpy()
-        return [v[: len(s)] for v, s in zip(values, steps, strict=True)]
 
     def continue_codes(self, prompt: Codes, seconds: float, seed: int, temperature: float = 1.0,
                        top_k: int | None = None, may_stop: bool = True) -> Codes:  # fmt: skip
@@ -292,13 +286,3 @@ def _document(record: ModelRecord, codes: Codes) -> np.ndarray:
     if len(codes.codes) and ((codes.codes < 0).any() or (codes.codes.max(axis=0) >= spec.codebook_sizes).any()):
         raise ValueError(f"{codes.id}: a code lies outside its codebook")
     return record.units.apply(codes.codes.astype(spec.code_dtype))
-
-
-def _length_groups(lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:
-    """Indices by length, longest first, in groups of at most `max_steps` padded steps (at least one item)."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    at = 0
-    while at < len(order):
-        size = max(1, max_steps // lengths[order[at]])
-        yield order[at : at + size]
-        at += size

@@ -26,7 +26,7 @@ LAYERS = [
         "slm.tokenizers",
         "slm.model",
     ],
-    ["slm.data", "slm.corpus", "slm.training", "slm.generation"],
+    ["slm.data", "slm.corpus", "slm.training", "slm.generation", "slm.scoring"],
     ["slm.spoken_lm", "slm.samples"],
     ["eval"],
     ["tokenize_corpus", "train_lm"],

@@ -1,0 +1,207 @@
+"""Log-probabilities of many documents at once: packed in rows, sorted by length, a common beginning computed once.
+
+Documents are laid in rows as trees (`slm.data.trees`): each step attends to its own way back to the root. Which
+documents are scored together, and in batches of which size, changes float32 results in their last bits only; in which
+order they are given, nothing at all. Equal documents are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from slm.data.trees import MIN_ROW, MIN_SHARED, Rows, find_families, lay_out, pack_families
+from slm.patterns import EOS, Pattern
+
+if TYPE_CHECKING:
+    import torch
+
+    from slm.model.acoustic_lm import AcousticLM
+
+Precision = Literal["float32", "bf16"]
+BATCH_STEPS = {"cpu": 1_024, "cuda": 32_768}
+
+
+class Layouts:
+    """Where the codes and ends of a document of T frames stand in its steps, worked out once for each T."""
+
+    def __init__(self, pattern: Pattern):
+        self.pattern = pattern
+        self._known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def _of(self, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if frames not in self._known:
+            layout = self.pattern.layout(frames)
+            where = np.flatnonzero(layout.reshape(-1) >= 0)
+            codes = where[np.argsort(layout.reshape(-1)[where])]
+            if len(codes) != frames * self.pattern.num_codebooks:
+                raise ValueError(f"this {self.pattern.name} layout leaves codes out: use its full()")
+            steps, streams = np.nonzero(layout == EOS)
+            order = np.argsort(streams)
+            self._known[frames] = layout, codes, steps[order] * layout.shape[1] + streams[order]
+        return self._known[frames]
+
+    def steps(self, document: np.ndarray) -> np.ndarray:
+        """Units `[T, K]` -> int64 steps `[S, Q]`: those of `Pattern.apply`."""
+        ids = (document.astype(np.int64) + self.pattern.id_offsets).reshape(-1)
+        return self.pattern.place(self._of(len(document))[0], ids)
+
+    def align(self, values: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Values `[S, Q]` at the steps of a document -> `[T, K]`, aligned with its codes, and `[Q]`, with its ends."""
+        _, codes, ends = self._of(frames)
+        flat = values.reshape(-1)
+        return flat[codes].reshape(frames, -1), flat[ends]
+
+
+class DocumentScorer:
+    """What `model` makes of documents under `pattern` (a full one). `precision` is that of the matrix products: exact
+    float32 (never TF32), or bf16, in which near ties may fall otherwise."""
+
+    def __init__(self, model: AcousticLM, pattern: Pattern, precision: Precision = "float32"):
+        self.model, self.pattern, self.precision = model, pattern, precision
+        self.layouts = Layouts(pattern)
+
+    def score(self, documents: Sequence[np.ndarray], max_steps: int | None = None, share: bool = True,
+              pack: bool | None = None) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+        """Units `[T, K]` of each document -> float64 log-probabilities `[T, K]` of its units and `[Q]` of its ends.
+
+        At most `max_steps` steps at a time (at least one row). `share` and `pack` can be turned off to compare;
+        packing is off by itself for a model whose attention cannot be told what to see.
+        """
+        steps = [self.layouts.steps(d) for d in documents]
+        first: dict[bytes, int] = {}
+        of = [first.setdefault(s.tobytes(), i) for i, s in enumerate(steps)]
+        unique = sorted(set(of))
+        batch = max_steps or BATCH_STEPS.get(self.device_type, BATCH_STEPS["cuda"])
+        packed = self._packs(max((len(s) for s in steps), default=0)) if pack is None else pack
+        made = (self._packed if packed else self._padded)([steps[i] for i in unique], batch, share)
+        values = dict(zip(unique, made, strict=True))
+        return [self.layouts.align(values[i], len(d)) for i, d in zip(of, documents, strict=True)]
+
+    @property
+    def device_type(self) -> str:
+        return str(self.model.id_offsets.device.type)
+
+    def _packed(self, steps: Sequence[np.ndarray], max_steps: int, share: bool = True) -> list[np.ndarray]:
+        empty = np.array([v.empty_id for v in self.pattern.streams])
+        waiting = []
+        for length, rows in pack_families(find_families(steps, share), max_steps):
+            laid = lay_out(rows, length, steps, empty)
+            waiting.append((laid, self._run(laid)))  # a GPU goes on while the next rows are laid out
+        made: list[np.ndarray] = [np.zeros(0)] * len(steps)
+        for laid, values in waiting:
+            flat = values.double().cpu().numpy()
+            for member, way in laid.ways:
+                made[member] = flat[way]
+        return made
+
+    def _run(self, rows: Rows) -> torch.Tensor:
+        """float32 `[B * L, Q]`: the log-probability of each step given its parent and what that sees; 0 for roots."""
+        import torch
+
+        on = self.model.id_offsets.device
+        ids, depths, ends, parents = (
+            torch.from_numpy(a).to(on) for a in (rows.ids, rows.depths, rows.ends, rows.parents)
+        )
+        batch, length, streams = ids.shape
+        with torch.no_grad(), self._arithmetic():
+            hidden = _tree_states(self.model, ids, depths, ends).flatten(0, 1)
+            # What is predicted is known here, so that a GPU need not be waited for.
+            at = np.flatnonzero(rows.parents >= 0)
+            predicted = torch.from_numpy(at).to(on)
+            parents = parents + torch.arange(batch, device=on)[:, None] * length
+            states = hidden.index_select(0, parents.flatten().index_select(0, predicted))
+            _, nlls, _ = self.model._stream_nlls(states, ids.flatten(0, 1).index_select(0, predicted))
+            values = nlls.new_zeros(batch * length, streams)
+            return values.index_copy_(0, predicted, -nlls)
+
+    def _padded(self, steps: Sequence[np.ndarray], max_steps: int, share: bool = True) -> list[np.ndarray]:
+        """One document a row, padded behind, where attention is causal and cannot see it; sorted by length."""
+        import torch
+
+        made: list[np.ndarray] = [np.zeros(0)] * len(steps)
+        for group in length_groups([len(s) for s in steps], max_steps):
+            ids = np.empty((len(group), max(len(steps[i]) for i in group), len(self.pattern.streams)), np.int64)
+            ids[:] = [v.empty_id for v in self.pattern.streams]
+            for row, i in zip(ids, group, strict=True):
+                row[: len(steps[i])] = steps[i]
+            with torch.no_grad(), self._arithmetic():
+                values = self.model.log_probs(torch.from_numpy(ids).to(self.model.id_offsets.device))
+            for row, i in zip(values.double().cpu().numpy(), group, strict=True):
+                made[i] = row[: len(steps[i])]
+        return made
+
+    def _packs(self, longest: int) -> bool:
+        from slm.model.attention import depends_on_length
+
+        config = self.model.causal_lm.base_model.config
+        return not depends_on_length(config, max(longest, 2)) and self._trees_agree
+
+    @cached_property
+    def _trees_agree(self) -> bool:
+        """Whether this family of models takes the mask and the positions that it is given (state-space models, and
+        those that make their positions by themselves, do not): two short documents tell."""
+        if self.model.causal_lm.base_model.config._attn_implementation not in ("sdpa", "eager"):
+            return False
+        rng, sizes = np.random.default_rng(0), self.pattern.codebook_sizes
+        a = self.layouts.steps(rng.integers(0, sizes, (MIN_SHARED + 4, len(sizes))))
+        b = np.concatenate([a[: MIN_SHARED + 1], a[2:4], a[MIN_SHARED + 1 :]])
+        c = self.layouts.steps(rng.integers(0, sizes, (3, len(sizes))))
+        try:
+            packed = self._packed([a, b, c], MIN_ROW)
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        return all(
+            np.allclose(p, q, atol=0.05 if self.precision == "bf16" else 1e-3)
+            for p, q in zip(packed, self._padded([a, b, c], MIN_ROW), strict=True)
+        )
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        import torch
+
+        if self.precision == "bf16":
+            return torch.autocast(self.device_type, torch.bfloat16)
+        return _exact_float32() if self.device_type == "cuda" else nullcontext()
+
+
+def _tree_states(model: AcousticLM, ids: torch.Tensor, depths: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Hidden states `[B, L, H]` of trees in rows."""
+    import torch
+
+    body = model.causal_lm.base_model
+    embedded = model.causal_lm.get_input_embeddings()(ids + model.id_offsets).sum(dim=2)
+    place = torch.arange(ids.shape[1], device=ids.device)
+    visible = ((place[:, None] >= place) & (place[:, None] < ends[:, None, :]))[:, None]
+    if body.config._attn_implementation == "eager":
+        visible = embedded.new_zeros(visible.shape).masked_fill(~visible, torch.finfo(embedded.dtype).min)
+    made = body(inputs_embeds=embedded, position_ids=depths, attention_mask=visible, use_cache=False)
+    return made.last_hidden_state  # type: ignore[no-any-return]
+
+
+class _exact_float32(AbstractContextManager[None]):
+    """No TF32 within, whatever the program around it asked for."""
+
+    def __enter__(self) -> None:
+        import torch
+
+        self._before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+
+    def __exit__(self, *_: Any) -> None:
+        import torch
+
+        torch.set_float32_matmul_precision(self._before)
+
+
+def length_groups(lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:
+    """Indices by length, longest first, in groups of at most `max_steps` padded steps (at least one item)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    at = 0
+    while at < len(order):
+        size = max(1, max_steps // lengths[order[at]])
+        yield order[at : at + size]
+        at += size

@@ -1,0 +1,183 @@
+"""The packed scorer against one clip at a time through the bare transformers model in float64, softmax by hand."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from slm.data.trees import find_families, lay_out, pack_families
+from slm.model.acoustic_lm import AcousticLM
+from slm.model.backbone import build_causal_lm
+from slm.patterns import PATTERNS, Pattern
+from slm.scoring import DocumentScorer
+from tests.fakes import TINY_BACKBONE
+
+KINDS = {
+    "flat": ("flat", 1, {}),
+    "flat, 2 books": ("flat", 2, {}),
+    "delay": ("delay", 3, {}),
+    "cut delay": ("delay", 3, {"valid_steps_only": True}),
+    "parallel": ("parallel", 3, {}),
+    "unrolled": ("unrolled", 3, {"flattening": [0, 1, 1], "delays": [0, 1, 1]}),
+    "coarse-first": ("coarse-first", 3, {"delays": [0, 1]}),
+    "musiclm": ("musiclm", 4, {}),
+}
+OTHER_FAMILIES = {
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
+    "opt": {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "ffn_dim": 64,
+            "num_attention_heads": 2, "max_position_embeddings": 512},
+    "eager": TINY_BACKBONE,
+    "window": {**TINY_BACKBONE, "model_type": "mistral", "sliding_window": 6},
+    "bloom": {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mamba": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+}  # fmt: skip
+PACKED = {"gpt2", "opt", "eager"}
+
+
+def make_pattern(kind: str) -> Pattern:
+    name, books, settings = KINDS[kind]
+    return PATTERNS.create(name, codebook_sizes=(16,) * books, **settings).full()
+
+
+def make_model(pattern: Pattern, backbone: dict | None = None, depth: dict | None = None) -> AcousticLM:
+    causal_lm = build_causal_lm(backbone or TINY_BACKBONE, pattern, 0, depth=depth)
+    with torch.no_grad():  # fresh weights are small: larger ones make the attention to others felt
+        for name, parameter in causal_lm.named_parameters():
+            if parameter.ndim == 2 and "A_log" not in name:
+                parameter.mul_(4)
+    return AcousticLM(causal_lm, pattern).eval()
+
+
+def documents(books: int, seed: int = 0) -> list[np.ndarray]:
+    """Lengths from 1 to 60; pairs and a triple that begin alike; one that is the beginning of another; twins."""
+    rng = np.random.default_rng(seed)
+
+    def fresh(frames: int) -> np.ndarray:
+        return rng.integers(0, 16, (frames, books)).astype(np.uint16)
+
+    start, longer = fresh(20), fresh(40)
+    made = [fresh(n) for n in (1, 7, 60, 13)]
+    made += [np.concatenate([start, fresh(n)]) for n in (4, 9, 1)]
+    made += [np.concatenate([longer, fresh(12)]), np.concatenate([longer, fresh(3)]), longer, start]
+    made += [np.concatenate([longer, made[-4][40:44], fresh(5)]), made[1].copy(), made[4].copy()]
+    return made
+
+
+def slow(model: AcousticLM, pattern: Pattern, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One document, no batch, no packing: float64 logits, log-softmax of each stream written out."""
+    causal_lm = copy.deepcopy(model.causal_lm).double()
+    steps = pattern.apply(document).steps
+    ids = torch.from_numpy(steps)[None]
+    with torch.no_grad():
+        logits = causal_lm(ids if ids.shape[-1] > 1 else ids[..., 0]).logits[0].numpy()
+    values = np.zeros(steps.shape)
+    borders = np.cumsum([0, *(v.size for v in pattern.streams)])
+    for s in range(1, len(steps)):
+        for q, (low, high) in enumerate(pairwise(borders)):
+            row = logits[s - 1, low:high]
+            values[s, q] = row[steps[s, q]] - row.max() - math.log(np.exp(row - row.max()).sum())
+    return pattern.gather(values, len(document)), pattern.gather_ends(values, len(document))
+
+
+def assert_close(found, expected, atol: float = 1e-5) -> None:
+    for (values, ends), (wanted, wanted_ends) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, wanted, atol=atol, rtol=0)
+        np.testing.assert_allclose(ends, wanted_ends, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pattern_agrees_with_a_slow_scorer_in_float64(kind):
+    pattern = make_pattern(kind)
+    model, given = make_model(pattern), documents(pattern.num_codebooks)
+    expected = [slow(model, pattern, d) for d in given]
+    assert np.std(np.concatenate([v.reshape(-1) for v, _ in expected])) > 0.1, "everything is alike to this model"
+    scorer = DocumentScorer(model, pattern)
+    for options in ({}, {"max_steps": 1}, {"share": False}, {"pack": False}, {"pack": False, "max_steps": 100}):
+        assert_close(scorer.score(given, **options), expected)
+
+
+@pytest.mark.parametrize("kind", ["flat", "delay"])
+def test_order_changes_nothing_at_all_and_twins_are_equal_to_the_last_bit(kind):
+    pattern = make_pattern(kind)
+    scorer, given = DocumentScorer(make_model(pattern), pattern), documents(pattern.num_codebooks)
+    whole = scorer.score(given)
+    order = np.random.default_rng(1).permutation(len(given)).tolist()
+    for i, (values, ends) in zip(order, scorer.score([given[i] for i in order]), strict=True):
+        assert np.array_equal(values, whole[i][0])
+        assert np.array_equal(ends, whole[i][1])
+    assert np.array_equal(whole[1][0], whole[-2][0])
+    assert np.array_equal(whole[4][0], whole[-1][0])
+    assert np.array_equal(whole[4][0][:18], whole[5][0][:18]), "what is shared is one thing"
+
+
+@pytest.mark.parametrize("kind", ["flat", "parallel"])
+def test_a_uniform_model_gives_minus_log_v_for_everything(kind):
+    pattern = make_pattern(kind)
+    model = make_model(pattern)
+    torch.nn.init.zeros_(model.causal_lm.get_output_embeddings().weight)
+    expected = [float(np.float32(-np.log(np.float32(v.size)))) for v in pattern.streams]
+    for values, ends in DocumentScorer(model, pattern).score(documents(pattern.num_codebooks)):
+        assert np.array_equal(values, np.broadcast_to(expected, values.shape))
+        assert ends.tolist() == expected
+
+
+@pytest.mark.parametrize("name", OTHER_FAMILIES)
+def test_other_families_are_packed_only_where_they_do_as_told(name):
+    pattern = make_pattern("flat")
+    model, given = make_model(pattern, OTHER_FAMILIES[name]), documents(1)
+    if name == "eager":
+        model.causal_lm.set_attn_implementation("eager")
+    scorer = DocumentScorer(model, pattern)
+    assert scorer._packs(62) == (name in PACKED)
+    assert_close(scorer.score(given), [slow(model, pattern, d) for d in given], atol=1e-4)
+
+
+def test_a_depth_transformer_scores_the_same_packed_and_alone():
+    pattern = make_pattern("parallel")
+    model = make_model(pattern, depth=TINY_BACKBONE)
+    assert hasattr(model.causal_lm, "depth")
+    scorer, given = DocumentScorer(model, pattern), documents(3)
+    assert_close(scorer.score(given), [scorer.score([d], pack=False)[0] for d in given])
+
+
+def test_a_beginning_is_computed_once_and_nothing_is_lost():
+    """Trees by hand: 0 and 1 share 10 steps, 2 shares 12 with 1, 3 nothing."""
+    steps = [np.array([[0, *range(1, 10), *tail]]).T for tail in ([20, 21], [30, 31, 32], [30, 31, 40, 41])]
+    steps.append(np.array([[5, 6, 7]]).T)
+    families = find_families(steps)
+    assert sorted(f.size for f in families) == [3, 12 + 3 + 2]
+    [(length, rows)] = pack_families(families, 1000)
+    laid = lay_out(rows, length, steps, np.array([99]))
+    assert laid.ids.shape == (1, 20, 1)
+    for member, way in laid.ways:
+        assert laid.ids.reshape(-1)[way].tolist() == steps[member][:, 0].tolist()
+        assert laid.depths.reshape(-1)[way].tolist() == list(range(len(way)))
+        assert laid.parents.reshape(-1)[way].tolist() == [-1, *way[:-1].tolist()]
+        for at in range(20):  # a step sees its own way, and nothing else
+            for step in way[way >= at]:
+                seen = at <= step < laid.ends[0, at]
+                assert seen == any(at in w and step in w for _, w in laid.ways)
+    assert [f.size for f in find_families(steps, share=False)] == [12, 13, 14, 3]
+
+
+def test_documents_too_long_to_share_a_row_still_come_out():
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 16, (300, 1))
+    many = [np.concatenate([start, rng.integers(0, 16, (100, 1))]) for _ in range(12)]
+    pattern = make_pattern("flat")
+    model = make_model(pattern)
+    scorer = DocumentScorer(model, pattern)
+    assert_close(scorer.score(many), [scorer.score([d], pack=False)[0] for d in many])
+
+
+def test_bf16_is_near_and_not_equal():
+    pattern = make_pattern("flat")
+    model, given = make_model(pattern), documents(1)
+    exact, rounded = (DocumentScorer(model, pattern, p).score(given) for p in ("float32", "bf16"))
+    assert_close(rounded, exact, atol=0.5)
+    assert any(not np.array_equal(a[0], b[0]) for a, b in zip(rounded, exact, strict=True))
