@@ -93,7 +93,7 @@ def main(config: EvalConfig) -> None:
     pairs = any(isinstance(b, PairBenchmark) for b in benchmarks)
     scorers = {MODEL: lm, **(make_baselines(config, lm, generated is not None) if pairs else {})}
     fingerprints = {name: fingerprint_of(scorer, lm) for name, scorer in scorers.items()}
-    run = Run(lm, scorers, fingerprints, out, convention, config.bootstrap, config.seed)
+    run = Run(lm, scorers, fingerprints, out, convention, config.bootstrap, config.seed, cache_folder(config))
     keep_training_curve(config, out)
     for benchmark in benchmarks:
         add_result(record, benchmark.run(run), config, fingerprints, generated)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
+from eval.processes import Processes
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.files import write_text
@@ -29,23 +31,32 @@ class Tokens:
     audio_sha256: str
     """Of the content of every file, with its item."""
 
+    def place(self, out: Path) -> str:
+        """Its folder as OUT/results.json names it: relative where it lies below OUT."""
+        folder, here = self.folder.resolve(), out.resolve()
+        return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
 
 def item_list_hash(items: Iterable[Any]) -> str:
     """sha256 of a benchmark's items in any order, each JSON-able: equal for two people who scored the same list."""
     return stable_hash(sorted(stable_hash(item) for item in items))
 
 
-def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: str) -> Tokens:
+def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: str,
+                   processes: Processes = Processes()) -> Tokens:  # fmt: skip
     """Tokenize `files` (item -> path) into FOLDER/NAME-HASH, a corpus like any other, unless it is there already.
 
-    HASH covers the tokenizer, the items and the content of their files. UsageError where none can be used.
+    HASH covers the tokenizer, the items and the content of their files: any model of that tokenizer takes what is
+    there. UsageError where none can be used.
     """
     present = {item: path for item, path in files.items() if path.is_file()}
     missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
     contents = sorted((item, _digest(path)) for item, path in present.items())
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
-    if not (corpus / "state.json").is_file():
-        _tokenize(present, lm, corpus)
+    with processes.main_first():
+        if not (corpus / "state.json").is_file():
+            print(f"{name}: tokenizing {len(present):,} files with {lm.spec.name}", file=sys.stderr, flush=True)
+            _tokenize(present, lm, corpus)
     codes = {c.id: c for c in CodeStore(corpus)}
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from eval.likelihoods import Convention
+from eval.processes import Processes
 from slm.errors import UsageError
 from slm.registry import Registry
 from slm.types import Score, Scorer
@@ -72,6 +73,10 @@ class Run:
     convention: Convention
     resamples: int
     seed: int
+    tokens: Path
+    """Where tokenized audio is kept, for other models of the same tokenizer too."""
+    processes: Processes = Processes()
+    """Those that share the work: each runs the benchmark, the main one writes what it finds."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,9 @@ class Benchmark(ABC):
 
     @abstractmethod
     def __init__(self, setup: Setup): ...
+
+    def check(self, lm: SpokenLM) -> None:  # noqa: B027 - most can score any model
+        """UsageError, before any work, for a model that this benchmark cannot score."""
 
     @abstractmethod
     def run(self, run: Run) -> Result: ...

@@ -66,7 +66,7 @@ class PairBenchmark(Benchmark):
 
     def run(self, run: Run) -> Result:
         """Tokenize once, score with every scorer, write the likelihoods, derive every convention."""
-        tokens = tokenize_items(self.files, run.lm, run.out / "tokens", f"{self.name}-{self.split}")
+        tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}", run.processes)
         usable = [p for p in self.all_pairs if p.positive in tokens.codes and p.negative in tokens.codes]
         if not usable:
             example = tokens.left_out[0] if tokens.left_out else LeftOut("", "the gold file pairs nothing")
@@ -98,7 +98,7 @@ class PairBenchmark(Benchmark):
             meanings=self._meanings(usable),
             details={
                 "likelihoods": tables,
-                "tokens": str(tokens.folder.relative_to(run.out)),
+                "tokens": tokens.place(run.out),
                 "audio_sha256": tokens.audio_sha256,
             },
         )
