@@ -5,8 +5,7 @@ Benchmarks and metrics see nothing else, so training and scoring cannot disagree
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,8 @@ from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
 
 if TYPE_CHECKING:
-    from slm.generation import Sampling
+    from slm.continuing import Continuer
+    from slm.generation import Sampling, Speed
 
 
 def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = None,
@@ -173,77 +173,99 @@ class SpokenLM:
         """
         documents = [_document(self.record, c) for c in codes]
         for c, d in zip(codes, documents, strict=True):
-            self._check_length(c.id, len(d))
+            self.check_length(c.id, len(d))
         scored = self.scorer.score(documents, max_steps)
         return [
             CodeLogProbs(c.id, values, ends if self.has_ends else ends[:0], c.duration_s)
             for c, (values, ends) in zip(codes, scored, strict=True)
         ]
 
-    def _check_length(self, id: str, frames: int) -> None:
+    def document(self, codes: Codes) -> np.ndarray:
+        """The units `[R, K']` that the model reads; UsageError for codes of another tokenizer."""
+        return _document(self.record, codes)
+
+    def check_length(self, id: str, frames: int) -> None:
         """A document beyond the model's positions would fail, or be scored where nothing was ever trained."""
         check_positions(self.model.causal_lm.config, self.pattern, id, frames)
 
+    @property
+    def positions(self) -> int | None:
+        """How many steps the model can read, where it has a limit."""
+        return _positions(self.model.causal_lm.config)
+
+    @cached_property
+    def continuer(self) -> Continuer:
+        """What goes on; see `slm.continuing` for how units get their durations."""
+        from slm.continuing import Continuer
+
+        return Continuer(self)
+
     def continue_codes(self, prompt: Codes, seconds: float, seed: int, temperature: float = 1.0,
-                       top_k: int | None = None, may_stop: bool = True) -> Codes:  # fmt: skip
+                       top_k: int | None = None, may_stop: bool = True, **more: Any) -> Codes:  # fmt: skip
         """The prompt and up to `seconds` more. With `may_stop` a model that knows ends may end earlier by itself.
+        `more` are other fields of `Sampling`."""
+        from slm.generation import Sampling
 
-        A model of units reads the prompt's and makes more of them until there are frames enough. Where they are
-        deduplicated, each then lasts as long as the tokenizer's vocoder predicts, where it does, or else its mean
-        duration in the training corpus, rounded.
+        return self.continue_many([prompt], seconds, [seed], Sampling(temperature, top_k, may_stop, **more))[0]
+
+    def continue_many(self, prompts: Sequence[Codes], seconds: float, seeds: int | Sequence[int],
+                      sampling: Sampling | None = None, speed: Speed | None = None) -> list[Codes]:  # fmt: skip
+        """Each prompt and up to `seconds` more, many at a time: what `continue_codes` makes of each alone.
+
+        `seeds` are one for each prompt, or a number to which its place in the list is added.
         """
-        from slm.generation import Sampling, generate_codes
+        from slm.generation import Sampling, Speed
 
-        sampling = Sampling(temperature, top_k, may_stop and self.has_ends)
-        units = _document(self.record, prompt)
-        extra = max(1, round(seconds * self.spec.frame_rate_hz))
-        most = len(units) + extra
-        if self.record.bpe is not None:
-            # A unit may be as short as one code, but few are: what there is room for will do.
-            room = (_positions(self.model.causal_lm.config) or sys.maxsize) - self.pattern.num_steps(0)
-            most = min(len(units) + extra * self.spec.num_codebooks, max(room, len(units) + 1))
-        self._check_length(prompt.id, most)
-        if self.record.units.is_identity:
-            codes = generate_codes(self.model, self.pattern, units, most, sampling, seed)
-        else:
-            codes = self._continue_units(prompt.codes, units, most, len(prompt.codes) + extra, sampling, seed)
-        added = (len(codes) - len(prompt.codes)) * self.spec.hop_samples
-        return Codes(prompt.id, codes.astype(self.spec.code_dtype), prompt.num_samples + added, self.spec)
-
-    def _continue_units(self, prompt: np.ndarray, units: np.ndarray, most: int, frames: int, sampling: Sampling,
-                        seed: int) -> np.ndarray:  # fmt: skip
-        """Codes `[frames, K]`, or fewer where the model stops, from at most `most` units that begin with `units`."""
-        from slm.generation import generate_codes
-
-        made_of = self.record.units
-        heard = made_of.durations(prompt)
-
-        def durations(made: np.ndarray) -> np.ndarray:
-            return np.concatenate([heard, self._run_frames(made_of.invert(made))[len(heard) :]])
-
-        def enough(made: np.ndarray) -> bool:
-            return int(durations(made).sum()) >= frames
-
-        allowed = made_of.bpe.may_follow if made_of.bpe is not None else None
-        made = generate_codes(self.model, self.pattern, units, most, sampling, seed, enough, allowed)
-        return made_of.invert(made, durations(made))[:frames]
-
-    def _run_frames(self, runs: np.ndarray) -> np.ndarray:
-        """Codes that the model does not repeat `[R, K]` -> int64 frames that each lasts `[R]`, at least 1."""
-        if not self.record.dedup:
-            return np.ones(len(runs), np.int64)
-        predicted = self.tokenizer.predict_durations(runs) if self.spec.decoder_fingerprint else None
-        if predicted is not None:
-            return predicted
-        return np.maximum(1, np.rint(self.statistics.mean_frames())).astype(np.int64)[runs[:, 0]]
+        seeds = [seeds + i for i in range(len(prompts))] if isinstance(seeds, int) else list(seeds)
+        return self.continuer.codes(prompts, seconds, seeds, sampling or Sampling(), speed or Speed())
 
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
-                      top_k: int | None = None, may_stop: bool = True) -> AudioClip:  # fmt: skip
+                      top_k: int | None = None, may_stop: bool = True, **more: Any) -> AudioClip:  # fmt: skip
         """The clip, as the tokenizer renders it, and its continuation. UsageError without a decoder."""
+        from slm.generation import Sampling
+
+        return self.continue_clips([clip], seconds, [seed], Sampling(temperature, top_k, may_stop, **more))[0]
+
+    def continue_clips(self, clips: Sequence[AudioClip], seconds: float, seeds: int | Sequence[int],
+                       sampling: Sampling | None = None, speed: Speed | None = None) -> list[AudioClip]:  # fmt: skip
+        """What `continue_clip` makes of each clip, many at a time; `seeds` as in `continue_many`."""
+        self._check_decoder("continue_codes or continue_many")
+        made = self.continue_many(self.tokenizer.encode(clips), seconds, seeds, sampling, speed)
+        return [self.tokenizer.decode(codes) for codes in made]
+
+    def generate(self, count: int, seconds: float, seeds: int | Sequence[int], sampling: Sampling | None = None,
+                 speed: Speed | None = None) -> list[AudioClip]:  # fmt: skip
+        """`count` clips from nothing, of up to `seconds` each; `seeds` as in `continue_many`."""
+        self._check_decoder("generate_codes")
+        return [self.tokenizer.decode(c) for c in self.generate_codes(count, seconds, seeds, sampling, speed)]
+
+    def generate_codes(self, count: int, seconds: float, seeds: int | Sequence[int],
+                       sampling: Sampling | None = None, speed: Speed | None = None) -> list[Codes]:  # fmt: skip
+        """The codes of `generate`."""
+        nothing = np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
+        prompts = [Codes(f"generated-{i:04d}", nothing, 0, self.spec) for i in range(count)]
+        return self.continue_many(prompts, seconds, seeds, sampling, speed)
+
+    def stream(self, clip: AudioClip | None, seconds: float, seed: int, sampling: Sampling | None = None,
+               speed: Speed | None = None, chunk_frames: int = 1) -> Iterator[np.ndarray]:  # fmt: skip
+        """The continuation of a clip (or of nothing) while it is made: float32 samples at the tokenizer's rate, a chunk
+        for every `chunk_frames`. Together they are what `continue_clip` adds, but for rounding. UsageError where the
+        tokenizer cannot be streamed."""
+        from slm.continuing import audio_of
+        from slm.generation import Sampling, Speed
+
+        self._check_decoder("continue_codes")
+        if chunk_frames < 1:
+            raise UsageError(f"chunk_frames must be at least 1, not {chunk_frames}")
+        decoder = self.tokenizer.stream_decoder()
+        nothing = Codes("generated", np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype), 0, self.spec)
+        prompt = self.tokenizer.encode([clip])[0] if clip is not None else nothing
+        codes = self.continuer.stream(prompt, seconds, seed, sampling or Sampling(), speed or Speed(), chunk_frames)
+        return audio_of(codes, decoder, prompt.codes, self.spec.hop_samples)
+
+    def _check_decoder(self, instead: str) -> None:
         if not self.spec.has_decoder:
-            raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: use continue_codes")
-        prompt = self.tokenizer.encode([clip])[0]
-        return self.tokenizer.decode(self.continue_codes(prompt, seconds, seed, temperature, top_k, may_stop))
+            raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: use {instead}")
 
 
 def check_positions(config: Any, pattern: Pattern, id: str, frames: int) -> None:

@@ -263,15 +263,6 @@ def test_a_model_that_wants_to_stop_stops(kind):
     assert len(lm.continue_codes(prompt, seconds=1.0, seed=0, may_stop=False).codes) == 54
 
 
-def test_top_k_draws_only_from_the_likeliest():
-    logits = torch.tensor([0.0, 3.0, 2.9, -1.0, 2.8])
-    generator = torch.Generator().manual_seed(0)
-    drawn = {Sampling(temperature=5.0, top_k=3).draw(logits, generator) for _ in range(200)}
-    assert drawn == {1, 2, 4}
-    frequencies = np.bincount([Sampling().draw(logits, generator) for _ in range(4000)], minlength=5) / 4000
-    np.testing.assert_allclose(frequencies, logits.softmax(0).numpy(), atol=0.03)
-
-
 def test_documents_beyond_the_positions_and_codes_beyond_the_codebook_are_refused():
     lm = make_lm("flat", 1)
     with pytest.raises(UsageError, match="602 steps, but the model has 512 positions"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slm.errors import UsageError
-from slm.generation import Sampling, generate_codes
+from slm.generation import Grammar, Sampling, generate_codes
 from slm.model.checkpoint import load_record, save_model
 from slm.spoken_lm import load_lm
 from slm.units import deduplicate
@@ -77,7 +77,8 @@ def test_units_of_several_codebooks_make_whole_frames(seed):
     lm.model.causal_lm.get_output_embeddings().bias.data[lm.pattern.streams[0].eos_id] = 110.0
     prompt = markov_codes(ArithmeticTokenizer(2), 1, seed=seed)[0]
     units = bpe.encode(prompt.codes)
-    made = generate_codes(lm.model, lm.pattern, units, len(units) + 50, Sampling(), seed, None, bpe.may_follow)
+    grammar = Grammar(*bpe.codebooks(), 2)
+    made = generate_codes(lm.model, lm.pattern, units, len(units) + 50, Sampling(), seed, grammar)
     assert len(made) > len(units)
     assert bpe.may_follow(made)[-1]
     codes = bpe.decode(made)

@@ -149,10 +149,14 @@ class UnitBPE:
 
     def may_follow(self, ids: np.ndarray) -> np.ndarray:
         """bool `[V + 1]`: which units, or (last) the end, may come after these `[R, 1]`: the codebook due decides."""
-        lengths, starts, symbols = self._pieces
+        begins, lengths = self.codebooks()
         due = int(lengths[ids[:, 0].astype(np.int64)].sum()) % len(self.codebook_sizes)
-        first = np.searchsorted(_offsets(self.codebook_sizes), symbols[starts], side="right") - 1
-        return np.append(first == due, due == 0)
+        return np.append(begins == due, due == 0)
+
+    def codebooks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each unit the codebook of its first code, and how many codes it holds: int64 `[V]` each."""
+        lengths, starts, symbols = self._pieces
+        return np.searchsorted(_offsets(self.codebook_sizes), symbols[starts], side="right") - 1, lengths
 
     @cached_property
     def _characters(self) -> np.ndarray:
