@@ -48,11 +48,14 @@ class Processes:
         return f"cuda:{self.local_rank}" if self.count > 1 and chosen == "cuda" else chosen
 
 
+ALONE = Processes()
+
+
 def join_processes() -> Processes:
     """What the launcher says in the environment. Nothing but waiting goes over the network, so gloo will do."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
-        return Processes()
+        return ALONE
     import torch.distributed
 
     if not torch.distributed.is_initialized():

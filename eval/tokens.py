@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
-from eval.processes import Processes
+from eval.processes import ALONE, Processes
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.files import write_text
@@ -43,7 +43,7 @@ def item_list_hash(items: Iterable[Any]) -> str:
 
 
 def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: str,
-                   processes: Processes = Processes()) -> Tokens:  # fmt: skip
+                   processes: Processes = ALONE) -> Tokens:  # fmt: skip
     """Tokenize `files` (item -> path) into FOLDER/NAME-HASH, a corpus like any other, unless it is there already.
 
     HASH covers the tokenizer, the items and the content of their files: any model of that tokenizer takes what is

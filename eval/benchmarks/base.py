@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from eval.likelihoods import Convention
-from eval.processes import Processes
+from eval.processes import ALONE, Processes
 from slm.errors import UsageError
 from slm.registry import Registry
 from slm.types import Score, Scorer
@@ -75,7 +75,7 @@ class Run:
     seed: int
     tokens: Path
     """Where tokenized audio is kept, for other models of the same tokenizer too."""
-    processes: Processes = Processes()
+    processes: Processes = ALONE
     """Those that share the work: each runs the benchmark, the main one writes what it finds."""
 
 
