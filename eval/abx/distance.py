@@ -1,0 +1,125 @@
+"""Distances between segments: of frames by the angle between them, along the cheapest alignment (dynamic time warping).
+
+Summed in float32, as libri-light does; many pairs of segments at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+BATCH_CELLS = 4_000_000  # of the alignments held at once: 32 MB
+
+
+class Representation(Protocol):
+    """What units are compared as."""
+
+    def distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Codes `[N, S, K]`, `[N, T, K]` -> angles between frames in units of pi, float32 `[N, S, T]`; 0 where all
+        codes are equal."""
+
+    def vectors(self, codes: np.ndarray) -> np.ndarray:
+        """Codes `[T, K]` -> the vectors `[T, D]` whose angles these are, float32."""
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """The one-hot vectors of all codebooks, put together; `sizes` are those of the codebooks. Frames of which no code
+    agrees are at 1/2."""
+
+    sizes: tuple[int, ...]
+
+    def distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        agree = (x[:, :, None, :] == y[:, None, :, :]).sum(axis=3)
+        angles = np.arccos(np.arange(len(self.sizes) + 1) / len(self.sizes)) / np.pi
+        return angles.astype(np.float32)[agree]
+
+    def vectors(self, codes: np.ndarray) -> np.ndarray:
+        made = np.zeros((len(codes), sum(self.sizes)), np.float32)
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        np.put_along_axis(made, codes.astype(np.int64) + starts, 1, axis=1)
+        return made
+
+
+class Embedded:
+    """A vector of its own for each code, those of all codebooks put together: `tables[k] [V, D_k]`. A frame of zeros is
+    as far from all others as can be, 1.
+
+    Angles come from products of codes, in float64: frames of equal codes are at 0, and none depends on its company.
+    """
+
+    def __init__(self, tables: Sequence[np.ndarray]):
+        self.tables = [np.asarray(t, np.float64) for t in tables]
+        self._products = [t @ t.T for t in self.tables]
+
+    def distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x, y = x[:, :, None, :], y[:, None, :, :]
+        product = sum(p[x[..., k], y[..., k]] for k, p in enumerate(self._products))
+        lengths = [sum(p[z[..., k], z[..., k]] for k, p in enumerate(self._products)) for z in (x, y)]
+        norm = np.sqrt(lengths[0] * lengths[1])
+        cosine = np.where(norm > 0, np.clip(product / np.where(norm > 0, norm, 1), -1, 1), -1)
+        return np.where((x == y).all(axis=3), 0, np.arccos(cosine) / np.pi).astype(np.float32)
+
+    def vectors(self, codes: np.ndarray) -> np.ndarray:
+        return np.concatenate([t[codes[:, k]] for k, t in enumerate(self.tables)], axis=1).astype(np.float32)
+
+
+def align(costs: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Frame distances float32 `[N, S, T]`, of which pair n uses the first `sizes[n]` rows and columns -> the cost of
+    its cheapest alignment divided by the length of its path, float32 `[N]`.
+
+    Of steps that cost the same, one along both comes first, then one along the columns.
+    """
+    count, rows, columns = costs.shape
+    cost = np.empty((rows, columns, count), np.float32)
+    length = np.empty((rows, columns, count), np.int32)
+    steps = np.ascontiguousarray(costs.transpose(1, 2, 0))
+    cost[:, 0], length[:, 0] = np.cumsum(steps[:, 0], axis=0, dtype=np.float32), np.arange(1, rows + 1)[:, None]
+    cost[0], length[0] = np.cumsum(steps[0], axis=0, dtype=np.float32), np.arange(1, columns + 1)[:, None]
+    for i in range(1, rows):
+        for j in range(1, columns):
+            both, left, up = cost[i - 1, j - 1], cost[i, j - 1], cost[i - 1, j]
+            one = np.minimum(left, up)
+            cost[i, j] = steps[i, j] + np.minimum(both, one)
+            along = np.where(left <= up, length[i, j - 1], length[i - 1, j])
+            length[i, j] = 1 + np.where(both <= one, length[i - 1, j - 1], along)
+    at = np.array(sizes).T - 1
+    last = (at[0], at[1], np.arange(count))
+    return cost[last] / length[last].astype(np.float32)
+
+
+def segment_distances(
+    segments: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], units: Representation
+) -> np.ndarray:
+    """The distance of each pair of segments, codes `[T, K]`: float32, one a pair."""
+    sizes = np.array([(len(segments[x]), len(segments[y])) for x, y in pairs]).reshape(-1, 2)
+    order = np.lexsort((sizes[:, 1], sizes[:, 0]))
+    made = np.empty(len(pairs), np.float32)
+    at = 0
+    while at < len(order):
+        batch = _batch(sizes, order, at)
+        xs, ys = (_pad([segments[pairs[n][side]] for n in batch]) for side in (0, 1))
+        made[batch] = align(units.distances(xs, ys), [(int(a), int(b)) for a, b in sizes[batch]])
+        at += len(batch)
+    return made
+
+
+def _batch(sizes: np.ndarray, order: np.ndarray, at: int) -> np.ndarray:
+    """As many pairs from `at` on as fit, padded to the longest of them."""
+    size = max(1, BATCH_CELLS // int(sizes[order[at]].prod()))
+    while True:
+        batch = order[at : at + size]
+        cells = len(batch) * int(sizes[batch].max(axis=0).prod())
+        if cells <= BATCH_CELLS or len(batch) == 1:
+            return batch
+        size = max(1, min(len(batch) - 1, len(batch) * BATCH_CELLS // cells))
+
+
+def _pad(segments: Sequence[np.ndarray]) -> np.ndarray:
+    made = np.zeros((len(segments), max(map(len, segments)), *segments[0].shape[1:]), segments[0].dtype)
+    for row, segment in zip(made, segments, strict=True):
+        row[: len(segment)] = segment
+    return made
