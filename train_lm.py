@@ -88,7 +88,7 @@ def main(config: TrainConfig) -> None:
     for made in () if finished else loader.stream(progress.steps):
         batches = [to_device(batch, device) for batch in made]
         # One denominator for the whole step, over all micro-batches of all processes; and one clock.
-        weight = torch.stack([inner.target_weight(ids, mask) for ids, mask, _ in batches]).sum()
+        weight = torch.stack([inner.target_weight(ids, mask) for ids, mask, *_ in batches]).sum()
         shared = torch.stack([weight, weight.new_tensor(clock.read()), weight.new_tensor(float(leave.asked))])
         weight, elapsed_s, leaving = accelerator.reduce(shared, "sum").unbind()
         weight = weight.clamp(min=1e-9)  # a step in which nothing weighs anything costs 0, not NaN

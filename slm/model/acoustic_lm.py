@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slm.model.attention import document_attention, is_flattened
+from slm.model.attention import document_attention, document_starts, is_flattened
 from slm.model.loss import head_logits, linear_nll
 from slm.patterns import Pattern
 
@@ -27,6 +27,21 @@ class LossSums(NamedTuple):
     nlls: Tensor
     counts: Tensor
     hits: Tensor | None = None
+
+
+class Places(NamedTuple):
+    """Where things are in packed rows laid end to end: `predicting [N]`, the steps whose next one holds a target (at
+    least one step, so that every parameter has a gradient), and `starts [D + 1]`, int32, where documents begin, and
+    the end."""
+
+    predicting: Tensor
+    starts: Tensor
+
+
+def places_of(loss_mask: Tensor, positions: Tensor) -> Places:
+    """Of a mask `[B, L, Q]` and positions `[B, L]`; on a GPU it is waited for."""
+    predicting = F.pad(loss_mask[:, 1:].any(dim=-1), (0, 1)).flatten().nonzero()[:, 0]
+    return Places(predicting if len(predicting) else predicting.new_zeros(1), document_starts(positions))
 
 
 class AcousticLM(nn.Module):
@@ -51,27 +66,37 @@ class AcousticLM(nn.Module):
         offsets = torch.tensor([0, *self.stream_sizes[:-1]]).cumsum(0)
         codebook, weight = _target_tables(pattern, codebook_weights or [1.0] * pattern.num_codebooks)
         self.num_buckets = pattern.num_codebooks + 1
+        self._compiled = False
         self.register_buffer("id_offsets", offsets, persistent=False)
         self.register_buffer("codebook_of_id", codebook, persistent=False)
         self.register_buffer("weight_of_id", weight, persistent=False)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """torch.compile, in place, of what has the same shapes from batch to batch: the transformers."""
+        """torch.compile, in place: of the layers of the transformers, whose shapes are the same from batch to batch,
+        and of what the loss does to logits. A layer is compiled once for all that are like it: a whole transformer takes
+        as many times as long and is no faster."""
+        self._compiled = True
         depth = getattr(self.causal_lm, "depth", None)
         for body in (self.causal_lm.base_model, *(() if depth is None else (depth.model,))):
-            body.compile(*args, **kwargs)
+            kinds = set(body._no_split_modules or ())
+            layers = [module for module in body.modules() if type(module).__name__ in kinds]
+            for module in layers or [body]:
+                module.compile(*args, **kwargs)
 
-    def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Any = None) -> Tensor:
+    def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Any = None,
+                      starts: Tensor | None = None) -> Tensor:  # fmt: skip
         """Ids `[B, S, Q]` -> hidden states `[B, S, H]`; step s holds what predicts step s + 1.
 
-        Documents packed in a row are kept apart by `positions [B, S]` that restart at 0.
+        Documents packed in a row are kept apart by `positions [B, S]` that restart at 0; see `Places` for `starts`.
         """
         body = self.causal_lm.base_model
         embedded = self.causal_lm.get_input_embeddings()(ids + self.id_offsets).sum(dim=2)
+        if torch.is_autocast_enabled(embedded.device.type):  # or all that layers hand on would be float32
+            embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
         attention: dict[str, Any] = {}
         if positions is not None and cache is None:
             backend = body.config._attn_implementation
-            attention = document_attention(backend, positions, embedded.dtype)
+            attention = document_attention(backend, positions, embedded.dtype, starts)
             if is_flattened(backend):
                 embedded, positions = embedded.flatten(0, 1)[None], positions.flatten()[None]
         made = body(inputs_embeds=embedded, position_ids=positions, past_key_values=cache,
@@ -103,7 +128,7 @@ class AcousticLM(nn.Module):
         heads = enumerate(zip(*self._heads(hidden, targets[:, :-1]), strict=True))
         made = [
             linear_nll(state, weight, bias, targets[:, q], None if weights is None else weights[:, q],
-                       self._softcap, with_hits)
+                       self._softcap, with_hits, self._compiled)
             for q, (state, weight, bias) in heads
         ]  # fmt: skip
         sums, nlls, hits = zip(*made, strict=True)
@@ -117,12 +142,12 @@ class AcousticLM(nn.Module):
         _, nlls, _ = self._stream_nlls(hidden.flatten(0, 1), targets.flatten(0, 1))
         return F.pad(-nlls.view(targets.shape), (0, 0, 1, 0))
 
-    def forward(self, ids: Tensor, loss_mask: Tensor, positions: Tensor, with_hits: bool = False) -> LossSums:
-        """The loss of packed rows; see `Batch` for the shapes. Heads are computed where something is predicted."""
-        rows = F.pad(loss_mask[:, 1:].any(dim=-1), (0, 1)).flatten().nonzero()[:, 0]  # here a GPU is waited for
-        if not len(rows):  # then a step that weighs nothing: every parameter has a gradient
-            rows = rows.new_zeros(1)
-        hidden = self.hidden_states(ids, positions).flatten(0, 1).index_select(0, rows)
+    def forward(self, ids: Tensor, loss_mask: Tensor, positions: Tensor, places: Places | None = None,
+                with_hits: bool = False) -> LossSums:  # fmt: skip
+        """The loss of packed rows; see `Batch` for the shapes. Heads are computed where something is predicted.
+        `places`, found before the batch went to a GPU, spare waiting for it."""
+        rows, starts = places or places_of(loss_mask, positions)
+        hidden = self.hidden_states(ids, positions, starts=starts).flatten(0, 1).index_select(0, rows)
         targets, mask = ids.flatten(0, 1)[rows + 1], loss_mask.flatten(0, 1)[rows + 1]
         index = targets + self.id_offsets
         weighted, nlls, hits = self._stream_nlls(hidden, targets, self.weight_of_id[index] * mask, with_hits)

@@ -1,16 +1,19 @@
 """Documents packed in a row are kept apart, whatever computes the attention.
 
 sdpa, eager: a mask [B, 1, L, L]. flex_attention: the same rule as a block mask, which costs no memory in L^2.
-flash_attention_2, _3: all rows laid in one, with the places where documents begin; padding is a document of its own.
+varlen (PyTorch's own flash attention), flash_attention_2, _3: all rows laid in one, with the places where documents
+begin; padding is a document of its own.
 The rule is given outright because some families (OPT) do not derive it from positions, and none does for several
 rows under flash attention. `check_attention` finds the families for which it is not the whole truth.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,17 +23,16 @@ from torch.nn import functional as F
 
 from slm.errors import UsageError, did_you_mean
 
-BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+BACKENDS = ("sdpa", "eager", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention")
+_FLATTENED = ("varlen", "flash_attention_2", "flash_attention_3")
 REFERENCE = "slm_document_by_document"  # what flash attention is checked with where it cannot run
 
 
 def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
-    """The backend that an option means. `auto`: on CUDA flash attention if it is installed and weights are computed
+    """The backend that an option means. `auto`: on CUDA the fastest flash attention there is, if weights are computed
     with in bf16, else flex attention when compiled; else sdpa, or what the family has. UsageError where one cannot run.
     """
-    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
-
-    installed = {"flash_attention_3": is_flash_attn_3_available(), "flash_attention_2": is_flash_attn_2_available()}
+    installed = _flash_attention()
     if name == "auto":
         flash = [backend for backend, there in installed.items() if there and cuda and bf16]
         return flash[0] if flash else "flex_attention" if cuda and compiled else "auto"
@@ -41,22 +43,77 @@ def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
     if not cuda:
         raise UsageError(f"model.attention {name} needs a CUDA device: take auto or sdpa")
     if not installed.get(name, True):
-        raise UsageError(f"model.attention {name} is not installed (pip install flash-attn): take auto or sdpa")
+        remedy = "pip install 'torch>=2.11'" if name == "varlen" else "pip install flash-attn"
+        raise UsageError(f"model.attention {name} is not installed ({remedy}): take auto or sdpa")
     if name in installed and not bf16:
         raise UsageError(f"model.attention {name} computes in half precision: take precision bf16, or attention sdpa")
     return name
 
 
+def _flash_attention() -> dict[str, bool]:
+    """The kinds of flash attention, fastest first, and whether each can be imported here."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    return {"flash_attention_3": is_flash_attn_3_available(), "varlen": _varlen_attention() is not None,
+            "flash_attention_2": is_flash_attn_2_available()}  # fmt: skip
+
+
+@cache
+def _varlen_attention() -> Callable[..., Any] | None:
+    """PyTorch's own flash attention over documents laid end to end, from 2.11 on: causal, with fewer heads of keys."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    names = inspect.signature(varlen_attn).parameters
+    if "window_size" not in names or "scale" not in names:
+        return None
+    more: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in names else {}  # 2.11 asks nobody, and can
+    return partial(varlen_attn, window_size=(-1, 0), **more)
+
+
+def register_attention(backend: str) -> None:
+    """Make a backend that is not transformers' own known to it."""
+    from transformers import AttentionInterface
+
+    attend = _varlen_attention()
+    if backend != "varlen" or attend is None:
+        return
+
+    def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
+                  scaling: float | None = None, cu_seq_lens_q: Tensor | None = None, max_length_q: int = 0,
+                  **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+        """Query `[1, heads, N, D]` -> `[1, N, heads, D]`, in half precision, in which values always come: rotary
+        positions may have made float32 of the others."""
+        if cu_seq_lens_q is None:
+            raise ValueError("varlen attention needs a family that hands on where documents begin")
+        q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+        return attend(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling)[None], None
+
+    AttentionInterface.register(backend, attention)
+
+
 def is_flattened(backend: str) -> bool:
     """Whether this backend takes all rows as one."""
-    return backend.startswith("flash") or backend == REFERENCE
+    return backend in (*_FLATTENED, REFERENCE)
 
 
-def document_attention(backend: str, positions: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+def document_starts(positions: Tensor) -> Tensor:
+    """Where documents begin in rows `[B, L]` laid end to end, and the end: int32 `[D + 1]`."""
+    flat = positions.flatten()
+    return F.pad((flat == 0).nonzero()[:, 0], (0, 1), value=len(flat)).to(torch.int32)
+
+
+def document_attention(
+    backend: str, positions: Tensor, dtype: torch.dtype, starts: Tensor | None = None
+) -> dict[str, Any]:
     """The arguments by which a transformers model attends causally within each document of `positions [B, L]`, which
-    restart at 0 in each."""
+    restart at 0 in each. `starts`: see `document_starts`, by which they are found if they are not given."""
     if is_flattened(backend):
-        return _varlen_arguments(positions)
+        starts = document_starts(positions) if starts is None else starts
+        torch._dynamo.maybe_mark_dynamic(starts, 0)  # as many as there are documents: compiled once for any number
+        longest = positions.shape[1]  # a row is the longest that a document can be: nothing waits for the device
+        return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
     document = (positions == 0).cumsum(dim=1)
     if backend == "flex_attention":
         return {"attention_mask": _block_mask(document)}
@@ -69,15 +126,6 @@ def document_attention(backend: str, positions: Tensor, dtype: torch.dtype) -> d
     if backend != "sdpa":
         raise ValueError(f"attention backend {backend!r} takes no mask that keeps packed documents apart")
     return {"attention_mask": visible}
-
-
-def _varlen_arguments(positions: Tensor) -> dict[str, Any]:
-    """Where documents begin in rows laid end to end. A row is the longest that a document can be: an upper bound, so
-    that nothing has to wait for the device."""
-    flat = positions.flatten()
-    starts = F.pad((flat == 0).nonzero()[:, 0], (0, 1), value=len(flat)).to(torch.int32)
-    longest = positions.shape[1]
-    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 def _block_mask(document: Tensor) -> Any:

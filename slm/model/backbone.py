@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slm.errors import UsageError, did_you_mean
+from slm.model.attention import register_attention
 from slm.patterns import Pattern
 
 
@@ -67,6 +68,7 @@ def from_config(config: Any, seed: int, attention: str = "auto") -> Any:
     from transformers import AutoModelForCausalLM
 
     backend = None if attention == "auto" else attention
+    register_attention(attention)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=backend)

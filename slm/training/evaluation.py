@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from slm.data.documents import Documents
 from slm.data.loader import eval_batches
+from slm.model.acoustic_lm import Places, places_of
 from slm.patterns import Pattern
 from slm.training.config import TrainConfig
 from slm.training.engine import is_sharded
@@ -17,14 +17,15 @@ from slm.training.metrics import bits_per_s, by_codebook, nats_per_code
 from slm.types import Batch
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Places]:
     """The arguments of `AcousticLM.forward`."""
 
-    def move(array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
+    def move(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
-    return move(batch.ids), move(batch.loss_mask), move(batch.positions)
+    ids, mask, positions = (torch.from_numpy(array) for array in (batch.ids, batch.loss_mask, batch.positions))
+    places = Places(*map(move, places_of(mask, positions)))
+    return move(ids), move(mask), move(positions), places
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from slm.errors import UsageError
+from slm.model import attention
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.attention import choose_attention, depends_on_length
 from slm.model.backbone import build_causal_lm
@@ -18,7 +20,7 @@ from slm.patterns import PATTERNS
 from tests.fakes import TINY_BACKBONE
 from tests.model.test_acoustic_lm import FAMILIES, make, steps_of
 
-BACKENDS = ["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
+BACKENDS = ["sdpa", "eager", "flex_attention", "varlen", "flash_attention_2", "flash_attention_3"]
 
 
 def softmax_by_hand(q, k, v, scale):
@@ -51,6 +53,11 @@ def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, ma
     return torch.cat([softmax_by_hand(q[p], k[p], v[p], softmax_scale) for p in parts])
 
 
+def varlen_attn(q, k, v, starts, starts_again, longest, longest_again, scale=None):
+    """The contract of torch's, of which what this project asks for is bound already."""
+    return flash_attn_varlen_func(q, k, v, starts, starts_again, longest, longest_again, 0.0, scale, causal=True)
+
+
 def dense_flex_attention(q, k, v, block_mask, scale, **_):
     """What torch's flex attention computes of a block mask, which has no gradient on a CPU."""
     from torch.nn.attention.flex_attention import create_mask
@@ -67,6 +74,8 @@ def on(monkeypatch):
     from transformers import modeling_flash_attention_utils as flash
     from transformers.integrations import flash_attention
 
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: varlen_attn)
+    attention.register_attention("varlen")
     monkeypatch.setattr(flash_attention, "get_target_dtype", lambda *_: None)  # else it casts to half precision
     monkeypatch.setattr(flash, "_loaded_implementation", None)
     monkeypatch.setattr(flash, "_lazy_imports", lambda *_, **__: (flash_attn_func, flash_attn_varlen_func, *[None] * 3))
@@ -150,6 +159,13 @@ def test_families_that_do_not_leak_pass(backbone, backend):
     model.causal_lm.base_model.config._attn_implementation = backend
     check_attention(model, pattern, 512)
     assert model.causal_lm.base_model.config._attn_implementation == backend
+
+
+def test_varlen_binds_what_torch_calls_it():
+    """Causal, and grouped heads where they must be asked for: by the names of the torch that is installed."""
+    bound = attention._varlen_attention()
+    assert bound.keywords["window_size"] == (-1, 0)
+    assert set(bound.keywords) <= set(inspect.signature(bound.func).parameters)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +258,16 @@ def test_the_backend_that_an_option_means(monkeypatch):
 
     installed = {"cuda": True, "compiled": True, "bf16": True}
     assert choose_attention("auto", cuda=False, compiled=True, bf16=True) == "auto"
+    assert choose_attention("auto", **installed) == "varlen"
+    assert choose_attention("auto", cuda=True, compiled=False, bf16=False) == "auto"
+    assert choose_attention("auto", cuda=True, compiled=True, bf16=False) == "flex_attention"
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: None)
     assert choose_attention("auto", **installed) == "flex_attention"
     assert choose_attention("auto", cuda=True, compiled=False, bf16=True) == "auto"
     assert choose_attention("eager", cuda=False, compiled=False, bf16=False) == "eager"
-    with pytest.raises(UsageError, match="not installed"):
-        choose_attention("flash_attention_2", **installed)
+    for name in ("flash_attention_2", "varlen"):
+        with pytest.raises(UsageError, match="not installed"):
+            choose_attention(name, **installed)
     monkeypatch.setattr(utils, "is_flash_attn_2_available", lambda: True)
     assert choose_attention("auto", **installed) == "flash_attention_2"
     assert choose_attention("auto", cuda=True, compiled=False, bf16=False) == "auto"

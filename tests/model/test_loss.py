@@ -31,9 +31,10 @@ def plain(hidden, weight, bias, targets, softcap=None):
 
 @pytest.fixture
 def few_rows(monkeypatch):
-    """Chunks of 7 rows, so that the last one is short."""
+    """Chunks of 7 rows, so that the last one is short; and a vocabulary that is padded, as on a GPU."""
     monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 7)
-    monkeypatch.setattr(loss, "CHUNK_LOGITS", 1)
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", {"cpu": 1})
+    monkeypatch.setattr(loss, "ALIGNED", {"cpu": 8})
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
@@ -49,6 +50,19 @@ def test_values_and_gradients_are_those_of_plain_cross_entropy(few_rows, bias, s
     assert torch.equal(hits, logits.argmax(dim=-1) == targets)
     assert 0 < hits.sum() < len(hits)
     for one, other in zip(torch.autograd.grad(weighted * 2.5, parameters), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_compiled_it_is_the_same(few_rows, monkeypatch):
+    """Captured whole, without a break; inductor's own code is for GPUs."""
+    captured = torch.compile(loss._of_rows, dynamic=True, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(loss, "_compiled_rows", lambda: captured)
+    hidden, weight, b, targets, weights = inputs(bias=True)
+    made = [linear_nll(hidden, weight, b, targets, weights, 3.0, True, compiled) for compiled in (False, True)]
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(one, other)
+    gradients = [torch.autograd.grad(value, [hidden, weight, b]) for value, *_ in made]
+    for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -92,9 +106,9 @@ def test_nothing_to_predict_costs_nothing_and_has_gradients():
 
 def test_logits_are_never_whole_and_no_gradient_is_made_where_none_is_asked(monkeypatch, few_rows):
     sizes, made = [], []
-    logits, gradient = loss.head_logits, loss._logit_gradient
-    monkeypatch.setattr(loss, "head_logits", lambda *a: sizes.append(len(a[0])) or logits(*a))
-    monkeypatch.setattr(loss, "_logit_gradient", lambda *a: made.append(1) or gradient(*a))
+    logits, gradient = loss._finished, loss._add_gradients
+    monkeypatch.setattr(loss, "_finished", lambda *a: sizes.append(len(a[0])) or logits(*a))
+    monkeypatch.setattr(loss, "_add_gradients", lambda *a: made.append(1) or gradient(*a))
     arguments = inputs()
     with torch.no_grad():
         linear_nll(*arguments)
