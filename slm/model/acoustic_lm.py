@@ -73,8 +73,8 @@ class AcousticLM(nn.Module):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """torch.compile, in place: of the layers of the transformers, whose shapes are the same from batch to batch,
-        and of what the loss does to logits. A layer is compiled once for all that are like it: a whole transformer takes
-        as many times as long and is no faster."""
+        and of what the loss does to logits. A layer is compiled once for all that are like it: to compile a whole
+        transformer takes as many times as long and makes it no faster."""
         self._compiled = True
         depth = getattr(self.causal_lm, "depth", None)
         for body in (self.causal_lm.base_model, *(() if depth is None else (depth.model,))):
