@@ -1,28 +1,39 @@
-"""Score a checkpoint on benchmarks, let it continue prompts, and write one page about it.
+"""Score checkpoints on benchmarks, let them continue prompts, and write one page about it.
 
     python eval/run.py --model RUN/final --benchmarks swuggy,sblimp,continuation --data ROOT --out DIR
+    python eval/run.py --model A B C --benchmarks swuggy,sblimp,tsc --data ROOT --out DIR
+    accelerate launch eval/run.py ...          (several GPUs)
 
 Writes DIR/results.json (every convention, interval and fingerprint), results.md (tables), index.html (the page),
-likelihoods/*.parquet (log-probabilities by item and codebook), continuation/ (audio and codes) and tokens/.
+likelihoods/*.parquet (log-probabilities by item and codebook), continuation/ (audio and codes), tokens/, and scored/,
+from which the same command goes on where it was stopped. Of several models each has such a folder, DIR/NAME, and
+DIR has comparison.json, comparison.md (all of them, and what is told apart) and one page about all.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 if __name__ == "__main__":  # a checkout needs no installation
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Run, Setup
+from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark
-from eval.likelihoods import find_convention
+from eval.comparison import Compared, compare
+from eval.kept import KeptScorer
+from eval.likelihoods import Convention, find_convention
+from eval.processes import Processes, join_processes
+from eval.report.wording import run_name
 from slm.config import run_command
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import write_json, write_text
 from slm.types import Scorer, stable_hash
 
 if TYPE_CHECKING:
@@ -33,8 +44,9 @@ if TYPE_CHECKING:
 class EvalConfig:
     """Score a checkpoint on benchmarks, let it continue prompts, and write one page about it."""
 
-    model: str
-    """The checkpoint folder (RUN/final)."""
+    model: list[str] | str
+    """The checkpoint folder (RUN/final), or that of a published model (slamkit's UnitLM), or a hub id. Several may
+    follow each other (--model A B C): each gets a folder in OUT, and a comparison."""
     benchmarks: str
     """Names with commas between: swuggy, sblimp, continuation, or a plug-in's."""
     out: str
@@ -62,6 +74,9 @@ class EvalConfig:
     vocoder: str | None = None
     """Unit vocoder (folder or hub id) with which continuations can be heard where the model's tokenizer has no decoder
     of its own, or instead of the vocoder that its tokenizer names."""
+    tokenizer: str | None = None
+    """What a published model's units are made by, where it does not say so: a name, a YAML file (--model then reads
+    audio through it) or a tokenized corpus."""
     cache: str | None = None
     """Folder of tokenized benchmarks, which later runs and other models of the same tokenizer use again; OUT/tokens
     when not given."""
@@ -72,36 +87,136 @@ class EvalConfig:
         if self.bootstrap < 1:
             raise UsageError("--bootstrap must be 1 or more")
 
+    @property
+    def models(self) -> list[str]:
+        return [self.model] if isinstance(self.model, str) else list(self.model)
+
 
 def main(config: EvalConfig) -> None:
-    """Every benchmark checks its material before the model is loaded; results are kept after each benchmark."""
-    from eval.report.page import build_page
-    from eval.report.table import result_table, results_markdown
-    from eval.results import add_result, check_folder, describe_corpus, open_results, read_object, write_results
+    """Every benchmark checks its material before a model is loaded; results are kept after each benchmark."""
+    from eval.results import check_folder, read_object
     from slm.devices import choose_device
-    from slm.spoken_lm import load_lm
 
     convention = find_convention(config.convention)
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
-    check_folder(out)
+    named = name_models(config.models)
+    folders = {name: out / name if len(named) > 1 else out for name in named}
+    for folder in (out, *folders.values()):
+        check_folder(folder)
+    if len(named) > 1:
+        check_models(config.models)
     generated = read_object(description) if description.is_file() else None
-    lm = load_lm(config.model, choose_device(config.device), config.vocoder)
-    record = open_results(out, lm, config.model)
+    device = choose_device(config.device)
+    processes = join_processes()
+    compared = []
+    for number, (name, path) in enumerate(named.items(), start=1):
+        if len(named) > 1:
+            tell(f"model {number} of {len(named)}: {name}", processes)
+        one = replace(config, model=path)
+        lm = load_model(one, processes.device(device), benchmarks)
+        evaluate(one, lm, benchmarks, folders[name], convention, generated, processes)
+        compared.append(Compared(name, folders[name], convention))
+        del lm  # the next one may need its room
+    if len(named) > 1 and processes.is_main:
+        write_comparison(config, compared, benchmarks, out)
+    processes.wait()
+
+
+def name_models(paths: Sequence[str]) -> dict[str, str]:
+    """A short name for each model, none twice: `runs/x/final` is `x`. UsageError for a model given twice."""
+    if len(set(paths)) < len(paths) or not paths:
+        raise UsageError(f"--model names {', '.join(paths) or 'none'}: give one or more, each once")
+    names = [run_name(path) for path in paths]
+    parts = [PurePath(path).parts for path in paths]
+    longer = ["-".join(p for p in some if p not in ("/", ".", "..")) for some in parts]
+    names = [name if names.count(name) == 1 else long for name, long in zip(names, longer, strict=True)]
+    return dict(zip(names, paths, strict=True))
+
+
+def check_models(paths: Sequence[str]) -> None:
+    """UsageError for one that is no checkpoint: before hours with those before it."""
+    from slm.model.checkpoint import find_model, load_record
+
+    for path in paths:
+        load_record(find_model(path))
+
+
+def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark]) -> SpokenLM:
+    """A model, its tokenizer known, that every benchmark can score."""
+    from slm.spoken_lm import load_lm
+
+    given = {"tokenizer": config.tokenizer} if config.tokenizer else {}
+    lm = load_lm(str(config.model), device, config.vocoder, **given)
+    if lm.spec.is_declared:
+        _ = lm.tokenizer  # which says who it is: results and caches are kept under its fingerprint
+    for benchmark in benchmarks:
+        benchmark.check(lm)
+    return lm
+
+
+def evaluate(config: EvalConfig, lm: SpokenLM, benchmarks: Sequence[Benchmark], out: Path, convention: Convention,
+             generated: dict[str, Any] | None, processes: Processes) -> None:  # fmt: skip
+    """Run the benchmarks on one model. Every process runs them and scores its share; the main one writes."""
+    from eval.results import describe_corpus, open_results
+
+    record = open_results(out, lm, str(config.model))
     if config.corpus:
         record["corpus"] = describe_corpus(Path(config.corpus), lm)
     pairs = any(isinstance(b, PairBenchmark) for b in benchmarks)
     scorers = {MODEL: lm, **(make_baselines(config, lm, generated is not None) if pairs else {})}
     fingerprints = {name: fingerprint_of(scorer, lm) for name, scorer in scorers.items()}
-    run = Run(lm, scorers, fingerprints, out, convention, config.bootstrap, config.seed, cache_folder(config))
-    keep_training_curve(config, out)
-    for benchmark in benchmarks:
-        add_result(record, benchmark.run(run), config, fingerprints, generated)
-        write_results(out, record)
-        write_text(out / "results.md", results_markdown(record))
-        build_page([out], out)
-        print("\n" + result_table(record["results"][-1]), flush=True)
-    print(f"\nresults: {out / 'results.json'}\npage:    {out / 'index.html'}")
+    kept = {
+        name: KeptScorer(scorer, fingerprints[name], out / "scored", name, processes)
+        if hasattr(scorer, "fingerprint") else scorer
+        for name, scorer in scorers.items()
+    }  # fmt: skip
+    run = Run(lm, kept, fingerprints, out, convention, config.bootstrap, config.seed, cache_folder(config), processes)
+    if processes.is_main:
+        keep_training_curve(config, out)
+    for number, benchmark in enumerate(benchmarks, start=1):
+        if len(benchmarks) > 1:
+            tell(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}", processes)
+        if processes.is_main:
+            keep_result(record, benchmark.run(run), config, out, fingerprints, generated)
+        elif isinstance(benchmark, PairBenchmark):
+            with TemporaryDirectory() as elsewhere:
+                benchmark.run(replace(run, out=Path(elsewhere), resamples=1))
+    if processes.is_main:
+        print(f"\nresults: {out / 'results.json'}\npage:    {out / 'index.html'}", flush=True)
+
+
+def keep_result(record: dict[str, Any], result: Result, config: EvalConfig, out: Path, fingerprints: dict[str, str],
+                generated: dict[str, Any] | None) -> None:  # fmt: skip
+    """Into results.json, results.md and the page, and its table on the screen."""
+    from eval.report.page import build_page
+    from eval.report.table import result_table, results_markdown
+    from eval.results import add_result, write_results
+
+    add_result(record, result, config, fingerprints, generated)
+    write_results(out, record)
+    write_text(out / "results.md", results_markdown(record))
+    build_page([out], out)
+    print("\n" + result_table(record["results"][-1]), flush=True)
+
+
+def write_comparison(config: EvalConfig, models: Sequence[Compared], benchmarks: Sequence[Benchmark],
+                     out: Path) -> None:  # fmt: skip
+    """OUT/comparison.json, comparison.md and the page about all models."""
+    from eval.report.page import build_page
+    from eval.report.table import comparison_markdown, comparison_table
+
+    compared = compare(models, benchmarks, config.bootstrap, config.seed)
+    write_json(out / "comparison.json", compared)
+    write_text(out / "comparison.md", comparison_markdown(compared))
+    build_page([m.folder for m in models], out)
+    print(f"\n{comparison_table(compared)}\n\ncomparison: {out / 'comparison.md'}\npage:       {out / 'index.html'}")
+
+
+def tell(line: str, processes: Processes) -> None:
+    """A line of progress, once."""
+    if processes.is_main:
+        print(line, file=sys.stderr, flush=True)
 
 
 def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
@@ -121,7 +236,10 @@ def cache_folder(config: EvalConfig) -> Path:
 def make_baselines(config: EvalConfig, lm: SpokenLM, generated: bool) -> dict[str, Scorer]:
     if config.baselines == "no" or (config.baselines == "auto" and not generated):
         return {}
-    return {"untrained": lm.untrained(config.seed), "unigram": lm.unigram()}
+    made: dict[str, Scorer] = {"untrained": lm.untrained(config.seed)}
+    if lm.statistics.num_documents:  # a published model says nothing of how often its units occurred
+        made["unigram"] = lm.unigram()
+    return made
 
 
 def fingerprint_of(scorer: Scorer, lm: SpokenLM) -> str:
@@ -135,10 +253,21 @@ def fingerprint_of(scorer: Scorer, lm: SpokenLM) -> str:
 def keep_training_curve(config: EvalConfig, out: Path) -> None:
     """Copy the run's metrics beside the results, so that OUT can be read without the run at hand."""
     out.mkdir(parents=True, exist_ok=True)
-    curve = Path(config.model).resolve().parent / "metrics.jsonl"
+    curve = Path(str(config.model)).resolve().parent / "metrics.jsonl"
     if curve.is_file():
         shutil.copyfile(curve, out / "training.jsonl")
 
 
+def join_models(args: Sequence[str]) -> list[str]:
+    """`--model A B C` -> `--model [A, B, C]`, as the parser takes a list."""
+    made = list(args)
+    if "--model" in made:
+        start = made.index("--model") + 1
+        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
+        if end - start > 1:
+            made[start:end] = [json.dumps(made[start:end])]
+    return made
+
+
 if __name__ == "__main__":
-    run_command(main, EvalConfig)
+    run_command(main, EvalConfig, join_models(sys.argv[1:]))

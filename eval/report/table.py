@@ -8,10 +8,12 @@ from typing import Any
 from eval.benchmarks.base import MODEL
 from eval.report.rows import chance_outside, conventions, headline_score, main_rows, other_rows, select, short_name
 from eval.report.wording import (
+    PAIRED,
     UNITS,
     chance_note,
     convention_meaning,
     format_interval,
+    format_p,
     format_value,
     format_versions,
     measure,
@@ -40,6 +42,11 @@ def result_table(result: Mapping[str, Any]) -> str:
     outside = chance_outside(result) if result["headline"] else None
     if outside is not None:
         lines += ["", ("WARNING: " if any(outside.values()) else "") + chance_note(outside)]
+    counts = result["counts"]
+    for name in ("pairs", "prompts"):
+        done = counts.get(f"{name}_scored", counts.get(f"{name}_continued"))
+        if done is not None and done < counts[name]:
+            lines += ["", f"{done:,} of {counts[name]:,} {name} could be used: the numbers are about these."]
     if result["left_out"]:
         first = result["left_out"][0]
         lines += ["", f"Left out: {len(result['left_out'])} items, such as {first['item']} ({first['reason']})."]
@@ -91,6 +98,61 @@ def conventions_table(result: Mapping[str, Any]) -> str:
     ]
     meanings = [f"- {name}: {convention_meaning(name)}" for name in names]
     return "\n".join([markdown_table([measure(metric), *names], rows), "", *meanings])
+
+
+def comparison_markdown(compared: Mapping[str, Any]) -> str:
+    """The whole file: DIR/comparison.md. Models by benchmarks, every number, every difference with its test."""
+    names = [model["name"] for model in compared["models"]]
+    models = [
+        [m["name"], m["path"], m["fingerprint"][:12], f"{m['tokenizer']['name']} {m['tokenizer']['fingerprint'][:12]}"]
+        for m in compared["models"]
+    ]
+    parts = ["# " + ", ".join(names), markdown_table(["model", "path", "weights", "tokenizer"], models)]
+    if headlines := [row for row in compared["rows"] if row["headline"]]:
+        parts += ["## In short", comparison_table(compared)]
+    for benchmark, split in dict.fromkeys((row["benchmark"], row["split"]) for row in compared["rows"]):
+        rows = [row for row in compared["rows"] if (row["benchmark"], row["split"]) == (benchmark, split)]
+        cells = [[row["name"], *(_cell(row, name) for name in names)] for row in rows]
+        parts += [f"## {benchmark}, {split}", markdown_table([f"convention: {rows[0]['convention']}", *names], cells)]
+        tests = [t for t in compared["tests"] if (t["benchmark"], t["split"]) == (benchmark, split)]
+        if tests:
+            parts.append(_tests_table(tests))
+    if headlines and compared["tests"]:
+        parts.append(PAIRED)
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_table(compared: Mapping[str, Any]) -> str:
+    """One row a model, one column a benchmark, and what of it may be luck."""
+    columns = [row for row in compared["rows"] if row["headline"]]
+    header = ["", *(f"{row['benchmark']} {row['split']}, {row['name']} ({row['convention']})" for row in columns)]
+    rows = [[m["name"], *(_cell(row, m["name"]) for row in columns)] for m in compared["models"]]
+    keys = {(row["benchmark"], row["split"], row["name"]) for row in columns}
+    noise = [t for t in compared["tests"] if t["within_noise"] and (t["benchmark"], t["split"], t["name"]) in keys]
+    lines = [f"WARNING: {t['second']} and {t['first']} differ on {t['benchmark']} {t['split']}, {t['name']}, by less "
+             f"than the noise: {_difference(t)} on {t['count']:,} items." for t in noise]  # fmt: skip
+    return "\n\n".join([markdown_table(header, rows), *lines])
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    score = row["scores"].get(name)
+    return "–" if score is None else _with_interval({**score, "unit": row["unit"]})
+
+
+def _tests_table(tests: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [f"{t['second']} less {t['first']}, {t['name']}", _difference(t), format_p(t["p_value"]),
+         f"{t['better']:,} : {t['worse']:,}", f"{t['count']:,}",
+         "inside the noise" if t["within_noise"] else "told apart"]
+        for t in tests
+    ]  # fmt: skip
+    return markdown_table(["accuracy", "difference", "p", "better : worse", "n", ""], rows)
+
+
+def _difference(test: Mapping[str, Any]) -> str:
+    """In points of a per cent, with its interval."""
+    low, high = test["interval"]
+    return f"{100 * test['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def results_markdown(record: Mapping[str, Any]) -> str:

@@ -33,6 +33,13 @@ BITS_PER_S = (
     "because a coarser tokenizer has less to tell."
 )
 
+PAIRED = (
+    "Differences are in points of a per cent, each with the 95 % interval of a paired bootstrap: the same items are "
+    "drawn for both models. Inside the noise: the interval holds 0, and other items of the same kind might have shown "
+    "the opposite. p is that of the exact sign test on the items that one model gets right more often than the other "
+    "(McNemar's, where an item is one pair). Of twenty comparisons of equal models, one is told apart by luck."
+)
+
 DEDUP = (
     "This model reads runs of equal codes as one, so how long each lasts is not counted: the bits are fewer than all "
     "codes would take, and only comparable with those of other deduplicated models over the same tokenizer."
@@ -85,6 +92,10 @@ def chance_note(outside: Mapping[str, list[str]]) -> str:
 def format_value(score: Mapping[str, Any]) -> str:
     """A score's value with its unit."""
     return _format(score["value"], score["unit"])
+
+
+def format_p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" if value > 0 else "0"
 
 
 def format_versions(versions: Mapping[str, str]) -> str:

@@ -1,0 +1,122 @@
+"""Several models on the same benchmarks: one table, and a paired test of every difference.
+
+DIR/comparison.json and comparison.md, from what each model left in DIR/NAME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.benchmarks.base import MODEL, Benchmark
+from eval.benchmarks.pairs import PairBenchmark
+from eval.likelihoods import Convention, Likelihoods
+from eval.metrics.base import sum_groups
+from eval.metrics.paired import paired_test
+from eval.report.rows import headline_score, main_rows, other_rows
+from eval.results import read_results
+from slm.types import MinimalPair
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A model of a comparison: where its results are, and the convention that it is judged by."""
+
+    name: str
+    folder: Path
+    convention: Convention
+
+    def result(self, benchmark: Benchmark) -> dict[str, Any] | None:
+        """What it got on a benchmark."""
+        split = getattr(benchmark, "split", None)
+        same = (r for r in read_results(self.folder)["results"] if r["benchmark"] == benchmark.name)
+        return next((r for r in same if split is None or r["split"] == split), None)
+
+    def scores(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Item -> score, from the likelihoods beside the results."""
+        likelihoods = Likelihoods.read(self.folder / result["details"]["likelihoods"][MODEL])
+        weights = result["details"].get("codebook_weights")
+        return likelihoods.scores(self.convention.for_model(weights, likelihoods.sums.shape[1]))
+
+
+def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resamples: int, seed: int) -> dict[str, Any]:
+    """The content of comparison.json: `models`, `rows` (a number of each model) and `tests` (a pair of models each)."""
+    rows: list[dict[str, Any]] = []
+    tests: list[dict[str, Any]] = []
+    for benchmark in benchmarks:
+        found = {m.name: result for m in models if (result := m.result(benchmark)) is not None}
+        rows += _rows(found)
+        if isinstance(benchmark, PairBenchmark):
+            scores = {m.name: m.scores(found[m.name]) for m in models if m.name in found}
+            for first, second in combinations([m for m in models if m.name in scores], 2):
+                tests += _tests(benchmark, first, second, scores, resamples, seed)
+    described = [{"name": m.name, "folder": str(m.folder), **_identity(m.folder)} for m in models]
+    return {"format": FORMAT, "models": described, "resamples": resamples, "seed": seed, "rows": rows, "tests": tests}
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    record = read_results(folder)
+    tokenizer = {key: record["tokenizer"][key] for key in ("name", "fingerprint", "frame_rate_hz")}
+    return {"path": record["model"]["path"], "fingerprint": record["model"]["fingerprint"], "tokenizer": tokenizer}
+
+
+def _rows(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every number of the table of a benchmark, with that of each model that has it; the headline comes first."""
+    made: dict[str, dict[str, Any]] = {}
+    for name, result in found.items():
+        if not result["headline"]:
+            continue
+        headline = headline_score(result)
+        for row in [*main_rows(result), *other_rows(result)]:
+            score = row.score
+            key = f"{result['benchmark']}/{result['split']}/{row.name}"
+            entry = made.setdefault(
+                key,
+                {
+                    "benchmark": result["benchmark"], "split": result["split"], "name": row.name,
+                    "headline": score["item"] == result["headline"] and score["metric"] == headline["metric"],
+                    "metric": score["metric"], "convention": score["convention"], "unit": score["unit"], "scores": {},
+                },
+            )  # fmt: skip
+            entry["scores"][name] = {key: score[key] for key in ("value", "interval", "count")}
+    return list(made.values())
+
+
+def _tests(benchmark: PairBenchmark, first: Compared, second: Compared, scores: Mapping[str, Mapping[str, float]],
+           resamples: int, seed: int) -> list[dict[str, Any]]:  # fmt: skip
+    """Accuracy on each subset, over the pairs that both models could score."""
+    one, other = scores[first.name], scores[second.name]
+    shared = one.keys() & other.keys()
+    pairs = [p for p in benchmark.all_pairs if p.positive in shared and p.negative in shared]
+    made = []
+    for subset in benchmark.subsets(pairs) if pairs else ():
+        strata = [stratum for stratum in subset.strata if stratum]
+        if strata:
+            test = paired_test(
+                [decide(stratum, one, first.convention.tie) for stratum in strata],
+                [decide(stratum, other, second.convention.tie) for stratum in strata],
+                resamples, seed,
+            )  # fmt: skip
+            made.append(
+                {
+                    "benchmark": benchmark.name, "split": benchmark.split, "name": subset.name,
+                    "convention": first.convention.name, "first": first.name, "second": second.name, **asdict(test),
+                    "within_noise": test.within_noise,
+                }
+            )  # fmt: skip
+    return made
+
+
+def decide(pairs: Sequence[MinimalPair], scores: Mapping[str, float], tie: float) -> np.ndarray:
+    """Of each group of pairs, groups sorted, the mean of 1 for a right decision, `tie` for a tie, 0 for a wrong one."""
+    margins = np.array([scores[p.positive] - scores[p.negative] for p in pairs])
+    right = np.where(margins == 0, tie, margins > 0).astype(np.float64)
+    totals, sizes = sum_groups([p.group for p in pairs], right, np.ones(len(pairs)))
+    return totals / sizes
