@@ -14,8 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks._cache import made_once
 from slm.errors import AudioError, UsageError
-from slm.files import atomic_directory, read_json, write_json
 from slm.types import MinimalPair, stable_hash
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them is in a folder that `datasets` saved
@@ -68,11 +68,7 @@ def read_pairs(location: str, cache: Path, positive: str = "positive", negative:
     """
     key = stable_hash([_FORMAT, _identity(location), config, positive, negative])[:12]
     folder = cache / f"{Path(location).name}-{key}"
-    if not (folder / "rows.json").is_file():
-        with atomic_directory(folder) as made:
-            rows = list(_write_rows(location, made, positive, negative, config))
-            write_json(made / "rows.json", rows)
-    stored = read_json(folder / "rows.json")
+    stored = made_once(folder, lambda place: list(_write_rows(location, place, positive, negative, config)))
     if not stored:
         raise UsageError(f"{location} has no rows; fetch it again")
     return [

@@ -66,7 +66,7 @@ class ABX(Benchmark):
             )
 
     def run(self, run: Run) -> Result:
-        tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}", run.processes)
+        tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}")  # the others do not wait
         limits = Limits(seed=run.seed)
         scores, left_out = self._scores(run, tokens.codes, limits)
         if not scores:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from eval.benchmarks._cache import made_once
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
 from eval.benchmarks.storycloze import find_folder
 from slm.audio import probe, read_audio, write_wav
 from slm.errors import AudioError, UsageError
-from slm.files import atomic_directory, read_json, write_json
 from slm.types import AudioClip, MinimalPair, stable_hash
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ SUFFIX = {SPEECH: ".wav", TEXT: ".txt"}
 class CrossStoryCloze(PairBenchmark):
     """One set in one form: `prompt` and `ending` are each speech or text."""
 
+    views = ("normalized",)
     folders: ClassVar[tuple[str, ...]]
     prompt: ClassVar[str]
     ending: ClassVar[str]
@@ -107,14 +108,11 @@ def join_recordings(sources: dict[str, tuple[Path, Path]], cache: Path) -> dict[
         (item, [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in ps]) for item, ps in sources.items()
     )
     folder = cache / stable_hash(about)[:12]
-    if not (folder / "files.json").is_file():
-        with atomic_directory(folder) as made:
-            files = {
-                item: _join(item, parts, made / f"{i:05d}.wav")
-                for i, (item, parts) in enumerate(sorted(sources.items()))
-            }
-            write_json(made / "files.json", files)
-    return {item: folder / path for item, path in read_json(folder / "files.json").items()}
+
+    def make(place: Path) -> dict[str, str]:
+        return {item: _join(item, sources[item], place / f"{i:05d}.wav") for i, item in enumerate(sorted(sources))}
+
+    return {item: folder / path for item, path in made_once(folder, make).items()}
 
 
 def _join(item: str, parts: tuple[Path, Path], path: Path) -> str:

@@ -38,6 +38,7 @@ _SAMPLE = re.compile(r"sample_(\d+)_(\d+)")
 class Salmon(PairBenchmark):
     name = "salmon"
     about = "Recordings that go on, or fit, against ones that do not: does the model hear voice, mood, room and noise?"
+    views = ("local-0.5s", "normalized")
 
     def __init__(self, setup: Setup):
         self.split = "parts"

@@ -35,6 +35,7 @@ def find_folder(data: Path, names: Sequence[str]) -> Path | None:
 class StoryCloze(PairBenchmark):
     """One set; a subclass names its folder and, where there is one, its data set of pairs."""
 
+    views = ("normalized",)
     folder: ClassVar[str]
     table: ClassVar[str] = ""
     subfolders: ClassVar[bool] = False
