@@ -147,6 +147,12 @@ class SpokenLM:
     def precision(self, precision: Precision) -> None:
         self.scorer = DocumentScorer(self.model, self.pattern, precision)
 
+    @property
+    def end_codebooks(self) -> list[int]:
+        """The first codebook of each stream: what the end of the stream is counted with."""
+        layout = self.pattern.layout(1)
+        return [int(column[column >= 0].min()) for column in layout.T]
+
     def untrained(self, seed: int) -> SpokenLM:
         """The same architecture with fresh random weights: what a benchmark's shortcuts alone are worth."""
         from slm.model.backbone import from_config

@@ -77,6 +77,10 @@ class Run:
     """Where tokenized audio is kept, for other models of the same tokenizer too."""
     processes: Processes = ALONE
     """Those that share the work: each runs the benchmark, the main one writes what it finds."""
+    views: tuple[Convention, ...] = ()
+    """Conventions to derive beside the primary one and those that every result has."""
+    per_frame: bool = False
+    """Keep what each unit got, beside the sums."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from eval.benchmarks.base import Benchmark, LeftOut, Result, Run
-from eval.likelihoods import Likelihoods, whole_clip_convention
+from eval.conventions import Convention, find_convention, usual_conventions, whole_clip_convention
+from eval.likelihoods import Likelihoods, Wanted
 from eval.metrics.base import ClipLikelihood, Metric, ScoredPair, metrics_of
 from eval.metrics.bootstrap import Estimate, estimate
+from eval.partings import find_partings, unit_starts
 from eval.tokens import item_list_hash, tokenize_items
 from slm.errors import UsageError
-from slm.types import MinimalPair, Score
+from slm.types import Codes, MinimalPair, Score
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class PairBenchmark(Benchmark):
     """`files`: item -> audio; `all_pairs`: those of the gold file; `unpaired`: rows of it that no rule pairs."""
 
     headline_metric: ClassVar[str] = "pair_accuracy"
+    views: ClassVar[tuple[str, ...]] = ()
+    """Conventions that this benchmark has beside those of all, such as `local-0.5s` where items share a beginning."""
     split: str
     files: Mapping[str, Path]
     all_pairs: Sequence[MinimalPair]
@@ -50,13 +54,17 @@ class PairBenchmark(Benchmark):
         """What is reported about `pairs`; the first is the headline. Empty ones are left out by the caller."""
 
     def judge(self, scores: Mapping[str, float], convention: str, resamples: int = 1000, seed: int = 0) -> list[Score]:
-        """Item scores (larger is likelier) -> each metric of each subset, over the pairs whose items both have one."""
+        """Item scores (larger is likelier) -> each metric of each subset, over the pairs whose items both have one.
+
+        The convention's name says what a tie counts.
+        """
+        tie = find_convention(convention).tie
         pairs = [p for p in self.all_pairs if p.positive in scores and p.negative in scores]
         metrics, made = metrics_of(ScoredPair), []
         for metric in sorted(metrics, key=lambda m: m.name != self.headline_metric):
             for subset in self.subsets(pairs):
                 strata = [
-                    metric.observe([ScoredPair(p.group, scores[p.positive], scores[p.negative]) for p in stratum])
+                    metric.observe([ScoredPair(p.group, scores[p.positive], scores[p.negative], tie) for p in stratum])
                     for stratum in subset.strata
                     if stratum
                 ]
@@ -73,13 +81,18 @@ class PairBenchmark(Benchmark):
             raise UsageError(f"{self.name}: no pair can be scored; the first reason: {example.item} {example.reason}")
         needed = {item for p in usable for item in (p.positive, p.negative)}
         codes = [tokens.codes[item] for item in sorted(needed)]
+        conventions = self._conventions(run)
+        wanted = _wanted(run, conventions, {c.id: c for c in codes}, usable)
         scores: dict[str, list[Score]] = {}
+        unscored: dict[str, int] = {}
         tables: dict[str, str] = {}
         for name, scorer in run.scorers.items():
-            likelihoods = Likelihoods.measure(scorer, codes)
+            likelihoods = Likelihoods.measure(scorer, codes, wanted)
             tables[name] = f"likelihoods/{self.name}-{self.split}-{name}.parquet"
             likelihoods.write(run.out / tables[name], self._provenance(run, name))
-            scores[name] = self._all_scores(likelihoods, usable, run)
+            by_convention = {c.name: likelihoods.scores(c) for c in conventions}
+            unscored = {name: lacking for name, made in by_convention.items() if (lacking := _lacking(made, usable))}
+            scores[name] = self._all_scores(likelihoods, by_convention, usable, run)
         return Result(
             benchmark=self.name,
             split=self.split,
@@ -100,15 +113,29 @@ class PairBenchmark(Benchmark):
                 "likelihoods": tables,
                 "tokens": tokens.place(run.out),
                 "audio_sha256": tokens.audio_sha256,
+                "precision": str(getattr(run.lm, "precision", "float32")),
+                "codebook_weights": run.lm.record.codebook_weights,
+                "pairs_not_scored": unscored,
+                **({"note": _unscored_note(unscored, len(usable))} if unscored else {}),
             },
         )
 
-    def _all_scores(self, likelihoods: Likelihoods, usable: Sequence[MinimalPair], run: Run) -> list[Score]:
-        """The primary convention first, then the others, then what is said of the right items by themselves."""
-        others = [c for c in likelihoods.conventions if c != run.convention]
+    def _conventions(self, run: Run) -> list[Convention]:
+        """The primary one first, then those of all, those of this benchmark, and those that the run asks for besides;
+        with the weights of the checkpoint."""
+        weights, books = run.lm.record.codebook_weights, len(run.lm.record.units.sizes)
+        own = usual_conventions(books)
+        if weights is not None and books > 1:
+            own += [find_convention("weighted-mean+eos"), find_convention("weighted-mean")]
+        asked = [run.convention, *own, *map(find_convention, self.views), *run.views]
+        return list({c.name: c.for_model(weights, books) for c in asked}.values())
+
+    def _all_scores(self, likelihoods: Likelihoods, by_convention: Mapping[str, Mapping[str, float]],
+                    usable: Sequence[MinimalPair], run: Run) -> list[Score]:  # fmt: skip
+        """By each convention, then what is said of the right items by themselves."""
         made: list[Score] = []
-        for convention in (run.convention, *others):
-            made += self.judge(likelihoods.scores(convention), convention.name, run.resamples, run.seed)
+        for name, scores in by_convention.items():
+            made += self.judge(scores, name, run.resamples, run.seed)
         nats = likelihoods.log_prob_nats()
         lasting = dict(zip(likelihoods.items, likelihoods.duration_s.tolist(), strict=True))
         right = sorted({(p.group, p.positive) for p in usable})
@@ -142,3 +169,28 @@ class PairBenchmark(Benchmark):
             "tokenizer_fingerprint": run.lm.spec.fingerprint,
             "log_base": "e",
         }
+
+
+def _wanted(run: Run, conventions: Sequence[Convention], codes: Mapping[str, Codes],
+            pairs: Sequence[MinimalPair]) -> Wanted:  # fmt: skip
+    """What these conventions need to be known of each item."""
+    units, ends = run.lm.record.units, getattr(run.lm, "end_codebooks", None)
+    per_frame = run.per_frame or any(c.window_s is not None for c in conventions)
+    starts = {item: unit_starts(units, c.codes, units.apply(c.codes)) for item, c in codes.items()} if per_frame else {}
+    of_pairs = any(c.is_of_pairs for c in conventions)
+    return Wanted(
+        partings=find_partings(units, codes, pairs) if of_pairs else {},
+        alone=any(c.normalized for c in conventions),
+        starts=starts,
+        frame_rate_hz=run.lm.spec.frame_rate_hz,
+        ends_at=ends,
+    )
+
+
+def _lacking(scores: Mapping[str, float], pairs: Sequence[MinimalPair]) -> int:
+    return sum(p.positive not in scores or p.negative not in scores for p in pairs)
+
+
+def _unscored_note(unscored: Mapping[str, int], pairs: int) -> str:
+    said = ", ".join(f"{pairs - lacking:,} of {pairs:,} pairs by {name}" for name, lacking in unscored.items())
+    return f"only {said} could be scored: of the others one item has nothing that the convention counts"

@@ -21,11 +21,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """The scores of both items of a minimal pair. Pairs of one `group` (the voices of a word) are one observation."""
+    """The scores of both items of a minimal pair, and what it counts when they are equal. Pairs of one `group` (the
+    voices of a word) are one observation."""
 
     group: str
     positive: float
     negative: float
+    tie: float = 0.5
 
 
 @dataclass(frozen=True)

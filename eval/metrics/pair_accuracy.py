@@ -11,8 +11,8 @@ from eval.metrics.base import METRICS, Metric, Observations, ScoredPair, sum_gro
 
 @METRICS.register("pair_accuracy")
 class PairAccuracy(Metric[ScoredPair]):
-    """1 where the positive item scores higher, 0.5 where both are exactly equal, 0 elsewhere; mean within groups,
-    then plain mean over groups."""
+    """1 where the positive item scores higher, 0.5 where both are exactly equal (or what the convention says of ties),
+    0 elsewhere; mean within groups, then plain mean over groups."""
 
     name = "pair_accuracy"
     observes = ScoredPair
@@ -26,6 +26,6 @@ class PairAccuracy(Metric[ScoredPair]):
             wrong = items[int(np.isnan(scores).any(axis=1).argmax())]
             raise ValueError(f"the score of pair {wrong.group!r} is NaN")
         positive, negative = scores.T
-        decisions = ((positive > negative).astype(np.float64) + (positive >= negative)) / 2
+        decisions = (positive > negative) + np.array([p.tie for p in items]) * (positive == negative)
         totals, sizes = sum_groups([p.group for p in items], decisions, np.ones(len(items)))
         return Observations(totals / sizes, np.ones(len(totals)))

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.likelihoods import CONVENTIONS
+from eval.conventions import meaning_of
 
 SCORERS = {
     MODEL: "The model that is evaluated.",
@@ -71,7 +71,7 @@ def measure(metric: str) -> str:
 
 
 def convention_meaning(name: str) -> str:
-    return CONVENTIONS[name].meaning if name in CONVENTIONS else name
+    return meaning_of(name)
 
 
 def chance_note(outside: Mapping[str, list[str]]) -> str:

@@ -14,6 +14,7 @@ import soundfile
 from eval.run import EvalConfig
 from slm.model.statistics import CodeStatistics
 from slm.types import CodeLogProbs, Codes
+from slm.units import Units
 from tests.fakes import ArithmeticTokenizer
 
 LEXICAL = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
@@ -84,7 +85,8 @@ class LevelLM:
         self.right, self.wrong = right, wrong
         self.convention = {"pattern": {"name": "flat"}, "dedup": False}
         samples = np.full(160, RIGHT, np.float32)
-        self.record = SimpleNamespace(training={"eval_fraction": 0.02})
+        units = Units((16,) * num_codebooks)
+        self.record = SimpleNamespace(training={"eval_fraction": 0.02}, units=units, codebook_weights=None)
         self.statistics = CodeStatistics((np.arange(16),) * num_codebooks, np.arange(16), 3)
         self._right_code = int(self.tokenizer._encode([samples])[0][0, 0])
 

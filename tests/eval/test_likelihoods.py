@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.likelihoods import CONVENTIONS, Likelihoods, find_convention
+from eval.conventions import CONVENTIONS, find_convention, find_conventions, usual_conventions
+from eval.likelihoods import Likelihoods, Wanted
+from eval.partings import Parting, continuations, find_partings, unit_starts
 from slm.errors import UsageError
-from slm.types import CodeLogProbs, Codes
-from tests.fakes import ArithmeticTokenizer, random_codes
+from slm.types import CodeLogProbs, Codes, MinimalPair
+from slm.units import UnitBPE, Units, deduplicate
+from tests.fakes import ArithmeticTokenizer, markov_codes, random_codes
 
 TWO_BOOKS = [
     CodeLogProbs("a", np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.array([-0.5, -1.5]), 0.5),
@@ -38,9 +41,8 @@ def test_one_stream_has_one_end_whatever_the_codebooks():
 
 
 def test_one_codebook_has_no_first():
-    flat = [CodeLogProbs("a", np.array([[-1.0]]), np.array([-0.5]), 0.5)]
-    names = [c.name for c in Likelihoods.collect(flat, ["a"], [0.5]).conventions]
-    assert names == ["mean+eos", "mean", "sum+eos", "sum"]
+    assert [c.name for c in usual_conventions(1)] == ["mean+eos", "mean", "sum+eos", "sum"]
+    assert len(usual_conventions(2)) == 8
 
 
 def test_parquet_holds_a_row_for_each_item_and_codebook(tmp_path):
@@ -54,6 +56,7 @@ def test_parquet_holds_a_row_for_each_item_and_codebook(tmp_path):
         "count": [2, 2, 1, 1],
         "eos_log_prob_nats": [-0.5, -1.5, -2.0, -2.0],
         "eos_count": [1, 1, 1, 1],
+        "first_log_prob_nats": [-1.0, -2.0, -1.0, -1.0],
         "duration_s": [0.5, 0.5, 0.25, 0.25],
     }
     back = Likelihoods.read(tmp_path / "x.parquet")
@@ -106,3 +109,162 @@ def test_a_scorer_that_leaves_out_or_repeats_a_clip_is_at_fault(answer, monkeypa
 def test_an_unknown_convention_gets_suggestions():
     with pytest.raises(UsageError, match=r"did you mean 'mean\+eos'"):
         find_convention("mean+oes")
+    for name in ("", "first", "weighted", "meansum", "-mean", "firstmean", "local-0.5smean", "local-0.5s-normalized"):
+        with pytest.raises(UsageError, match="unknown convention"):
+            find_convention(name)
+    with pytest.raises(UsageError, match="numbers with colons"):
+        find_convention("weighted-1::2-mean")
+
+
+def test_names_say_all_of_a_convention():
+    assert [c.name for c in find_conventions("sum, mean,sum,")] == ["sum", "mean"]
+    made = find_convention("local-0.25s-weighted-100:1.5-sum+eos-strict")
+    assert (made.window_s, made.weights, made.mean, made.eos, made.tie) == (0.25, (100.0, 1.5), False, True, 0.0)
+    assert "100:1.5" in made.meaning
+    assert "0.25 s" in made.meaning
+    assert find_convention("local-0.5s").mean
+    assert not find_convention("normalized").mean
+    assert find_convention("normalized-mean").mean
+    with pytest.raises(UsageError, match="trained without codebook weights; give them, as in 'weighted-100:1:1-mean'"):
+        find_convention("weighted-mean").for_model(None, 2)
+    with pytest.raises(UsageError, match="3 weights for 2 codebooks"):
+        find_convention("weighted-100:1:1-mean").for_model(None, 2)
+
+
+def test_weighted_by_hand():
+    table = Likelihoods.collect(TWO_BOOKS, ["a", "b"], [0.5, 0.25])
+    assert table.scores(find_convention("weighted-10:1-sum")) == pytest.approx({"a": -40 - 6, "b": -10 - 1})
+    assert table.scores(find_convention("weighted-10:1-mean")) == pytest.approx({"a": -46 / 22, "b": -1})
+    assert table.scores(find_convention("weighted-10:1-mean+eos"))["a"] == pytest.approx((-46 - 5 - 1.5) / 33)
+    own = find_convention("weighted-mean").for_model((10, 1), 2)
+    assert table.scores(own) == table.scores(find_convention("weighted-10:1-mean"))
+
+
+def test_an_end_weighs_as_much_as_the_first_codebook_of_its_stream():
+    """Three codebooks in two streams, the second of which begins with codebook 2."""
+    scored = [CodeLogProbs("a", np.array([[-1.0, -2.0, -3.0]]), np.array([-0.5, -0.25]), 0.5)]
+    table = Likelihoods.collect(scored, ["a"], [0.5], Wanted(ends_at=[0, 2]))
+    found = table.scores(find_convention("weighted-100:10:1-sum+eos"))["a"]
+    assert found == pytest.approx(-100 - 20 - 3 - 50 - 0.25)
+
+
+A = [[1], [1], [2], [2], [3]]
+B = [[1], [1], [2], [4], [4]]
+
+
+def pair_of(a, b):
+    tokenizer = ArithmeticTokenizer(len(a[0]))
+    codes = {n: Codes(n, np.array(c, np.uint16), 160 * len(c), tokenizer.spec) for n, c in (("a", a), ("b", b))}
+    return codes, [MinimalPair("a", "b", "g")]
+
+
+@pytest.mark.parametrize(
+    ("dedup", "a", "b", "expected"),
+    [
+        (False, A, B, (Parting(3, 3), Parting(3, 3))),
+        (True, A, B, (Parting(2, 4), Parting(2, 3))),
+        (False, A, A[:3], (Parting(3, 3), Parting(3, 3))),
+        (True, [[1], [1], [2]], [[1], [2], [2]], (Parting(0, 0), Parting(0, 0))),
+        (False, A, A, (Parting(0, 0), Parting(0, 0))),
+        (False, A, [[7]], (Parting(0, 0), Parting(0, 0))),
+    ],
+)
+def test_where_items_part_by_hand(dedup, a, b, expected):
+    codes, pairs = pair_of(a, b)
+    found = find_partings(Units((16,), dedup), codes, pairs)
+    assert (found["a"], found["b"]) == expected
+    rest = continuations(codes, found)
+    for item, parting in found.items():
+        if parting.frame == len(codes[item].codes):
+            assert item not in rest
+            continue
+        assert rest[item].codes.tolist() == codes[item].codes[parting.frame :].tolist()
+        whole = Units((16,), dedup).apply(codes[item].codes)
+        assert Units((16,), dedup).apply(rest[item].codes).tolist() == whole[parting.row :].tolist()
+
+
+def test_an_item_of_two_pairs_must_part_in_one_place():
+    codes, pairs = pair_of(A, B)
+    codes["c"] = Codes("c", np.array([[9]], np.uint16), 160, codes["a"].spec)
+    with pytest.raises(ValueError, match="a stands in several pairs"):
+        find_partings(Units((16,)), codes, [*pairs, MinimalPair("a", "c", "g")])
+
+
+def test_byte_pairs_begin_where_their_first_code_does():
+    """Against the frames that decoding the units before each gives."""
+    tokenizer = ArithmeticTokenizer(1)
+    corpus = [c.codes for c in markov_codes(tokenizer, 40, seed=1)]
+    for dedup in (False, True):
+        bpe = UnitBPE.train([deduplicate(c)[0] if dedup else c for c in corpus], (16,), 40, dedup)
+        units = Units((16,), dedup, bpe)
+        codes = np.repeat(corpus[0], np.arange(len(corpus[0])) % 3 + 1, axis=0)
+        document = units.apply(codes)
+        durations = units.durations(codes)
+        expected = [int(durations[: len(bpe.decode(document[:i]))].sum()) for i in range(len(document) + 1)]
+        assert len(document) < len(durations)
+        assert unit_starts(units, codes, document).tolist() == expected
+
+
+class Counting:
+    """Unit r of a document gets -(r + 1), the end -0.5; what it was asked is kept."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score_codes(self, codes):
+        self.asked += [c.codes[:, 0].tolist() for c in codes]
+        return [CodeLogProbs(c.id, -np.cumsum(np.ones(c.codes.shape), axis=0), np.array([-0.5]), 0.0) for c in codes]
+
+
+def measure_pair(a, b, **more):
+    codes, pairs = pair_of(a, b)
+    units, scorer = Units((16,)), Counting()
+    wanted = Wanted(
+        partings=find_partings(units, codes, pairs), alone=True, frame_rate_hz=50.0,
+        starts={item: unit_starts(units, c.codes, c.codes) for item, c in codes.items()}, **more,
+    )  # fmt: skip
+    return Likelihoods.measure(scorer, list(codes.values()), wanted), scorer
+
+
+def test_normalized_and_local_by_hand(tmp_path):
+    """They part at 3: of a units 4 and 5 follow, -4 and -5; alone they get -1 and -2."""
+    table, scorer = measure_pair(A, [*B, [5]])
+    assert scorer.asked == [[1, 1, 2, 2, 3], [1, 1, 2, 4, 4, 5], [2, 3], [4, 4, 5]]
+    by_hand = {
+        "normalized": {"a": -9 + 3, "b": -15 + 6},
+        "normalized-mean": {"a": -6 / 2, "b": -9 / 3},
+        "normalized+eos": {"a": -6, "b": -9},
+        "local-0.04s-sum": {"a": -9, "b": -9},
+        "local-0.04s": {"a": -4.5, "b": -4.5},
+        "local-0.02s-sum+eos": {"a": -4, "b": -4},
+        "local-0.06s-sum+eos": {"a": -9.5, "b": -15},
+        "local-0.08s+eos": {"a": -9.5 / 3, "b": -15.5 / 4},
+        "salmon": {"a": -14 / 4, "b": -20 / 5},
+    }
+    table.write(tmp_path / "x.parquet", {"scorer": "model"})
+    for made in (table, Likelihoods.read(tmp_path / "x.parquet")):
+        for name, expected in by_hand.items():
+            assert made.scores(find_convention(name)) == pytest.approx(expected), name
+    long = pd.read_parquet(tmp_path / "x-frames.parquet")
+    of_b = long[long.item == "b"]
+    assert of_b.frame.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert of_b.log_prob_nats.tolist() == [-1, -2, -3, -4, -5, -6, -0.5]
+    assert of_b.is_end.tolist() == [False] * 6 + [True]
+
+
+def test_items_of_the_same_codes_tie_in_every_convention_and_what_has_nothing_has_no_score():
+    same, _ = measure_pair(A, A)
+    shorter, _ = measure_pair(A, A[:3])
+    for name in ("normalized", "normalized-mean+eos", "local-0.5s", "local-0.5s-sum+eos"):
+        scores = same.scores(find_convention(name))
+        assert scores["a"] == scores["b"], name
+    assert "b" not in shorter.scores(find_convention("normalized"))
+    assert "b" not in shorter.scores(find_convention("local-0.5s"))
+    assert shorter.scores(find_convention("local-0.5s+eos"))["b"] == -0.5
+
+
+def test_a_table_without_what_a_convention_needs_says_so():
+    table = Likelihoods.collect(TWO_BOOKS, ["a", "b"], [0.5, 0.25])
+    for name in ("normalized", "local-0.5s"):
+        with pytest.raises(UsageError, match="is one of pairs"):
+            table.scores(find_convention(name))
