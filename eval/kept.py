@@ -72,13 +72,15 @@ class KeptScorer:
                 progress.tell(done, total)
 
     def _parts(self, missing: Mapping[str, Codes]) -> Iterator[list[str]]:
-        """Keys in the order of their codes, cut where a part has codes enough."""
+        """Keys in the order of their codes, cut where a part has codes enough: so many that each process has one."""
+        total = sum(c.codes.size for c in missing.values())
+        enough = min(self.part_codes, -(-total // self.processes.count))
         part: list[str] = []
         held = 0
         for key in sorted(missing, key=lambda k: (_order(missing[k]), k)):
             part.append(key)
             held += missing[key].codes.size
-            if held >= self.part_codes:
+            if held >= enough:
                 yield part
                 part, held = [], 0
         if part:

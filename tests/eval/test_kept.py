@@ -1,0 +1,138 @@
+"""Scores kept on disk: nothing is asked twice, nothing is taken from another model, a kill costs one part."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from eval.kept import KeptScorer
+from eval.processes import Processes
+from slm.types import CodeLogProbs
+from tests.fakes import ArithmeticTokenizer, random_codes
+
+TOKENIZER = ArithmeticTokenizer(2)
+
+
+class Asked:
+    """Log-probabilities that depend on the codes alone; remembers what it was asked, and stops when told to."""
+
+    fingerprint = "f"
+
+    def __init__(self, stop_after=None):
+        self.asked, self.calls, self.stop_after = [], 0, stop_after
+
+    def score_codes(self, codes):
+        self.calls += 1
+        if self.stop_after is not None and self.calls > self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += [c.codes.tobytes() for c in codes]
+        return [CodeLogProbs(c.id, -np.sqrt(c.codes + 1.0), np.array([-0.25 * len(c.codes)]), c.duration_s)
+                for c in codes]  # fmt: skip
+
+
+def same(made, codes):
+    for one, other in zip(made, Asked().score_codes(codes), strict=True):
+        assert (one.id, one.duration_s) == (other.id, other.duration_s)
+        assert np.array_equal(one.log_probs, other.log_probs)
+        assert np.array_equal(one.eos_log_probs, other.eos_log_probs)
+
+
+def test_what_is_kept_is_not_asked_again(tmp_path):
+    codes = random_codes(TOKENIZER, [5, 9, 1, 7])
+    first, second = Asked(), Asked()
+    same(KeptScorer(first, "f", tmp_path).score_codes(codes), codes)
+    same(KeptScorer(second, "f", tmp_path).score_codes(codes[::-1]), codes[::-1])
+    assert (len(first.asked), len(second.asked)) == (4, 0)
+    more = [*codes, *random_codes(TOKENIZER, [3], seed=7)]
+    same(KeptScorer(second, "f", tmp_path).score_codes(more), more)
+    assert second.asked == [more[-1].codes.tobytes()]
+
+
+def test_names_do_not_matter_and_equal_codes_are_asked_once(tmp_path):
+    codes = random_codes(TOKENIZER, [5, 6])
+    again = [replace(codes[0], id="other", num_samples=1), *codes]
+    scorer = Asked()
+    same(KeptScorer(scorer, "f", tmp_path).score_codes(again), again)
+    assert len(scorer.asked) == 2
+
+
+@pytest.mark.parametrize(("fingerprint", "precision"), [("g", None), ("f", "bf16")])
+def test_another_model_or_precision_starts_anew(tmp_path, fingerprint, precision):
+    codes = random_codes(TOKENIZER, [5, 6])
+    KeptScorer(Asked(), "f", tmp_path).score_codes(codes)
+    scorer = Asked()
+    if precision:
+        scorer.precision = precision
+    KeptScorer(scorer, fingerprint, tmp_path).score_codes(codes)
+    assert len(scorer.asked) == 2
+
+
+def test_a_kill_costs_the_part_that_was_being_scored(tmp_path):
+    codes = random_codes(TOKENIZER, [6] * 20)
+    killed = Asked(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        KeptScorer(killed, "f", tmp_path, part_codes=48).score_codes(codes)
+    assert len(killed.asked) == 12
+    rest = Asked()
+    same(KeptScorer(rest, "f", tmp_path, part_codes=48).score_codes(codes), codes)
+    assert sorted(killed.asked + rest.asked) == sorted(c.codes.tobytes() for c in codes)
+
+
+def test_common_beginnings_come_together(tmp_path):
+    """Documents of two families, mixed: a part holds neighbours, so what they share can be computed once."""
+    codes = random_codes(TOKENIZER, [8] * 12)
+    for i, c in enumerate(codes):
+        c.codes[:6] = i % 2
+    scorer = Asked()
+    KeptScorer(scorer, "f", tmp_path, part_codes=8 * 2 * 6).score_codes(codes)
+    families = [asked[0] for asked in scorer.asked]
+    assert families == sorted(families)
+    assert scorer.calls == 2
+
+
+def test_nan_is_not_kept(tmp_path):
+    codes = random_codes(TOKENIZER, [4])
+
+    class Broken(Asked):
+        def score_codes(self, codes):
+            return [replace(s, log_probs=s.log_probs * np.nan) for s in super().score_codes(codes)]
+
+    assert np.isnan(KeptScorer(Broken(), "f", tmp_path).score_codes(codes)[0].log_probs).all()
+    scorer = Asked()
+    same(KeptScorer(scorer, "f", tmp_path).score_codes(codes), codes)
+    assert len(scorer.asked) == 1
+
+
+@dataclass(frozen=True)
+class Threads(Processes):
+    """Processes that wait for each other as threads do."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def wait(self):
+        self.barrier.wait(timeout=20)
+
+
+def test_processes_share_the_work_and_all_know_the_whole(tmp_path):
+    codes = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4, 6, 8])
+    KeptScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes[:2])
+    barrier = threading.Barrier(3)
+    scorers = [Asked() for _ in range(3)]
+    made = [[] for _ in range(3)]
+
+    def work(rank):
+        kept = KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier))
+        made[rank] = kept.score_codes(codes)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    for one in made:
+        same(one, codes)
+    assert sorted(a for s in scorers for a in s.asked) == sorted(c.codes.tobytes() for c in codes[2:])
+    assert all(s.asked for s in scorers)

@@ -1,0 +1,74 @@
+"""Paired tests against exact fractions, a closed form, and what must be so."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+
+from eval.metrics.base import Observations
+from eval.metrics.bootstrap import estimate
+from eval.metrics.paired import paired_test, sign_test
+
+
+@pytest.mark.parametrize(("better", "worse"), [(8, 2), (0, 5), (3, 3), (1, 0), (60, 41), (700, 610)])
+def test_the_sign_test_is_the_binomial_one(better, worse):
+    n, least = better + worse, min(better, worse)
+    exact = min(Fraction(1), 2 * sum((Fraction(comb(n, k), 2**n) for k in range(least + 1)), Fraction(0)))
+    assert sign_test(better, worse) == pytest.approx(float(exact), rel=1e-10)
+    assert sign_test(worse, better) == sign_test(better, worse)
+
+
+def test_nothing_told_apart_is_no_evidence():
+    assert sign_test(0, 0) == 1.0
+    same = np.array([0.0, 1.0, 0.5, 1.0])
+    test = paired_test([same], [same], 200, 0)
+    assert (test.difference, test.interval, test.better, test.worse, test.within_noise) == (0, (0, 0), 0, 0, True)
+
+
+def test_the_interval_is_that_of_the_mean_difference():
+    """For many items a bootstrap interval is mean +- 1.96 s / sqrt(n)."""
+    rng = np.random.default_rng(0)
+    first, second = rng.random(4000), rng.random(4000) + 0.01
+    test = paired_test([first], [second], 4000, 1)
+    d = second - first
+    half = 1.96 * d.std() / np.sqrt(len(d))
+    assert test.difference == pytest.approx(d.mean())
+    assert test.interval == pytest.approx((d.mean() - half, d.mean() + half), abs=0.06 * half)
+    assert (test.better, test.worse) == ((d > 0).sum(), (d < 0).sum())
+
+
+def test_pairing_tells_apart_what_two_intervals_cannot():
+    """Both right on the same 60 of 100 items, the second on 8 more: each alone has an interval of 19 points."""
+    first = np.r_[np.ones(60), np.zeros(40)]
+    second = np.r_[np.ones(68), np.zeros(32)]
+    alone = [estimate([Observations(v, np.ones(100))], 2000, 0).interval for v in (first, second)]
+    assert alone[0][1] > alone[1][0]
+    test = paired_test([first], [second], 2000, 0)
+    assert not test.within_noise
+    assert test.p_value == pytest.approx(2 / 2**8)
+
+
+def test_strata_weigh_the_same_whatever_their_size():
+    first = [np.zeros(10), np.zeros(1000)]
+    second = [np.ones(10), np.zeros(1000)]
+    test = paired_test(first, second, 100, 0)
+    assert test.difference == 0.5
+    assert test.count == 1010
+
+
+def test_the_order_of_items_and_of_models_changes_the_sign_alone():
+    rng = np.random.default_rng(3)
+    first, second = rng.integers(0, 2, (2, 50)).astype(float)
+    mixed = rng.permutation(50)
+    test = paired_test([first], [second], 500, 0)
+    assert paired_test([first[mixed]], [second[mixed]], 500, 0) == test
+    turned = paired_test([second], [first], 500, 0)
+    assert (turned.difference, turned.p_value, turned.better) == (-test.difference, test.p_value, test.worse)
+
+
+def test_other_items_are_refused():
+    with pytest.raises(ValueError, match="not of the same items"):
+        paired_test([np.ones(3)], [np.ones(4)], 10, 0)

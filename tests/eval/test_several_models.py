@@ -1,0 +1,179 @@
+"""Several models in one run, and several processes for one: each as if alone, and what is told apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import eval.tokens
+from eval.run import EvalConfig, join_models, main, name_models
+from slm.config import parse_config
+from slm.errors import UsageError
+from slm.model.backbone import build_causal_lm
+from slm.model.checkpoint import ModelRecord, save_model
+from slm.model.statistics import CodeStatistics
+from slm.tokenizers import TOKENIZERS
+from slm.units import Units
+from tests.eval.material import LevelLM, config, random_lexical, scores, write_lexical
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes
+from tests.training.two_processes import free_port
+
+
+class NoisyLM(LevelLM):
+    """As LevelLM, but wrong about some codes, by their number: `share` of 16 first codes."""
+
+    def __init__(self, share: int, name: str):
+        super().__init__(name=name)
+        self.share = share
+
+    def score_codes(self, codes):
+        made = super().score_codes(codes)
+        flip = [len(c.codes) % 5 < self.share for c in codes]
+        return [s if not f else type(s)(s.id, -3 - s.log_probs, s.eos_log_probs, s.duration_s)
+                for s, f in zip(made, flip, strict=True)]  # fmt: skip
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Paths -> models whose answers are known."""
+    known = {"runs/good/final": NoisyLM(0, "good"), "runs/same/final": NoisyLM(0, "same"),
+             "runs/bad/final": NoisyLM(3, "bad")}  # fmt: skip
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: known[path])
+    monkeypatch.setattr("eval.run.check_models", lambda paths: None)
+    return known
+
+
+def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, monkeypatch):
+    tokenized = []
+    real = eval.tokens._tokenize
+    monkeypatch.setattr("eval.tokens._tokenize", lambda *a: (tokenized.append(a[-1].name), real(*a)))
+    main(config(root, model=list(models), benchmarks="swuggy,sblimp", baselines="no"))
+    out = root.parent / "out"
+    assert [name.rsplit("-", 1)[0] for name in tokenized] == ["swuggy-dev", "sblimp-dev"]  # once for all
+    for name in ("good", "same", "bad"):
+        record = json.loads((out / name / "results.json").read_text())
+        assert record["model"]["path"] == f"runs/{name}/final"
+        assert record["results"][0]["config"]["model"] == f"runs/{name}/final"
+    compared = json.loads((out / "comparison.json").read_text())
+    assert [m["name"] for m in compared["models"]] == ["good", "same", "bad"]
+    for row in compared["rows"]:
+        if row["metric"] == "pair_accuracy":
+            for name, cell in row["scores"].items():
+                own = scores(out / name, row["benchmark"])[row["name"], row["convention"]]
+                assert cell["value"] == own["value"]
+    printed = capsys.readouterr()
+    assert "WARNING: same and good differ on swuggy dev, all, by less than the noise" in printed.out
+    assert "bad and good differ" not in printed.out
+    assert "model 3 of 3: bad" in printed.err
+    markdown = (out / "comparison.md").read_text()
+    assert "| bad less good, all" in markdown
+    assert "inside the noise" in markdown
+    assert "paired bootstrap" in markdown
+    assert (out / "index.html").read_text().count("runs/bad/final") >= 1
+
+
+def test_a_difference_is_that_of_the_items_one_by_one(root, models):
+    """Accuracy by hand, from the tables of likelihoods and the gold file."""
+    main(config(root, model=["runs/good/final", "runs/bad/final"], benchmarks="swuggy", baselines="no",
+                convention="mean"))  # fmt: skip
+    out = root.parent / "out"
+    gold = pd.read_csv(root / "lexical/dev/gold.csv")
+    by_id = {}
+    for name in ("good", "bad"):
+        table = pd.read_parquet(out / name / "likelihoods/swuggy-dev-model.parquet").set_index("item")
+        rows = gold.assign(score=(table.log_prob_nats / table["count"])[gold.filename].to_numpy())
+        words = rows[rows.correct == 1].set_index(["id", "voice"]).score
+        others = rows[rows.correct == 0].set_index(["id", "voice"]).score
+        margin = (words - others).round(9)
+        by_id[name] = ((margin > 0) + 0.5 * (margin == 0)).groupby("id").mean()
+    test = next(t for t in json.loads((out / "comparison.json").read_text())["tests"] if t["name"] == "all")
+    differences = by_id["bad"] - by_id["good"]
+    assert test["difference"] == pytest.approx(differences.mean())
+    assert differences.mean() < 0
+    assert (test["better"], test["worse"]) == ((differences > 0).sum(), (differences < 0).sum())
+    assert test["count"] == len(differences)
+
+
+def test_another_cache_is_used_by_later_runs(root, models, tmp_path, monkeypatch):
+    cache = str(tmp_path / "cache")
+    main(config(root, model="runs/good/final", benchmarks="swuggy", baselines="no", cache=cache))
+    record = json.loads((tmp_path / "out/results.json").read_text())
+    assert record["results"][0]["details"]["tokens"].startswith(cache)
+    assert not (tmp_path / "out/tokens").exists()
+    monkeypatch.setattr("eval.tokens._tokenize", lambda *_: pytest.fail("tokenized again"))
+    out = str(tmp_path / "out2")
+    main(config(root, model="runs/bad/final", benchmarks="swuggy", baselines="no", cache=cache, out=out))
+
+
+def test_what_was_scored_is_not_scored_again(root, models, monkeypatch):
+    main(config(root, model="runs/good/final", benchmarks="swuggy"))
+    first = scores(root.parent / "out", "swuggy")
+    monkeypatch.setattr(NoisyLM, "score_codes", lambda *_: pytest.fail("scored again"))
+    main(config(root, model="runs/good/final", benchmarks="swuggy"))
+    assert scores(root.parent / "out", "swuggy") == first
+
+
+def test_models_follow_each_other_on_the_command_line():
+    args = join_models(["--model", "a", "b/final", "--benchmarks", "swuggy", "--out", "o"])
+    assert args == ["--model", '["a", "b/final"]', "--benchmarks", "swuggy", "--out", "o"]
+    assert parse_config(EvalConfig, args).models == ["a", "b/final"]
+    one = join_models(["--benchmarks", "swuggy", "--out", "o", "--model", "a"])
+    assert parse_config(EvalConfig, one).models == ["a"]
+    assert parse_config(EvalConfig, [*one[:-1], "runs/1e5/final"]).models == ["runs/1e5/final"]
+
+
+def test_every_model_has_a_name_of_its_own():
+    assert name_models(["runs/x/final", "slprl/slam"]) == {"x": "runs/x/final", "slam": "slprl/slam"}
+    twice = name_models(["a/x/final", "b/x/final", "y"])
+    assert list(twice.values()) == ["a/x/final", "b/x/final", "y"]
+    assert list(twice) == ["a-x-final", "b-x-final", "y"]
+    with pytest.raises(UsageError, match="each once"):
+        name_models(["a", "a"])
+
+
+def test_a_model_that_is_none_is_refused_before_the_first_is_scored(root, monkeypatch, tmp_path):
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda *_: pytest.fail("loaded a model"))
+    with pytest.raises(UsageError, match=r"no model at .*nothing"):
+        main(config(root, model=[str(tmp_path / "nothing"), str(tmp_path / "neither")], benchmarks="swuggy"))
+
+
+def save(folder: Path, seed: int) -> Path:
+    tokenizer = TOKENIZERS.create("codec2-700c")
+    record = ModelRecord(tokenizer.spec, "flat")
+    lm = build_causal_lm({**TINY_BACKBONE, "max_position_embeddings": 1024}, record.make_pattern(), seed)
+    codes = [(c.codes % 16, c.codes % 16) for c in markov_codes(ArithmeticTokenizer(4), 2)]
+    folder.mkdir(parents=True)
+    save_model(folder, lm, record, CodeStatistics.measure(Units(tokenizer.spec.codebook_sizes), codes))
+    return folder
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    """The real command on real checkpoints: both score, one writes."""
+    pytest.importorskip("pycodec2")
+    data = write_lexical(tmp_path / "data", random_lexical(8, 1, seed=2))
+    models = [str(save(tmp_path / f"m{seed}", seed)) for seed in (0, 1)]
+    arguments = ["--model", *models, "--benchmarks", "swuggy", "--data", str(data), "--device", "cpu",
+                 "--baselines", "no", "--bootstrap", "20"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "tests.eval.two_processes", str(free_port()), str(log), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--out", str(two)], cwd=Path(__file__).parents[2], env=environment, timeout=240)
+    assert done.returncode == 0, Path(f"{log}-0").read_text() + Path(f"{log}-1").read_text()
+    main(parse_config(EvalConfig, join_models([*arguments, "--out", str(one)])))
+    a, b = (json.loads((out / "comparison.json").read_text()) for out in (one, two))
+    assert [m["fingerprint"] for m in a["models"]] == [m["fingerprint"] for m in b["models"]]
+    for name in ("m0", "m1"):
+        x, y = (pd.read_parquet(out / name / "likelihoods/swuggy-dev-model.parquet") for out in (one, two))
+        assert x.item.equals(y.item)
+        assert np.allclose(x.log_prob_nats, y.log_prob_nats, atol=1e-4)
+        assert len(list((two / name / "scored").glob("*/part-*"))) == 2  # one by each
+    assert "results:" in Path(f"{log}-0").read_text()
+    assert "results:" not in Path(f"{log}-1").read_text()
