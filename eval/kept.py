@@ -107,10 +107,10 @@ class KeptScorer:
 
         found: dict[str, CodeLogProbs] = {}
         for path in sorted(self.folder.glob("part-*.parquet")) if wanted else ():
-            table = pq.read_table(path)
-            keys = table["key"].to_pylist()
+            keys = pq.read_table(path, columns=["key"])["key"].to_pylist()
             if wanted.keys().isdisjoint(keys):
                 continue
+            table = pq.read_table(path)
             books, values, ends = (table[name] for name in ("books", "log_probs", "eos_log_probs"))
             for i, key in enumerate(keys):
                 if key in wanted:

@@ -98,6 +98,8 @@ class Continuation(Benchmark):
 
 
 def _heard(lm: SpokenLM) -> str:
+    if not lm.statistics.num_documents:
+        return "How much audio the model heard is not said where it was published"
     hours = float(lm.statistics.frames.sum()) / lm.spec.frame_rate_hz / 3600
     expect = ": expect babble" if hours < 10 else ""
     others = "those whose continuations make sense heard thousands"

@@ -72,6 +72,15 @@ def conventions(result: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(s["convention"] for s in result["scores"][MODEL] if s["metric"] == metric))
 
 
+def near_chance(result: Mapping[str, Any]) -> list[str]:
+    """The rows in whose 95 % interval guessing lies: other items of the same kind might have shown nothing."""
+    chance = CHANCE.get(headline_score(result)["metric"])
+    if chance is None:
+        return []
+    spans = [(row.name, row.score["interval"] or (row.score["value"],) * 2) for row in main_rows(result)]
+    return [name for name, (low, high) in spans if low - 1e-9 <= chance <= high + 1e-9]
+
+
 def chance_outside(result: Mapping[str, Any]) -> dict[str, list[str]] | None:
     """Baseline -> the rows in whose 95 % interval guessing does not lie; None without baselines or without such a
     value. A baseline knows nothing of sequences: what it surely gets right or wrong is a shortcut. Rows of fewer than

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.report.rows import chance_outside, conventions, headline_score, main_rows, other_rows, select, short_name
+from eval.report.rows import (
+    chance_outside,
+    conventions,
+    headline_score,
+    main_rows,
+    near_chance,
+    other_rows,
+    select,
+    short_name,
+)
 from eval.report.wording import (
     PAIRED,
     UNITS,
@@ -42,6 +51,8 @@ def result_table(result: Mapping[str, Any]) -> str:
     outside = chance_outside(result) if result["headline"] else None
     if outside is not None:
         lines += ["", ("WARNING: " if any(outside.values()) else "") + chance_note(outside)]
+    if result["headline"] and (unsure := near_chance(result)):
+        lines += ["", f"Inside the noise: guessing (50 %) lies in the 95 % interval of {', '.join(unsure)}."]
     counts = result["counts"]
     for name in ("pairs", "prompts"):
         done = counts.get(f"{name}_scored", counts.get(f"{name}_continued"))

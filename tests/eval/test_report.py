@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 
 from eval.report.drawing import draw_lines, draw_waveform, nice_ticks
-from eval.report.table import markdown_table
-from eval.report.wording import format_interval, format_value
+from eval.report.table import markdown_table, result_table
+from eval.report.wording import format_interval, format_p, format_value
 
 
 def test_ticks_are_round_and_span_the_values():
@@ -53,3 +53,24 @@ def test_values_carry_their_unit():
     assert format_value({"value": -12.34, "unit": "dBFS"}) == "-12.3 dBFS"
     assert format_interval({"interval": [0.5, 0.75], "unit": "fraction"}) == "50.0–75.0"
     assert format_interval({"interval": None, "unit": "fraction"}) == ""
+
+
+def _result(**counts):
+    def score(item, value, interval):
+        return {"item": f"b/dev/{item}", "metric": "pair_accuracy", "convention": "sum", "unit": "fraction",
+                "value": value, "interval": interval, "count": 20}  # fmt: skip
+
+    model = [score("all", 0.6, (0.52, 0.7)), score("sub", 0.6, (0.45, 0.7)), score("edge", 0.5, (0.5, 0.5))]
+    return {"benchmark": "b", "split": "dev", "about": "About.", "headline": "b/dev/all", "scores": {"model": model},
+            "left_out": [], "details": {}, "counts": counts}  # fmt: skip
+
+
+def test_what_may_be_guessing_and_what_was_not_scored_is_said():
+    said = result_table(_result(pairs=1200, pairs_scored=1198))
+    assert "Inside the noise: guessing (50 %) lies in the 95 % interval of sub, edge." in said
+    assert "1,198 of 1,200 pairs could be used" in said
+    assert "could be used" not in result_table(_result(pairs=12, pairs_scored=12))
+
+
+def test_p_values_are_short():
+    assert [format_p(p) for p in (1.0, 0.0312, 0.00002, 0.0)] == ["1.000", "0.031", "2e-05", "0"]
