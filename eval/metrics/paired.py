@@ -16,6 +16,8 @@ import numpy as np
 from eval.metrics.base import Observations
 from eval.metrics.bootstrap import resample
 
+SIGNIFICANT = 0.05
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -30,9 +32,10 @@ class PairedTest:
 
     @property
     def within_noise(self) -> bool:
-        """Whether other items of the same kind might as well have shown no difference, or the opposite one."""
+        """Whether other items of the same kind might as well have shown no difference, or the opposite one: by the
+        interval, or by the sign test, which is the more careful of the two where items are few."""
         low, high = self.interval
-        return low <= 0 <= high
+        return low <= 0 <= high or self.p_value >= SIGNIFICANT
 
 
 def paired_test(first: Sequence[np.ndarray], second: Sequence[np.ndarray], resamples: int, seed: int) -> PairedTest:

@@ -35,9 +35,10 @@ BITS_PER_S = (
 
 PAIRED = (
     "Differences are in points of a per cent, each with the 95 % interval of a paired bootstrap: the same items are "
-    "drawn for both models. Inside the noise: the interval holds 0, and other items of the same kind might have shown "
-    "the opposite. p is that of the exact sign test on the items that one model gets right more often than the other "
-    "(McNemar's, where an item is one pair). Of twenty comparisons of equal models, one is told apart by luck."
+    "drawn for both models. p is that of the exact sign test on the items that one model gets right more often than "
+    "the other (McNemar's, where an item is one pair). Inside the noise: the interval holds 0, or p is 0.05 or more, "
+    "and other items of the same kind might have shown the opposite. Of twenty comparisons of equal models, one is "
+    "told apart by luck."
 )
 
 DEDUP = (

@@ -51,6 +51,15 @@ def test_pairing_tells_apart_what_two_intervals_cannot():
     assert test.p_value == pytest.approx(2 / 2**8)
 
 
+def test_few_items_are_not_told_apart_by_the_bootstrap_alone():
+    """Five items, all better: no resample shows anything else, but five coins fall alike once in sixteen times."""
+    test = paired_test([np.zeros(5)], [np.ones(5)], 500, 0)
+    assert test.interval == (1, 1)
+    assert test.p_value == pytest.approx(1 / 16)
+    assert test.within_noise
+    assert not paired_test([np.zeros(6)], [np.ones(6)], 500, 0).within_noise
+
+
 def test_strata_weigh_the_same_whatever_their_size():
     first = [np.zeros(10), np.zeros(1000)]
     second = [np.ones(10), np.zeros(1000)]

@@ -54,6 +54,7 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
     tokenized = []
     real = eval.tokens._tokenize
     monkeypatch.setattr("eval.tokens._tokenize", lambda *a: (tokenized.append(a[-1].name), real(*a)))
+    write_lexical(root, random_lexical(30, 2, seed=5))
     main(config(root, model=list(models), benchmarks="swuggy,sblimp", baselines="no"))
     out = root.parent / "out"
     assert [name.rsplit("-", 1)[0] for name in tokenized] == ["swuggy-dev", "sblimp-dev"]  # once for all
