@@ -27,8 +27,8 @@ if __name__ == "__main__":  # a checkout needs no installation
 from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark
 from eval.comparison import Compared, compare
+from eval.conventions import Convention, find_convention, find_conventions
 from eval.kept import KeptScorer
-from eval.likelihoods import Convention, find_convention
 from eval.processes import Processes, join_processes
 from eval.report.wording import run_name
 from slm.config import run_command
@@ -48,16 +48,24 @@ class EvalConfig:
     """The checkpoint folder (RUN/final), or that of a published model (slamkit's UnitLM), or a hub id. Several may
     follow each other (--model A B C): each gets a folder in OUT, and a comparison."""
     benchmarks: str
-    """Names with commas between: swuggy, sblimp, continuation, or a plug-in's."""
+    """Names with commas between, such as swuggy,sblimp,tsc,salmon,continuation (docs/benchmarks.md lists them), or a
+    plug-in's."""
     out: str
     """Folder to write. Other benchmarks of the same model may be added to it later."""
     data: str = "."
-    """Folder of the benchmarks: lexical/SPLIT (swuggy), syntactic/SPLIT (sblimp), prompts (continuation)."""
+    """Folder of the benchmarks, each below it as it is distributed (docs/benchmarks.md): lexical/SPLIT for swuggy."""
     split: str = "dev"
     """The split of the pair benchmarks: dev or test."""
     convention: str = "mean+eos"
     """What becomes the score of an item first of all; every convention is recorded. The mean does not favour short
     items as the sum does, and the end tells whether a word or sentence is complete."""
+    conventions: str = ""
+    """Further ones, with commas between, such as llama-mimi, weighted-100:1:1-mean, first-sum-strict, local-0.5s or
+    normalized; docs/conventions.md tells what a name can say."""
+    per_frame: bool = False
+    """Keep what each frame got too: likelihoods/*-frames.parquet."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of scoring. bf16 is faster on a GPU, and near ties may fall otherwise."""
     baselines: Literal["auto", "yes", "no"] = "auto"
     """Score an untrained model and a unigram model too; auto: where ROOT/generated.json says that the benchmark is
     synthetic, so that its shortcuts show."""
@@ -97,7 +105,7 @@ def main(config: EvalConfig) -> None:
     from eval.results import check_folder, read_object
     from slm.devices import choose_device
 
-    convention = find_convention(config.convention)
+    convention, _ = find_convention(config.convention), find_conventions(config.conventions)
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
     named = name_models(config.models)
@@ -115,8 +123,9 @@ def main(config: EvalConfig) -> None:
             tell(f"model {number} of {len(named)}: {name}", processes)
         one = replace(config, model=path)
         lm = load_model(one, processes.device(device), benchmarks)
-        evaluate(one, lm, benchmarks, folders[name], convention, generated, processes)
-        compared.append(Compared(name, folders[name], convention))
+        own = convention.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
+        evaluate(one, lm, benchmarks, folders[name], own, generated, processes)
+        compared.append(Compared(name, folders[name], own))
         del lm  # the next one may need its room
     if len(named) > 1 and processes.is_main:
         write_comparison(config, compared, benchmarks, out)
@@ -150,6 +159,9 @@ def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark])
     lm = load_lm(str(config.model), device, config.vocoder, **given)
     if lm.spec.is_declared:
         _ = lm.tokenizer  # which says who it is: results and caches are kept under its fingerprint
+    lm.precision = config.precision
+    for asked in (find_convention(config.convention), *find_conventions(config.conventions)):
+        asked.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
     for benchmark in benchmarks:
         benchmark.check(lm)
     return lm
@@ -171,7 +183,8 @@ def evaluate(config: EvalConfig, lm: SpokenLM, benchmarks: Sequence[Benchmark], 
         if hasattr(scorer, "fingerprint") else scorer
         for name, scorer in scorers.items()
     }  # fmt: skip
-    run = Run(lm, kept, fingerprints, out, convention, config.bootstrap, config.seed, cache_folder(config), processes)
+    run = Run(lm, kept, fingerprints, out, convention, config.bootstrap, config.seed, cache_folder(config), processes,
+              find_conventions(config.conventions), config.per_frame)  # fmt: skip
     if processes.is_main:
         keep_training_curve(config, out)
     for number, benchmark in enumerate(benchmarks, start=1):
