@@ -67,9 +67,9 @@ class Embedded:
         return np.concatenate([t[codes[:, k]] for k, t in enumerate(self.tables)], axis=1).astype(np.float32)
 
 
-def align(costs: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Frame distances float32 `[N, S, T]`, of which pair n uses the first `sizes[n]` rows and columns -> the cost of
-    its cheapest alignment divided by the length of its path, float32 `[N]`.
+def align(costs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Frame distances float32 `[N, S, T]`, of which pair n uses the first `sizes[n]` rows and columns (`[N, 2]`) -> the
+    cost of its cheapest alignment divided by the length of its path, float32 `[N]`.
 
     Of steps that cost the same, one along both comes first, then one along the columns.
     """
@@ -86,23 +86,38 @@ def align(costs: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
             cost[i, j] = steps[i, j] + np.minimum(both, one)
             along = np.where(left <= up, length[i, j - 1], length[i - 1, j])
             length[i, j] = 1 + np.where(both <= one, length[i - 1, j - 1], along)
-    at = np.array(sizes).T - 1
+    at = sizes.T - 1
     last = (at[0], at[1], np.arange(count))
     return cost[last] / length[last].astype(np.float32)
 
 
-def segment_distances(
-    segments: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], units: Representation
-) -> np.ndarray:
-    """The distance of each pair of segments, codes `[T, K]`: float32, one a pair."""
-    sizes = np.array([(len(segments[x]), len(segments[y])) for x, y in pairs]).reshape(-1, 2)
+@dataclass(frozen=True)
+class Padded:
+    """Segments as one array: `codes [N, T, K]`, of which the first `lengths [N]` frames are a segment's own."""
+
+    codes: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, segments: Sequence[np.ndarray]) -> Padded:
+        lengths = np.array([len(s) for s in segments])
+        codes = np.zeros((len(segments), lengths.max(), segments[0].shape[1]), segments[0].dtype)
+        for row, segment in zip(codes, segments, strict=True):
+            row[: len(segment)] = segment
+        return cls(codes, lengths)
+
+
+def segment_distances(segments: Padded, pairs: np.ndarray, units: Representation) -> np.ndarray:
+    """The distance of each of `pairs [P, 2]` of segments: float32 `[P]`."""
+    sizes = segments.lengths[pairs]
     order = np.lexsort((sizes[:, 1], sizes[:, 0]))
     made = np.empty(len(pairs), np.float32)
     at = 0
     while at < len(order):
         batch = _batch(sizes, order, at)
-        xs, ys = (_pad([segments[pairs[n][side]] for n in batch]) for side in (0, 1))
-        made[batch] = align(units.distances(xs, ys), [(int(a), int(b)) for a, b in sizes[batch]])
+        longest = sizes[batch].max(axis=0)
+        x, y = (segments.codes[pairs[batch, side], : longest[side]] for side in (0, 1))
+        made[batch] = align(units.distances(x, y), sizes[batch])
         at += len(batch)
     return made
 
@@ -116,10 +131,3 @@ def _batch(sizes: np.ndarray, order: np.ndarray, at: int) -> np.ndarray:
         if cells <= BATCH_CELLS or len(batch) == 1:
             return batch
         size = max(1, min(len(batch) - 1, len(batch) * BATCH_CELLS // cells))
-
-
-def _pad(segments: Sequence[np.ndarray]) -> np.ndarray:
-    made = np.zeros((len(segments), max(map(len, segments)), *segments[0].shape[1:]), segments[0].dtype)
-    for row, segment in zip(made, segments, strict=True):
-        row[: len(segment)] = segment
-    return made

@@ -14,12 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from eval.abx.distance import Representation, segment_distances
+from eval.abx.distance import Padded, Representation, segment_distances
 from eval.abx.items import Segment
 from slm.types import stable_hash
 
 Speaker = Literal["within", "across"]
-HELD_DISTANCES = 200_000
+HELD_DISTANCES = 500_000
 SPEAKERS: tuple[Speaker, ...] = ("within", "across")
 
 
@@ -83,7 +83,10 @@ def _across(of: Mapping[str, Mapping[str, tuple[int, ...]]], context: tuple, lim
 
 
 def cell_errors(segments: Sequence[Segment], cells: Sequence[Cell], units: Representation) -> list[float]:
-    """The error of each cell, some thousands of distances at a time; one that several cells need is computed once."""
+    """The error of each cell, many distances at a time; one that several of these cells need is computed once."""
+    if not cells:
+        return []
+    padded = Padded.of([s.codes for s in segments])
     made: list[float] = []
     part: list[Cell] = []
     held = 0
@@ -91,37 +94,39 @@ def cell_errors(segments: Sequence[Segment], cells: Sequence[Cell], units: Repre
         part.append(cell)
         held += len(cell.x) * (len(cell.a) + len(cell.b))
         if held >= HELD_DISTANCES:
-            made += _errors(segments, part, units)
+            made += _errors(padded, part, units)
             part, held = [], 0
-    return made + _errors(segments, part, units)
+    return made + _errors(padded, part, units)
 
 
-def _errors(segments: Sequence[Segment], cells: Sequence[Cell], units: Representation) -> list[float]:
-    wanted: dict[tuple[int, int], int] = {}
-    for cell in cells:
-        for x in cell.x:
-            for other in (*cell.a, *cell.b):
-                if x != other:
-                    wanted.setdefault(_oriented(cell, x, other), len(wanted))
-    distances = segment_distances([s.codes for s in segments], list(wanted), units) if wanted else np.zeros(0)
-    return [_error(cell, distances, wanted) for cell in cells]
+def _errors(segments: Padded, cells: Sequence[Cell], units: Representation) -> list[float]:
+    size = len(segments.lengths)
+    asked = [part for cell in cells for part in _asked(cell, size)]
+    if not asked:
+        return []
+    different, which = np.unique(np.concatenate([part.reshape(-1) for part in asked]), return_inverse=True)
+    pairs = np.stack(np.divmod(different, size), axis=1)
+    distances = segment_distances(segments, pairs, units)[which]
+    ends = np.cumsum([part.size for part in asked])
+    parts = [d.reshape(part.shape) for d, part in zip(np.split(distances, ends[:-1]), asked, strict=True)]
+    return [_error(cell, parts[2 * i], parts[2 * i + 1]) for i, cell in enumerate(cells)]
 
 
-def _oriented(cell: Cell, x: int, other: int) -> tuple[int, int]:
-    """Rows are of X; but of two segments of one group, of the first: which one is X must not matter there."""
-    return (min(x, other), max(x, other)) if cell.a == cell.x and other in cell.a else (x, other)
+def _asked(cell: Cell, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of segments that X makes with A `[X, A]` and with B `[X, B]`, each pair a number: first x size +
+    second. The first is of X; but of two of one group, the earlier: which one is X must not matter there."""
+    x, a, b = np.array(cell.x)[:, None], np.array(cell.a), np.array(cell.b)
+    to_a = np.minimum(x, a) * size + np.maximum(x, a) if cell.a == cell.x else x * size + a
+    return to_a, x * size + b
 
 
-def _error(cell: Cell, distances: np.ndarray, wanted: Mapping[tuple[int, int], int]) -> float:
-    right, triples = 0.0, 0
-    for x in cell.x:
-        to_b = np.array([distances[wanted[x, b]] for b in cell.b])
-        for a in cell.a:
-            if a != x:
-                to_a = distances[wanted[_oriented(cell, x, a)]]
-                right += float((to_a < to_b).sum()) + 0.5 * float((to_a == to_b).sum())
-                triples += len(to_b)
-    return 1 - right / triples
+def _error(cell: Cell, to_a: np.ndarray, to_b: np.ndarray) -> float:
+    """From the distances `[X, A]` and `[X, B]`; a segment is no A of itself."""
+    near, far = to_a[:, :, None], to_b[:, None, :]
+    right = (near < far) + 0.5 * (near == far)
+    if cell.a == cell.x:
+        right = right[~np.eye(len(cell.a), dtype=bool)]
+    return 1 - float(right.mean())
 
 
 def average(cells: Sequence[Cell], errors: Sequence[float]) -> dict[tuple[str, str], float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.abx.distance import Embedded, OneHot, align, segment_distances
+from eval.abx.distance import Embedded, OneHot, Padded, align, segment_distances
 from eval.abx.fast import fastabx_errors
 from eval.abx.items import Item, Segment, cut, read_items
 from eval.abx.score import Limits, make_cells, phone_errors
@@ -130,14 +130,14 @@ def test_a_vector_of_zeros_is_far_from_all_but_itself():
 def test_alignment_by_hand():
     """Costs [[0, 1, 1], [1, 0, 1]]: the path 0,0 - 1,1 - 1,2 costs 1 in 3 steps, as does 0,0 - 1,1 and none shorter."""
     costs = np.array([[[0, 1, 1], [1, 0, 1]]], np.float32)
-    assert align(costs, [(2, 3)]).tolist() == [np.float32(1) / np.float32(3)]
-    assert align(costs, [(2, 2)]).tolist() == [0.0]
-    assert align(costs, [(1, 3)]).tolist() == [np.float32(2) / np.float32(3)]
+    assert align(costs, np.array([[2, 3]])).tolist() == [np.float32(1) / np.float32(3)]
+    assert align(costs, np.array([[2, 2]])).tolist() == [0.0]
+    assert align(costs, np.array([[1, 3]])).tolist() == [np.float32(2) / np.float32(3)]
 
 
 def test_distances_do_not_depend_on_what_they_are_computed_with(monkeypatch):
-    segments = [s.codes for s in corpus(5, 20)]
-    pairs = [(x, y) for x in range(20) for y in range(20)]
+    segments = Padded.of([s.codes for s in corpus(5, 20)])
+    pairs = np.array([(x, y) for x in range(20) for y in range(20)])
     together = segment_distances(segments, pairs, UNITS)
     monkeypatch.setattr("eval.abx.distance.BATCH_CELLS", 7)
     assert np.array_equal(segment_distances(segments, pairs, UNITS), together)
