@@ -38,22 +38,30 @@ def add_submission(result: Result, run: Run, submission: Submission, items: Sequ
     """Write OUT/submission-BENCHMARK with the primary convention's scores of `items`, all wavs of gold.csv in their
     order, and say so in the result. Where an item has no score there is no file of scores: it would be refused."""
     place = f"submission-{submission.benchmark}"
-    table = Likelihoods.read(run.out / result.details["likelihoods"][MODEL])
-    scores = table.scores(run.convention)
-    lacking = [item for item in items if item not in scores]
     path = run.out / place / submission.scores
+    scores = _scores(result, run)
+    lacking = [item for item in items if item not in scores]
     if lacking:
         path.unlink(missing_ok=True)
-        note = (
-            f"no {place}/{submission.scores}: {len(lacking)} of {len(items)} wavs have no score, such as {lacking[0]}"
-        )
-        return replace(result, details={**result.details, "submission": None, "note": note})
+        why = f"{len(lacking)} of {len(items)} wavs have no score, such as {lacking[0]}"
+        if run.convention.is_of_pairs:
+            why = f"by convention {run.convention.name} no wav has a score of its own"
+        notes = [result.details.get("note"), f"no {place}/{submission.scores}: {why}"]
+        return replace(result, details={**result.details, "submission": None, "note": ". ".join(filter(None, notes))})
     write_text(path, "".join(f"{item} {float(scores[item])!r}\n" for item in items))
     _write_yaml(run.out / place / "params.yaml", submission.params)
     meta = run.out / place / "meta.yaml"
     if not meta.is_file():
         _write_yaml(meta, _meta(submission.benchmark, run))
     return replace(result, details={**result.details, "submission": f"{place}/{submission.scores}"})
+
+
+def _scores(result: Result, run: Run) -> dict[str, float]:
+    """Item -> its score by the primary convention; none where that is one of pairs."""
+    if run.convention.is_of_pairs:
+        return {}
+    table = Likelihoods.read(run.out / result.details["likelihoods"][MODEL])
+    return table.scores(run.convention.for_model(run.lm.record.codebook_weights, table.sums.shape[1]))
 
 
 def _meta(benchmark: str, run: Run) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def evaluator(gold: Path, submitted: Path, unit: list[str]) -> float:
     return float(hit.groupby([pairs[c] for c in unit]).mean().mean())
 
 
-@pytest.mark.parametrize("convention", ["mean+eos", "sum", "first-mean"])
+@pytest.mark.parametrize("convention", ["mean+eos", "sum", "first-mean", "zerospeech"])
 def test_the_evaluator_finds_the_same_numbers(root, noisy, convention):
     main(config(root, benchmarks="swuggy,sblimp", convention=convention))
     out = root.parent / "out"
@@ -74,6 +74,13 @@ def test_what_only_authors_know_is_theirs_to_fill_in(root, noisy):
     (folder / "meta.yaml").write_text("authors: filled in")
     main(config(root, benchmarks="sblimp"))
     assert (folder / "meta.yaml").read_text() == "authors: filled in"
+
+
+def test_what_only_pairs_have_cannot_be_submitted(root, noisy):
+    main(config(root, benchmarks="swuggy", convention="normalized"))
+    details = json.loads((root.parent / "out/results.json").read_text())["results"][0]["details"]
+    assert "by convention normalized no wav has a score of its own" in details["note"]
+    assert not (root.parent / "out/submission-sLM21").exists()
 
 
 def test_an_incomplete_file_is_not_left_there(tmp_path, noisy):
