@@ -40,6 +40,18 @@ class Generation:
     """Draw among the k likeliest codes only."""
     may_stop: bool = False
     """Let the model end before the time is up."""
+    top_p: float | None = None
+    """Draw among the fewest codes that hold this share of the probability together."""
+    min_p: float | None = None
+    """Draw among codes at least so likely as this share of the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1: codes that the stream holds already, the prompt included, become less likely."""
+    guidance: float = 1.0
+    """Above 1: what the prompt makes of the document is strengthened, by what the model says without it."""
+    batch_size: int = 32
+    """Prompts continued at a time; it changes none of them, but for rounding."""
+    compile: bool = False
+    """Compile the step, on CUDA as graphs: takes a minute, and pays for many or long continuations."""
 
     def __post_init__(self) -> None:
         if self.prompt_s <= 0 or self.continue_s <= 0:

@@ -24,6 +24,7 @@ from slm.files import atomic_directory, write_json
 from slm.types import AudioClip, Codes, Score, stable_hash
 
 if TYPE_CHECKING:
+    from slm.generation import Sampling
     from slm.spoken_lm import SpokenLM
 
 SILENCE_DBFS = -50.0
@@ -37,6 +38,7 @@ class Continuation(Benchmark):
 
     def __init__(self, setup: Setup):
         self.generation = setup.generation
+        _sampling(self.generation)  # what makes no sense is refused now
         source = Path(setup.prompts) if setup.prompts else setup.data / "prompts"
         if not source.exists():
             raise UsageError(
@@ -48,20 +50,23 @@ class Continuation(Benchmark):
     def run(self, run: Run) -> Result:
         """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made."""
         made: list[dict[str, Any]] = []
+        prompts: dict[int, AudioClip] = {}
         left_out: list[LeftOut] = []
+        for number, entry in enumerate(self.prompts):
+            try:
+                prompts[number] = self._read(entry, run.lm)
+            except AudioError as error:
+                left_out.append(LeftOut(entry.id, str(error)))
+        if not prompts:
+            first = left_out[0]
+            raise UsageError(f"continuation: no prompt can be used; the first: {first.item} {first.reason}")
+        codes = run.lm.tokenizer.encode(list(prompts.values()))
+        seeds = [prompt_seed(run.seed, prompt.id) for prompt in prompts.values()]
+        wholes = continue_prompts(codes, run.lm, self.generation, seeds)
         with atomic_directory(run.out / self.name) as folder:
-            for number, entry in enumerate(self.prompts):
-                try:
-                    prompt = self._read(entry, run.lm)
-                except AudioError as error:
-                    left_out.append(LeftOut(entry.id, str(error)))
-                    continue
-                place = folder / f"{number:03d}"
-                record = continue_prompt(prompt, run.lm, self.generation, prompt_seed(run.seed, entry.id), place)
-                made.append({**record, "folder": f"{self.name}/{place.name}"})
-            if not made:
-                first = left_out[0]
-                raise UsageError(f"continuation: no prompt can be used; the first: {first.item} {first.reason}")
+            for (number, prompt), heard, whole, seed in zip(prompts.items(), codes, wholes, seeds, strict=True):
+                record = write_continuation(prompt, heard, whole, run.lm, folder / f"{number:03d}")
+                made.append({**record, "seed": seed, "folder": f"{self.name}/{number:03d}"})
             write_json(folder / "prompts.json", made)
         notes = [_heard(run.lm)]
         if not run.lm.spec.has_decoder:
@@ -93,8 +98,13 @@ class Continuation(Benchmark):
 
     def _convention(self, seed: int) -> str:
         g = self.generation
-        top_k = "all codes" if g.top_k is None else f"top {g.top_k}"
-        return f"{g.prompt_s:g} s prompts, {g.continue_s:g} s more, temperature {g.temperature:g}, {top_k}, seed {seed}"
+        kept = [f"top {g.top_k}" if g.top_k else "", f"top-p {g.top_p:g}" if g.top_p else "",
+                f"min-p {g.min_p:g}" if g.min_p else ""]  # fmt: skip
+        parts = [f"{g.prompt_s:g} s prompts", f"{g.continue_s:g} s more", f"temperature {g.temperature:g}"]
+        parts += [k for k in kept if k] or ["all codes"]
+        parts += [f"repetition penalty {g.repetition_penalty:g}"] if g.repetition_penalty != 1 else []
+        parts += [f"guidance {g.guidance:g}"] if g.guidance != 1 else []
+        return ", ".join([*parts, f"seed {seed}"])
 
 
 def _heard(lm: SpokenLM) -> str:
@@ -111,12 +121,23 @@ def prompt_seed(seed: int, prompt_id: str) -> int:
     return int(stable_hash([seed, prompt_id])[:8], 16)
 
 
-def continue_prompt(prompt: AudioClip, lm: SpokenLM, g: Generation, seed: int, folder: Path) -> dict[str, Any]:
+def _sampling(g: Generation) -> Sampling:
+    from slm.generation import Sampling
+
+    return Sampling(g.temperature, g.top_k, g.may_stop, g.top_p, g.min_p, g.repetition_penalty, g.guidance)
+
+
+def continue_prompts(prompts: Sequence[Codes], lm: SpokenLM, g: Generation, seeds: Sequence[int]) -> list[Codes]:
+    """Each prompt and what the model adds, batched: each is as if it were continued alone."""
+    from slm.generation import Speed
+
+    Likelihoods.measure(lm, prompts)  # refuses a model that gives NaN, from which nothing can be drawn
+    return lm.continue_many(prompts, g.continue_s, seeds, _sampling(g), Speed(g.batch_size, g.compile))
+
+
+def write_continuation(prompt: AudioClip, codes: Codes, whole: Codes, lm: SpokenLM, folder: Path) -> dict[str, Any]:
     """Write prompt.wav (the recording), codes.npy (prompt and continuation, `[T, K]`) and, where the tokenizer can
     decode, whole.wav (both, as the tokenizer renders them) and continuation.wav (what the model added)."""
-    codes = lm.tokenizer.encode([prompt])[0]
-    Likelihoods.measure(lm, [codes])  # refuses a model that gives NaN, from which nothing can be drawn
-    whole = lm.continue_codes(codes, g.continue_s, seed, g.temperature, g.top_k, g.may_stop)
     folder.mkdir()
     np.save(folder / "codes.npy", whole.codes, allow_pickle=False)
     write_wav(folder / "prompt.wav", prompt)
@@ -124,7 +145,6 @@ def continue_prompt(prompt: AudioClip, lm: SpokenLM, g: Generation, seed: int, f
     record: dict[str, Any] = {
         "id": prompt.id,
         "text": prompt.metadata.get("text"),
-        "seed": seed,
         "files": files,
         "prompt_frames": len(codes.codes),
         "prompt_sha256": stable_hash(np.asarray(codes.codes).tolist()),

@@ -107,6 +107,9 @@ class LevelLM:
         codes = np.concatenate([prompt.codes, drawn]).astype(self.spec.code_dtype)
         return Codes(prompt.id, codes, prompt.num_samples + extra * self.spec.hop_samples, self.spec)
 
+    def continue_many(self, prompts, seconds, seeds, sampling=None, speed=None) -> list[Codes]:
+        return [self.continue_codes(p, seconds, seed) for p, seed in zip(prompts, seeds, strict=True)]
+
     def untrained(self, seed: int) -> LevelLM:
         return LevelLM(-1.5, -1.5, self.spec.num_codebooks, name="untrained")
 

@@ -54,3 +54,21 @@ def test_prompts_are_the_first_ids_in_order(tmp_path):
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UsageError, match="generation"):
         Generation(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"top_p": 1.5}, {"min_p": -1.0}, {"repetition_penalty": 0.0}, {"guidance": -1.0}])
+def test_sampling_that_makes_no_sense_is_refused_before_any_model_is_loaded(tmp_path, wrong):
+    write_level(tmp_path / "a.wav", 0.1)
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=Generation(**wrong)))
+
+
+def test_the_convention_names_every_setting_that_matters(tmp_path):
+    write_level(tmp_path / "a.wav", 0.1)
+    settings = Generation(temperature=0.8, top_p=0.9, min_p=0.05, repetition_penalty=1.1, guidance=2.0)
+    made = Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=settings))
+    assert made._convention(3) == (
+        "2 s prompts, 3 s more, temperature 0.8, top-p 0.9, min-p 0.05, repetition penalty 1.1, guidance 2, seed 3"
+    )
+    plain = Continuation(Setup(tmp_path, prompts=str(tmp_path)))
+    assert plain._convention(0) == "2 s prompts, 3 s more, temperature 1, all codes, seed 0"
