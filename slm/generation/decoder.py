@@ -50,7 +50,9 @@ class Decoder:
         return run(ids, positions, self._cache)
 
     def _hidden(self, ids: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        return self.model.hidden_states(ids, positions, cache)[:, -1]
+        return self.model.hidden_states(ids, positions, cache)[
+            :, -1
+        ].contiguous()  # the same strides after a prompt as after a step
 
     @contextmanager
     def as_it_grows(self) -> Iterator[None]:
