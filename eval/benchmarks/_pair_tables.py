@@ -126,7 +126,16 @@ def _clips(location: str, column: str, config: str | None) -> Iterator[Any]:
 
     saved = any(os.path.isfile(os.path.join(location, name)) for name in SAVED)
     settings = {} if config is None or saved else {"config": config}
-    return open_source(location, "dataset" if saved else "hub", audio_column=column, **settings).clips()
+    try:
+        yield from open_source(location, "dataset" if saved else "hub", audio_column=column, **settings).clips()
+    except UsageError as error:
+        if os.path.isdir(location):
+            raise
+        name = location.rpartition("/")[2]
+        raise UsageError(
+            f"{error}; where there is a network, `hf download --repo-type dataset {location} --local-dir ROOT/{name}`, "
+            "and give --data ROOT"
+        ) from None
 
 
 def _write_audio(clip: Any, folder: Path, name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,9 +67,14 @@ class ABX(Benchmark):
             )
 
     def run(self, run: Run) -> Result:
-        tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}")  # the others do not wait
-        limits = Limits(seed=run.seed)
-        scores, left_out = self._scores(run, tokens.codes, limits)
+        return self.judge(run.lm, run.tokens, run.out, run.resamples, run.seed)
+
+    def judge(self, tokenized: Any, tokens_in: Path, out: Path, resamples: int, seed: int) -> Result:
+        """What the units of `tokenized` are worth: a language model, or whatever has its `tokenizer` and `spec`.
+        Tokenized audio is kept in `tokens_in`; `out` is where results go."""
+        tokens = tokenize_items(self.files, tokenized, tokens_in, f"{self.name}-{self.split}")
+        limits = Limits(seed=seed)
+        scores, left_out = self._scores(tokenized.tokenizer, tokens.codes, limits, resamples)
         if not scores:
             raise UsageError(f"{self.name}: no two items of {', '.join(self.items)} can be compared; {FETCH}")
         return Result(
@@ -87,29 +93,31 @@ class ABX(Benchmark):
             headline=scores[0].item,
             meanings={s.item: f"{s.item.rpartition('/')[2]}: {MEANINGS[s.item.rsplit(' ')[-1]]}" for s in scores},
             details={
-                "tokens": tokens.place(run.out),
+                "tokens": tokens.place(out),
                 "audio_sha256": tokens.audio_sha256,
                 "limits": asdict(limits),
                 "note": NOTE,
             },
         )
 
-    def _scores(self, run: Run, codes: Mapping[str, Codes], limits: Limits) -> tuple[list[Score], list[LeftOut]]:
+    def _scores(
+        self, tokenizer: Tokenizer, codes: Mapping[str, Codes], limits: Limits, resamples: int
+    ) -> tuple[list[Score], list[LeftOut]]:
         """Each representation of each .item file, within and across speakers; and the items that have no frame."""
         fastabx = fastabx_version()
         engine, errors_of = (f"fastabx {fastabx}", fastabx_errors) if fastabx else ("libri-light", phone_errors)
         scores: list[Score] = []
         left_out: list[LeftOut] = []
-        kinds = representations(run.lm.tokenizer)
+        kinds = representations(tokenizer)
         for file, items in self.items.items():
-            segments, without = cut(items, {id: c.codes for id, c in codes.items()}, run.lm.spec.frame_rate_hz)
+            segments, without = cut(items, {id: c.codes for id, c in codes.items()}, tokenizer.spec.frame_rate_hz)
             left_out += [LeftOut(f"{file}, {left.item}", left.reason) for left in without]
             for name, units in kinds.items():
                 for speaker in SPEAKERS:
                     errors = errors_of(segments, speaker, units, limits) if segments else {}
                     if errors:
                         item = f"{self.name}/{self.split}/{file} {speaker}"
-                        scores.append(error_score(item, errors, f"{name}, {engine}", run.resamples, run.seed))
+                        scores.append(error_score(item, errors, f"{name}, {engine}", resamples, limits.seed))
         return sorted(scores, key=lambda s: not s.convention.startswith("one-hot")), left_out
 
     def _item_list(self) -> list[Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.abx.__main__ import AbxConfig
+from eval.abx.__main__ import main as judge_tokenizer
 from eval.abx.distance import Embedded, OneHot, Padded, align, segment_distances
 from eval.abx.fast import fastabx_errors
 from eval.abx.items import Item, Segment, cut, read_items
@@ -205,6 +207,20 @@ def test_it_runs_from_end_to_end(tmp_path, lm):
         "gone", "triphone-dev-clean, line 10: s0-0-0 0.1-0.11 s", "triphone-dev-clean, line 11: gone 0.1-0.4 s",
     ]  # fmt: skip
     assert "abx error" in (tmp_path / "out/results.md").read_text()
+
+
+def test_a_tokenizer_is_judged_without_a_language_model(tmp_path, lm, monkeypatch, capsys):
+    write_corpus(tmp_path / "data")
+    monkeypatch.setattr("slm.tokenizers.load_tokenizer", lambda name, device: lm.tokenizer)
+    judge_tokenizer(AbxConfig("arithmetic", str(tmp_path / "data"), str(tmp_path / "alone"), device="cpu"))
+    main(config(tmp_path / "data", benchmarks="abx"))
+    alone = json.loads((tmp_path / "alone/abx-dev.json").read_text())
+    assert alone["tokenizer"]["fingerprint"] == lm.spec.fingerprint
+    found = {s["item"]: s["value"] for s in alone["results"][0]["scores"]["model"]}
+    of_model = json.loads((tmp_path / "out/results.json").read_text())["results"][0]["scores"]["model"]
+    assert found == {s["item"]: s["value"] for s in of_model}
+    assert len(found) == 2
+    assert "abx error, triphone-dev-clean within" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,13 @@ def test_where_a_table_is_looked_for(tmp_path):
     assert find_table(tmp_path, ["sWUGGY"]) == find_table(tmp_path / "sWUGGY", ["swuggy"]) == str(tmp_path / "sWUGGY")
 
 
+def test_a_table_of_the_hub_that_cannot_be_reached_says_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"hf download --repo-type dataset speed/sWUGGY --local-dir ROOT/sWUGGY"):
+        SWuggy(Setup(Path("speed/sWUGGY"), cache=tmp_path / "cache"))
+
+
 def test_a_table_of_other_columns_is_refused(tmp_path):
     write_parquet(tmp_path / "sWUGGY/train.parquet", dataset(tmp_path / "raw", columns=("chosen", "rejected")))
     with pytest.raises(UsageError, match=r"positive.* it has chosen, rejected"):
