@@ -15,6 +15,7 @@ import pytest
 import eval.tokens
 from eval.run import EvalConfig, join_models, main, name_models
 from slm.config import parse_config
+from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.model.backbone import build_causal_lm
 from slm.model.checkpoint import ModelRecord, save_model
@@ -23,6 +24,9 @@ from slm.tokenizers import TOKENIZERS
 from slm.units import Units
 from tests.eval.material import LevelLM, config, random_lexical, scores, write_lexical
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes
+from tests.model.test_slamkit import UNITS
+from tests.model.test_slamkit import plain as log_probs
+from tests.model.test_slamkit import save as save_published
 from tests.training.two_processes import free_port
 
 
@@ -153,6 +157,24 @@ def save(folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True)
     save_model(folder, lm, record, CodeStatistics.measure(Units(tokenizer.spec.codebook_sizes), codes))
     return folder
+
+
+def test_a_published_model_is_scored_through_the_tokenizer_that_it_declares(root, monkeypatch):
+    """Results and tokens go by the tokenizer that was found; there are no counts for a unigram model."""
+    found = ArithmeticTokenizer(1, codebook_size=UNITS)
+    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda *_, **__: found)
+    plain = save_published(root.parent / "slam")
+    main(config(root, model=str(root.parent / "slam"), benchmarks="swuggy", baselines="yes", convention="slamkit"))
+    out = root.parent / "out"
+    record = json.loads((out / "results.json").read_text())
+    assert record["tokenizer"]["fingerprint"] == found.spec.fingerprint
+    assert set(record["results"][0]["scores"]) == {"model", "untrained"}
+    table = pd.read_parquet(out / "likelihoods/swuggy-dev-model.parquet").set_index("item")
+    codes = {c.id: c.codes for c in CodeStore(next((out / "tokens").glob("swuggy-dev-*/")))}
+    for item, row in table.iterrows():
+        expected = log_probs(plain, codes[item])
+        assert row.log_prob_nats + row.eos_log_prob_nats == pytest.approx(expected.sum(), abs=1e-4)
+        assert row["count"] + row.eos_count == len(expected)
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
