@@ -78,14 +78,16 @@ class Drawer:
         `[B, Q]`, keys `[B, 2]` of the noise -> ids `[B, Q]`, which documents were ended `[B]`, and what to remember."""
         logits_of = _heads(self.model, self.sizes, self.offsets, hidden)
         ended = torch.zeros(len(kind), dtype=torch.bool, device=kind.device)
+        known, row_of_kind = kind == KNOWN, kind.clamp(min=0)
         made: list[Tensor] = []
         for q, eos in enumerate(self.eos):
-            logits = self._possible(q, logits_of(made, len(hidden) // len(kind)), kind[:, q], memory)
+            logits = self._possible(q, logits_of(made, len(hidden) // len(kind)), row_of_kind[:, q], memory)
             noise = None if self.sampling.temperature == 0 else gumbel(keys, self.places[q])
             chosen = self.sampling.choose(logits, noise)
-            ids = torch.where(kind[:, q] == KNOWN, placed[:, q], chosen)
-            ids = torch.where(ended & (if_ended[:, q] != KNOWN), if_ended[:, q], ids)
-            ended = ended | ((kind[:, q] == self.num_codebooks) & (ids == eos))
+            ids = torch.where(known[:, q], placed[:, q], chosen)
+            if self.sampling.may_stop:
+                ids = torch.where(ended & (if_ended[:, q] != KNOWN), if_ended[:, q], ids)
+                ended = ended | ((kind[:, q] == self.num_codebooks) & (ids == eos))
             made.append(ids)
         ids = torch.stack(made, dim=1)
         return ids, ended, self._remember(memory, ids)
@@ -98,7 +100,7 @@ class Drawer:
         if memory.seen is not None:
             seen = memory.seen[:, self.offsets[q] : self.offsets[q] + self.sizes[q]]
             logits = penalize(logits, seen, self.sampling.repetition_penalty)
-        allowed = self.allowed[q][kind.clamp(min=0)]
+        allowed = self.allowed[q][kind]
         if memory.due is not None and self.begins is not None:
             allowed = allowed & (self.begins == memory.due[:, None])
         return logits.masked_fill(~allowed, float("-inf"))
