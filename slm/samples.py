@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from slm.data.documents import Documents
 from slm.errors import UsageError
 from slm.files import atomic_directory
+from slm.generation import Sampling
 from slm.model.backbone import from_config
 from slm.model.checkpoint import ModelRecord
 from slm.model.statistics import CodeStatistics
@@ -63,9 +64,9 @@ class Sampler:
             causal_lm.load_state_dict({name.removeprefix("causal_lm."): w for name, w in weights.items()})
         lm = SpokenLM(causal_lm, self.record, self.statistics(), str(self.accelerator.device))
         with atomic_directory(self.out / "samples" / f"step-{step:07d}") as folder:
-            for number, prompt in enumerate(self.prompts):
-                made = lm.continue_codes(prompt, self.config.seconds, number, self.config.temperature)
-                self._write_one(folder / f"{number:02d}-{_file_name(prompt.id)}", made)
+            made = lm.continue_many(self.prompts, self.config.seconds, 0, Sampling(self.config.temperature))
+            for number, codes in enumerate(made):
+                self._write_one(folder / f"{number:02d}-{_file_name(codes.id)}", codes)
         inner.train()
 
     def _write_one(self, stem: Path, codes: Codes) -> None:
