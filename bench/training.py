@@ -8,7 +8,8 @@ around 7 s, 25 deduplicated units a second.
 padded     Trainer with batches of `--rows` documents in random order, padded to the longest, as slamkit feeds it
 grouped    Trainer with `train_sampling_strategy="group_by_length"`, which leaves little padding
 packed     train_lm.py itself: `--rows` rows of `--row-length`, what a padded batch takes at most
-compiled   the same with `--compile true` (on a GPU with Liger's kernels too, where they are installed)
+compiled   the same with `--compile true`
+liger      the same as packed with Liger's kernels (`--liger`, on a GPU)
 
 All take turns, in changing order, each turn a process of its own; a way's first steps do not count. On one thread of a
 CPU time is processor time, so that what else the machine does meets no side. "of padded" and "of grouped" are ratios
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> None:
 
         torch.set_num_threads(options.threads)
         return print(json.dumps(WAYS[options.way](options)))
-    ways = ["padded", "grouped", "packed", *(["compiled"] if options.compile else [])]
+    more = [way for way in ("compiled", "liger") if getattr(options, way)]
+    ways = ["padded", "grouped", "packed", *more]
     with TemporaryDirectory(prefix="bench-training-") as folder:
         write_corpus(Path(folder) / "corpus")
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
@@ -77,7 +79,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--row-length", type=int, default=512)
     parser.add_argument("--rows", type=int, default=8, help="rows, or documents, in a batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
-    parser.add_argument("--compile", action="store_true", help="also measure train_lm.py compiled")
+    parser.add_argument("--compile", action="store_true", dest="compiled", help="also measure train_lm.py compiled")
+    parser.add_argument("--liger", action="store_true", help="also measure train_lm.py with Liger's kernels")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -188,18 +191,12 @@ def _documents(corpus: Path, pattern: Any, longest: int) -> Any:
 
 
 def run_ours(options: argparse.Namespace) -> dict[str, float]:
-    """`packed` and `compiled`: the command's own main, looked at when it logs and saves."""
-    from importlib.util import find_spec
-
-    import torch
-
+    """`packed`, `compiled` and `liger`: the command's own main, looked at when it logs and saves."""
     import train_lm
     from slm.training.checkpoint import Checkpoints
     from slm.training.config import ModelConfig, OptimizerConfig, TrainConfig
     from slm.training.metrics import MetricsLog
 
-    compiled = options.way == "compiled"
-    liger = compiled and torch.cuda.is_available() and find_spec("liger_kernel") is not None
     clock, times, mfu, saves_s = clock_of(options), list[float](), list[float](), list[float]()
     write, save = MetricsLog.write, Checkpoints.save
 
@@ -217,9 +214,9 @@ def run_ours(options: argparse.Namespace) -> dict[str, float]:
     with TemporaryDirectory(dir=options.folder) as out:
         config = TrainConfig(
             data=str(Path(options.folder) / "corpus"), out=out, eval_fraction=0.0, steps=options.steps,
-            model=ModelConfig(backbone=BODIES[options.body], kernels="liger" if liger else "torch"),
+            model=ModelConfig(backbone=BODIES[options.body], kernels="liger" if options.way == "liger" else "torch"),
             optimizer=OptimizerConfig(lr=1e-3), row_length=options.row_length, rows_per_batch=options.rows,
-            log_every=1, compile=compiled, trackers=[],
+            log_every=1, compile=options.way == "compiled", trackers=[],
         )  # fmt: skip
         train_lm.main(config)
     codes, spent_s = _codes(config, range(WARM_UP, options.steps)), times[-1] - times[WARM_UP - 1]
@@ -236,7 +233,7 @@ def _codes(config: Any, steps: range) -> int:
     return sum(loader.codes_and_audio_s(step)[0] for step in steps)
 
 
-WAYS = {"padded": run_trainer, "grouped": run_trainer, "packed": run_ours, "compiled": run_ours}
+WAYS = {"padded": run_trainer, "grouped": run_trainer, "packed": run_ours, "compiled": run_ours, "liger": run_ours}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -131,15 +130,19 @@ class TrainLoader:
         return made
 
 
-def eval_batches(source: Source, pattern: Pattern, row_length: int, rows_per_batch: int,
-                 rank: int = 0, world_size: int = 1, evenly: bool = False) -> Iterator[Batch]:  # fmt: skip
+def eval_batches(source: Source, pattern: Pattern, row_length: int, rows_per_batch: int, rank: int = 0,
+                 world_size: int = 1, evenly: bool = False, whole: bool = False) -> Iterator[Batch]:  # fmt: skip
     """Every document once, unshuffled; each process takes every `world_size`-th batch. `evenly` gives each as many,
-    the last perhaps one of which nothing is predicted: for processes that can only go on together."""
+    the last perhaps one of which nothing is predicted: for processes that can only go on together. `whole` fills up
+    the last one with rows of which nothing is: for models compiled for one shape."""
     sequence = RowSequence(source, pattern, row_length, seed=None)
     total = sequence.rows_of_epoch() if len(source) else 0
     stride = rows_per_batch * world_size
     end = -(-total // stride) * stride if evenly else total
     for start in range(rank * rows_per_batch, end, stride):
         rows = [(source, *sequence.row(r)) for r in range(start, min(start + rows_per_batch, total))]
-        batch = collate_rows(rows or [(source, *sequence.row(0))], pattern, row_length)
-        yield batch if rows else replace(batch, loss_mask=np.zeros_like(batch.loss_mask))
+        size = rows_per_batch if whole else max(1, len(rows))
+        filled = rows + [(source, *sequence.row(0)) for _ in range(size - len(rows))]
+        batch = collate_rows(filled, pattern, row_length)
+        batch.loss_mask[len(rows) :] = False
+        yield batch

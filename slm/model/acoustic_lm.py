@@ -125,6 +125,8 @@ class AcousticLM(nn.Module):
     def _stream_nlls(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None,
                      with_hits: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
         """Of steps `[N, Q]` that hidden states `[N, H]` predict: the weighted sum, nats `[N, Q]`, hits `[N, Q]`."""
+        if torch.is_autocast_enabled(hidden.device.type):  # once, not for each stream
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         heads = enumerate(zip(*self._heads(hidden, targets[:, :-1]), strict=True))
         made = [
             linear_nll(state, weight, bias, targets[:, q], None if weights is None else weights[:, q],

@@ -84,13 +84,15 @@ def _codes_of_rows(codec: NeuralCodec, signals: Sequence[np.ndarray], rung: int,
 
 
 def to_bfloat16(model: Any) -> None:
-    """From now on `model.encoder` computes in bfloat16, and `model.quantizer` as before, whatever it is given."""
+    """From now on what leads to `model.quantizer` computes in bfloat16, and that as before, whatever it is given."""
     import torch
 
     def in_fp32(quantize: Callable[..., Any]) -> Callable[..., Any]:
         return lambda latents, *rest, **others: quantize(latents.float(), *rest, **others)
 
-    model.encoder.to(torch.bfloat16)
+    for stage in ("encoder", "encoder_transformer", "downsample"):  # Mimi's last two, in older versions of transformers
+        if getattr(model, stage, None) is not None:
+            getattr(model, stage).to(torch.bfloat16)
     model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16), *inputs[1:]))
     model.quantizer.forward = in_fp32(model.quantizer.forward)
     if hasattr(model.quantizer, "encode"):

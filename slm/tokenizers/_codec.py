@@ -53,6 +53,7 @@ class NeuralCodec(Tokenizer):
         if self.batching == "none":
             return super().modes
         modes = {**super().modes, "batched": "clips share batches of fixed shapes, equal in exact arithmetic"}
+        modes["tf32"] = "as batched, with the TensorFloat-32 products that PyTorch makes on GPUs by default"
         if hasattr(self.model, "quantizer"):
             modes["bf16"] = "as batched, with the encoder in bfloat16"
         measured = {mode: f"; {share} of codes differed from exact" for mode, share in self.mismatch.items()}
@@ -121,7 +122,7 @@ class NeuralCodec(Tokenizer):
         )
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with inference():
+        with inference(tf32=self.mode == "tf32"):
             if self.mode == EXACT:
                 return [self._encode_single(signal) for signal in signals]
             from slm.tokenizers._batched import encode_batched
@@ -185,13 +186,13 @@ class NeuralCodec(Tokenizer):
 
 
 @contextmanager
-def inference() -> Iterator[None]:
+def inference(tf32: bool = False) -> Iterator[None]:
     """In which networks run: without gradients, and in fp32 that is fp32. On CUDA, convolutions default to TF32, whose
-    10-bit mantissa moves codes away."""
+    10-bit mantissa moves codes away: where that is wanted, it must be asked for."""
     import torch
     from torch.backends import cudnn
 
-    with torch.inference_mode(), cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with torch.inference_mode(), cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.tokenizers._codec import pad_to_frames, scalars_on_host
 from slm.tokenizers._pretrained import PretrainedCodec
@@ -64,10 +64,16 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
         return self.model.decode(codes).audio_values[:, 0]
 
     def _next_codes(self, run: CausalRun, signals: torch.Tensor) -> torch.Tensor:
-        encoder, padded = self.model.encoder, pad_to_frames(signals, self.spec.hop_samples)
-        latents = run.through([encoder.encoder_seanet, encoder.encoder_transformer, encoder.downsample], padded)
+        latents = run.through(self._stages("encoder"), pad_to_frames(signals, self.spec.hop_samples))
         return self.model.quantizer.encode(latents, self.spec.num_codebooks).transpose(0, 1)
 
     def _next_audio(self, run: CausalRun, codes: torch.Tensor) -> torch.Tensor:
-        decoder, latents = self.model.decoder, self.model.quantizer.decode(codes)
-        return run.through([decoder.upsample, decoder.decoder_transformer, decoder.decoder_seanet], latents)[:, 0]
+        return run.through(self._stages("decoder"), self.model.quantizer.decode(codes))[:, 0]
+
+    def _stages(self, side: str) -> list[Any]:
+        """What the signal goes through, in order; older versions of transformers have it in the model itself."""
+        half = getattr(self.model, side)
+        owner, network = (half, f"{side}_seanet") if hasattr(half, f"{side}_seanet") else (self.model, side)
+        names = (network, f"{side}_transformer", "downsample") if side == "encoder" else ("upsample",
+                 f"{side}_transformer", network)  # fmt: skip
+        return [getattr(owner, name) for name in names]

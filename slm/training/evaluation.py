@@ -42,7 +42,8 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Seque
     together = is_sharded(accelerator)
     inner = model if together else accelerator.unwrap_model(model)
     for documents in evaluation:
-        for batch in eval_batches(documents, full, config.row_length, config.rows_per_batch, rank, world, together):
+        for batch in eval_batches(documents, full, config.row_length, config.rows_per_batch, rank, world, together,
+                                  whole=config.compile):  # fmt: skip
             with accelerator.autocast():
                 made = inner(*to_device(batch, accelerator.device), with_hits=True)
             sums += torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()]).cpu().double()

@@ -136,12 +136,14 @@ def test_what_a_step_holds_is_counted_over_all_processes(store):
 def test_evaluation_sees_everything_once_over_processes(store):
     documents, pattern = Documents(store), PATTERNS.create("flat", codebook_sizes=store.spec.codebook_sizes)
 
-    def count(world):
-        batches = [b for rank in range(world) for b in eval_batches(documents, pattern, 64, 4, rank, world)]
+    def count(world, whole=False):
+        ranks = range(world)
+        batches = [b for r in ranks for b in eval_batches(documents, pattern, 64, 4, r, world, whole=whole)]
+        assert not whole or {b.ids.shape for b in batches} == {(4, 64, 1)}
         return sum(int(b.loss_mask.sum()) for b in batches)
 
     counted = [count(1), count(3)]
-    assert counted[0] == counted[1] == int(documents.num_frames.sum()) * 2 + len(documents)
+    assert count(3, whole=True) == counted[0] == counted[1] == int(documents.num_frames.sum()) * 2 + len(documents)
 
 
 def test_the_stream_is_the_batches_from_a_step_on(store):

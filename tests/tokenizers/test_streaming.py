@@ -45,7 +45,7 @@ def test_a_long_clip_is_a_stream_in_pieces(family: str, folders: dict[str, Path]
     [whole] = tokenizer.encode([clip])
     audio = tokenizer.decode(whole).samples
     tokenizer.piece_s = 12 * tokenizer.spec.hop_samples / tokenizer.spec.sample_rate_hz
-    model = tokenizer.model.encoder if family == "encodec" else tokenizer.model.encoder.encoder_seanet
+    model = getattr(tokenizer.model.encoder, "encoder_seanet", tokenizer.model.encoder)
     model.layers[0].conv.register_forward_pre_hook(lambda _, inputs: longest.append(inputs[0].shape[-1]))
     assert np.array_equal(tokenizer.encode([clip])[0].codes, whole.codes)
     np.testing.assert_allclose(tokenizer.decode(whole).samples, audio, rtol=1e-6, atol=1e-9)
