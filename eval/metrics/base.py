@@ -62,7 +62,7 @@ class Metric(ABC, Generic[Item]):
 
     name: ClassVar[str]
     observes: ClassVar[type]
-    """`ScoredPair` or `ClipLikelihood`: what its items are."""
+    """`ScoredPair`, `ClipLikelihood`, or another record: what its items are."""
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
     about: ClassVar[str]
@@ -72,8 +72,25 @@ class Metric(ABC, Generic[Item]):
     def observe(self, items: Sequence[Item]) -> Observations:
         """One observation for each independent unit among `items`. ValueError for NaN: it must not count as a miss."""
 
+    def shown(self, ratio: float) -> float:
+        """What is told of the ratio: the ratio itself, or an increasing function of it (a perplexity is the exponential
+        of a mean). Ends of intervals go through it too."""
+        return ratio
+
     def value(self, items: Sequence[Item]) -> float:
-        return self.observe(items).value
+        return self.shown(self.observe(items).value)
+
+
+class CorpusMetric(Metric[Item]):
+    """A number that only all items together have (a distance of distributions, a diversity): `measure` gives it. It is
+    one observation, and has no interval."""
+
+    @abstractmethod
+    def measure(self, items: Sequence[Item]) -> float:
+        """NaN where there are too few items to tell."""
+
+    def observe(self, items: Sequence[Item]) -> Observations:
+        return Observations(np.array([self.measure(items)]), np.ones(1))
 
 
 def sum_groups(groups: Sequence[str], *values: np.ndarray) -> tuple[np.ndarray, ...]:
