@@ -1,0 +1,126 @@
+"""Predictors of mean opinion scores: DNSMOS and DistillMOS out of installed packages, UTMOS by torch.hub.
+
+None of them was trained on continuations of language models: they judge how clean and natural a recording sounds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, at_rate, need, tool
+from slm.types import AudioClip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RATE_HZ = 16_000
+SHORTEST_S = 0.25
+
+
+class MosJudge(Judge):
+    """`rate` gives one mapping a clip, from what is rated to its value; None for clips below `SHORTEST_S`."""
+
+    def rate(self, clips: Sequence[AudioClip]) -> list[dict[str, float] | None]:
+        made: list[dict[str, float] | None] = []
+        for clip in clips:
+            samples = at_rate(clip, RATE_HZ)
+            made.append(self._rate(samples.clip(-1, 1)) if len(samples) >= SHORTEST_S * RATE_HZ else None)
+        return made
+
+    def _rate(self, samples: Any) -> dict[str, float]:
+        raise NotImplementedError
+
+
+class Dnsmos(MosJudge):
+    """DNSMOS P.835 (overall, signal, background) and P.808, by Microsoft's own package."""
+
+    def __init__(self, source: str = "", device: str = "cpu"):
+        self.name = "dnsmos"
+        install = "pip install --no-deps speechmos==0.0.1.1, and pip install librosa onnxruntime"
+        self.tool = need("speechmos.dnsmos", "DNSMOS", install)
+
+    def record(self) -> JudgeRecord:
+        return JudgeRecord(tool("speechmos"), "sig_bak_ovr.onnx and model_v8.onnx", RATE_HZ,
+                           "windows of 9.01 s by 1 s, averaged; shorter clips repeated")  # fmt: skip
+
+    def _rate(self, samples: Any) -> dict[str, float]:
+        found = self.tool.run(samples, RATE_HZ)
+        return {f"dnsmos_{part}": float(found[f"{part}_mos"]) for part in ("ovrl", "sig", "bak", "p808")}
+
+
+class DistillMos(MosJudge):
+    """DistillMOS (arXiv 2502.05356), by Microsoft's own package."""
+
+    def __init__(self, source: str = "", device: str = "cpu"):
+        self.name, self.device = "distillmos", device
+        install = "pip install --no-deps distillmos==0.9.1 xls-r-sqa"
+        with _torchaudio_or_stub(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            self.model = need("distillmos", "DistillMOS", install).ConvTransformerSQAModel().to(device).eval()
+
+    def record(self) -> JudgeRecord:
+        return JudgeRecord(tool("distillmos"), "distill_mos_v7", RATE_HZ,
+                           "windows of 7.68 s by 1 s at most, averaged; shorter clips padded")  # fmt: skip
+
+    def _rate(self, samples: Any) -> dict[str, float]:
+        import torch
+
+        with torch.inference_mode():
+            return {"distillmos": float(self.model(torch.from_numpy(samples)[None].to(self.device)))}
+
+
+class Utmos(MosJudge):
+    """UTMOS (utmos22_strong, arXiv 2204.02152): a clone of github.com/tarepan/SpeechMOS, or what torch.hub has in its
+    cache; `tarepan/SpeechMOS:v1.2.0`, given by name, is fetched. It is code of others that runs, so only then."""
+
+    def __init__(self, source: str = "", device: str = "cpu"):
+        import torch
+
+        self.name, self.device = "utmos", device
+        self.source = source or str(Path(torch.hub.get_dir(), "tarepan_SpeechMOS_v1.2.0"))
+        how = "--judges.utmos tarepan/SpeechMOS:v1.2.0 (on line), or git clone https://github.com/tarepan/SpeechMOS DIR"
+        is_local = Path(self.source).is_dir()
+        if not source and not is_local:
+            raise MissingJudgeError(f"UTMOS needs {how} and --judges.utmos DIR")
+        try:
+            where = "local" if is_local else "github"
+            made = torch.hub.load(self.source, "utmos22_strong", source=where, trust_repo=True, verbose=False)
+        except (OSError, ImportError, RuntimeError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MissingJudgeError(f"UTMOS needs {how} and --judges.utmos DIR ({reason})") from None
+        self.model = made.to(device).eval()
+
+    def record(self) -> JudgeRecord:
+        return JudgeRecord("torch.hub", f"utmos22_strong of {self.source}", RATE_HZ, "whole clips")
+
+    def _rate(self, samples: Any) -> dict[str, float]:
+        import torch
+
+        with torch.inference_mode():
+            return {"utmos": float(self.model(torch.from_numpy(samples)[None].to(self.device), RATE_HZ))}
+
+
+MOS_JUDGES: dict[str, type[Dnsmos] | type[DistillMos] | type[Utmos]] = {
+    "dnsmos": Dnsmos, "distillmos": DistillMos, "utmos": Utmos
+}  # fmt: skip
+
+
+@contextmanager
+def _torchaudio_or_stub() -> Iterator[None]:
+    """DistillMOS imports torchaudio to read files, which is not used here: where it does not import, an empty module
+    stands in for it, for as long as the import takes. Left there, it would mislead others."""
+    try:
+        import torchaudio  # noqa: F401
+    except (ImportError, OSError):
+        sys.modules["torchaudio"] = ModuleType("torchaudio")
+        try:
+            yield
+        finally:
+            sys.modules.pop("torchaudio", None)
+    else:
+        yield

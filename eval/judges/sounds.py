@@ -1,0 +1,103 @@
+"""Judges of general audio, by hub id or folder: CLAP (words and sounds in one space) and classifiers of sounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, tool
+from slm.types import AudioClip
+
+
+class Clap(Judge):
+    """LAION's CLAP (arXiv 2211.06687) as transformers has it: one vector `[D]` a clip, and one a text."""
+
+    def __init__(self, source: str = "laion/clap-htsat-unfused", device: str = "cpu"):
+        self.name, self.source, self.device = "clap", source, device
+
+        def load(local_only: bool) -> tuple[Any, Any]:
+            from transformers import ClapModel, ClapProcessor
+
+            given = {"local_files_only": local_only}
+            return ClapModel.from_pretrained(source, dtype="float32", **given), ClapProcessor.from_pretrained(
+                source, **given
+            )
+
+        model, self.processor = from_local_or_hub(load, source, "CLAP")
+        self.model = model.to(device).eval()
+        self.rate_hz = int(self.processor.feature_extractor.sampling_rate)
+
+    def record(self) -> JudgeRecord:
+        features = self.processor.feature_extractor
+        cut = f"{features.truncation} to {features.max_length_s:g} s, {features.padding}"
+        return JudgeRecord(tool("transformers"), self.source, self.rate_hz, cut)
+
+    def embed(self, clips: Sequence[AudioClip]) -> list[np.ndarray | None]:
+        return [self._audio(at_rate(clip, self.rate_hz)) if len(clip.samples) else None for clip in clips]
+
+    def embed_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        import torch
+
+        made = []
+        for text in texts:
+            given = self.processor.tokenizer([text], return_tensors="pt", truncation=True).to(self.device)
+            with torch.inference_mode():
+                made.append(_vector(self.model.get_text_features(**given)))
+        return made
+
+    def _audio(self, samples: np.ndarray) -> np.ndarray:
+        """numpy's generator decides where a long clip is cut: seeded, so that it is the same each time."""
+        import torch
+
+        state = np.random.get_state()
+        np.random.seed(0)
+        try:
+            given = self.processor.feature_extractor(samples, sampling_rate=self.rate_hz, return_tensors="pt")
+        finally:
+            np.random.set_state(state)
+        with torch.inference_mode():
+            return _vector(self.model.get_audio_features(**given.to(self.device)))
+
+
+class SoundClassifier(Judge):
+    """Probabilities `[C]` of sounds (softmax, as AudioCraft takes them), by any classifier of transformers."""
+
+    def __init__(self, source: str = "MIT/ast-finetuned-audioset-10-10-0.4593", device: str = "cpu"):
+        self.name, self.source, self.device = "classifier", source, device
+
+        def load(local_only: bool) -> tuple[Any, Any]:
+            from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+            given = {"local_files_only": local_only}
+            model = AutoModelForAudioClassification.from_pretrained(source, dtype="float32", **given)
+            return model, AutoFeatureExtractor.from_pretrained(source, **given)
+
+        model, self.features = from_local_or_hub(load, source, "the classifier of sounds")
+        self.model = model.to(device).eval()
+        self.rate_hz = int(self.features.sampling_rate)
+
+    def record(self) -> JudgeRecord:
+        return JudgeRecord(
+            tool("transformers"), self.source, self.rate_hz, "as its feature extractor cuts and pads", "softmax"
+        )
+
+    def classify(self, clips: Sequence[AudioClip]) -> list[np.ndarray | None]:
+        import torch
+
+        made: list[np.ndarray | None] = []
+        for clip in clips:
+            samples = at_rate(clip, self.rate_hz)
+            if len(samples) < 0.15 * self.rate_hz:  # AudioCraft leaves these out too
+                made.append(None)
+                continue
+            given = self.features(samples, sampling_rate=self.rate_hz, return_tensors="pt").to(self.device)
+            with torch.inference_mode():
+                made.append(torch.softmax(self.model(**given).logits[0].double(), -1).cpu().numpy())
+        return made
+
+
+def _vector(found: Any) -> np.ndarray:
+    """Of one item: transformers gives the tensor, or an output that holds it."""
+    return getattr(found, "pooler_output", found)[0].float().cpu().numpy()

