@@ -164,7 +164,7 @@ def run_trainer(options: argparse.Namespace) -> dict[str, float]:
     arguments = TrainingArguments(
         output_dir=str(Path(options.folder) / "trainer"), per_device_train_batch_size=options.rows, max_steps=10**6,
         train_sampling_strategy="group_by_length" if options.way == "grouped" else "random",
-        length_column_name="length", learning_rate=1e-3, lr_scheduler_type="cosine", weight_decay=0.1,
+        learning_rate=1e-3, lr_scheduler_type="cosine", weight_decay=0.1,
         adam_beta2=0.95, max_grad_norm=1.0, optim="adamw_torch_fused", bf16=cuda, use_cpu=not cuda, report_to=[],
         save_strategy="no", logging_steps=1, disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
@@ -177,17 +177,16 @@ def run_trainer(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _documents(corpus: Path, pattern: Any, longest: int) -> Any:
-    """Documents as a dataset of transformers: begin, codes, end; all fit a row."""
-    import datasets
+def _documents(corpus: Path, pattern: Any, longest: int) -> list[dict[str, Any]]:
+    """Begin, codes, end of each document, in memory: reading rows is not what is measured. All fit a row."""
     import numpy as np
+    import torch
 
     from slm.data.store import CodeStore
 
     store = CodeStore(corpus)
     rows = [pattern.apply(np.asarray(store.codes(i)[: longest - 2])).steps[:, 0] for i in range(len(store))]
-    made = datasets.Dataset.from_dict({"input_ids": rows, "length": [len(row) for row in rows]})
-    return made.with_format("torch")
+    return [{"input_ids": torch.from_numpy(row)} for row in rows]
 
 
 def run_ours(options: argparse.Namespace) -> dict[str, float]:
