@@ -28,6 +28,7 @@ from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Resul
 from eval.benchmarks.pairs import PairBenchmark
 from eval.comparison import Compared, compare
 from eval.conventions import Convention, find_convention, find_conventions
+from eval.judges.config import Judges
 from eval.kept import KeptScorer
 from eval.processes import Processes, join_processes
 from eval.report.wording import run_name
@@ -79,6 +80,8 @@ class EvalConfig:
     """Folder or manifest of recordings to continue; ROOT/prompts when not given."""
     generation: Generation = field(default_factory=Generation)
     """How prompts are continued."""
+    judges: Judges = field(default_factory=Judges)
+    """Who judges what is heard, for generation (docs/metrics.md)."""
     vocoder: str | None = None
     """Unit vocoder (folder or hub id) with which continuations can be heard where the model's tokenizer has no decoder
     of its own, or instead of the vocoder that its tokenizer names."""
@@ -238,7 +241,8 @@ def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
     if not names:
         raise UsageError(f"--benchmarks names none; known: {', '.join(BENCHMARKS.names())}")
     classes = [BENCHMARKS.get(name) for name in dict.fromkeys(names)]
-    setup = Setup(Path(config.data), config.split, config.prompts, config.generation, cache_folder(config) / "audio")
+    setup = Setup(Path(config.data), config.split, config.prompts, config.generation, cache_folder(config) / "audio",
+                  config.judges)  # fmt: skip
     return [cls(setup) for cls in classes]
 
 

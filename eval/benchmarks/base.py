@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from eval.judges.config import Judges
 from eval.likelihoods import Convention
 from eval.processes import ALONE, Processes
 from slm.errors import UsageError
@@ -52,12 +53,29 @@ class Generation:
     """Prompts continued at a time; it changes none of them, but for rounding."""
     compile: bool = False
     """Compile the step, on CUDA as graphs: takes a minute, and pays for many or long continuations."""
+    temperatures: str = ""
+    """For generation, with commas between, such as 0.3,0.7,1.0: perplexity and diversity at each of them, and where
+    they are those of recordings."""
 
     def __post_init__(self) -> None:
         if self.prompt_s <= 0 or self.continue_s <= 0:
             raise UsageError("generation.prompt_s and generation.continue_s must be above 0")
         if self.temperature < 0 or self.max_prompts < 0 or (self.top_k is not None and self.top_k < 1):
             raise UsageError("generation: temperature and max_prompts must be 0 or more, top_k 1 or more")
+        _ = self.sweep
+
+    @property
+    def sweep(self) -> list[float]:
+        """The temperatures to go through, lowest first. UsageError for what is no number of 0 or more."""
+        try:
+            made = sorted({float(part) for part in self.temperatures.split(",") if part.strip()})
+        except ValueError:
+            made = [-1.0]
+        if any(not 0 <= t < float("inf") for t in made):
+            raise UsageError(
+                f"generation.temperatures {self.temperatures!r}: give numbers of 0 or more, such as 0.3,0.7,1.0"
+            )
+        return made
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,8 @@ class Setup:
     cache: Path = Path("benchmark-audio")
     """Where a benchmark whose audio comes as bytes inside a data set may write files, under its own name. Kept between
     runs; made when it is first needed."""
+    judges: Judges = field(default_factory=Judges)
+    """Who judges what is heard."""
 
 
 @dataclass(frozen=True)

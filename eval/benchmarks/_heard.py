@@ -1,0 +1,146 @@
+"""What a speech recognizer understands of continuations, and what a text model makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from eval.benchmarks._judged import Judged
+from eval.benchmarks._judgement import CONTINUATION, GIVEN, RECORDINGS, WHOLE, Bench
+from eval.benchmarks.base import MODEL
+from eval.judges.asr import SpeechRecognizer
+from eval.judges.text_lm import TextModel
+from eval.metrics.gen_perplexity import GenPerplexity
+from eval.metrics.rating import Rating
+from eval.metrics.self_bleu import vert
+from eval.metrics.texts import TextLikelihood, Transcript, Transcription, words_of
+from slm.types import AudioClip
+
+Texts = Sequence[tuple[str, str]]
+"""(id, transcript)."""
+
+
+def judge_texts(bench: Bench) -> None:
+    """Everything that a transcript can tell."""
+    asr = bench.panel.asr()
+    if asr is None:
+        return
+    judged = transcribe(bench.judged, asr)
+    references = hear(bench.references, asr)
+    bench.note([j.id for j in judged], "texts", [dict(j.texts) for j in judged])
+    _diversity(bench, asr, [(j.id, j.texts["continuation"]) for j in judged], references)
+    _errors(bench, asr, judged)
+    reader = bench.panel.text_lm()
+    if reader is not None:
+        _perplexities(bench, asr, reader, judged, references)
+        _ratings(bench, asr, reader, judged)
+
+
+def transcribe(judged: Sequence[Judged], asr: SpeechRecognizer) -> list[Judged]:
+    """With the transcripts of the prompt, of what was added (heard alone), and of both in one."""
+    parts = {
+        "prompt": [j.prompt for j in judged],
+        "continuation": [j.added for j in judged],
+        "whole": [j.whole for j in judged],
+    }
+    texts = {name: asr.transcribe(clips) for name, clips in parts.items()}
+    rests = dict(hear([j.rest for j in judged if j.rest], asr))
+    made = [{name: found[i] for name, found in texts.items()} for i in range(len(judged))]
+    return [replace(j, texts={**own, **({"rest": rests[j.id]} if j.rest else {})})
+            for j, own in zip(judged, made, strict=True)]  # fmt: skip
+
+
+def hear(clips: Sequence[AudioClip], asr: SpeechRecognizer) -> list[tuple[str, str]]:
+    return [(clip.id, text) for clip, text in zip(clips, asr.transcribe(clips), strict=True)]
+
+
+def _diversity(bench: Bench, asr: SpeechRecognizer, added: Texts, references: Texts) -> None:
+    convention = bench.convention(asr, "lower-case words without punctuation")
+    for scorer, texts in ((MODEL, added), (RECORDINGS, references)):
+        items = [Transcript(id, words_of(text)) for id, text in texts]
+        bench.sheet.add(CONTINUATION, items, convention, scorer)
+        if items:
+            empty = sum(not t.words for t in items)
+            share = empty / len(items)
+            bench.sheet.number(CONTINUATION, "empty_transcripts", share, "fraction", convention, len(items), scorer)
+            words = sum(len(t.words) for t in items) / len(items)
+            bench.sheet.number(CONTINUATION, "words", words, "words a clip", convention, len(items), scorer)
+
+
+def _errors(bench: Bench, asr: SpeechRecognizer, judged: Sequence[Judged]) -> None:
+    """Against what should have been said, where the prompts say it; dWER against what is understood of a recording of
+    it. A continuation that is free to say anything has no errors."""
+    wanted = [j for j in judged if j.wanted]
+    if not wanted:
+        bench.panel.lacks(
+            ("wer", "dwer"), "needs prompts that say what should follow, in a manifest's column expected_text"
+        )
+        return
+    items = [Transcription(j.id, words_of(j.texts["continuation"]), words_of(j.wanted or "")) for j in wanted]
+    bench.sheet.add(CONTINUATION, items, bench.convention(asr, "against expected_text"))
+    heard = [
+        Transcription(j.id, words_of(j.texts["continuation"]), words_of(j.texts["rest"])) for j in wanted if j.rest
+    ]
+    if heard:
+        for metric, value in _values(heard).items():
+            convention = bench.convention(asr, "against the transcript of the recording's rest")
+            bench.sheet.number(CONTINUATION, f"d{metric}", value, "fraction", convention, len(heard))
+
+
+def _values(items: Sequence[Transcription]) -> dict[str, float]:
+    from eval.metrics.base import metrics_of
+
+    return {m.name: m.value(items) for m in metrics_of(Transcription)}
+
+
+def likelihoods(
+    reader: TextModel, texts: Texts, before: Sequence[str] | None = None
+) -> tuple[list[TextLikelihood], int]:
+    """Of the texts that have a token, and how many have none."""
+    found = reader.likelihoods([text for _, text in texts], before)
+    items = [TextLikelihood(id, nll, count) for (id, _), (nll, count) in zip(texts, found, strict=True) if count]
+    return items, len(texts) - len(items)
+
+
+def _perplexities(bench: Bench, asr: SpeechRecognizer, reader: TextModel, judged: Sequence[Judged],
+                  references: Texts) -> None:  # fmt: skip
+    prompts = [j.texts["prompt"] for j in judged]
+    added = [(j.id, j.texts["continuation"]) for j in judged]
+    rests = [j for j in judged if j.rest]
+    sides: list[tuple[str, str, Texts, list[str] | None, str]] = [
+        (MODEL, CONTINUATION, added, None, "prompt out of the text"),
+        (MODEL, WHOLE, [(j.id, j.texts["whole"]) for j in judged], None, "prompt in the text"),
+        (MODEL, GIVEN, added, prompts, "prompt read before, not counted"),
+        (RECORDINGS, CONTINUATION, references, None, "prompt out of the text"),
+        (RECORDINGS, GIVEN, [(j.id, j.texts["rest"]) for j in rests], [j.texts["prompt"] for j in rests],
+         "prompt read before, not counted"),
+    ]  # fmt: skip
+    for scorer, part, texts, before, how in sides:
+        items, empty = likelihoods(reader, texts, before)
+        convention = bench.convention(asr, reader.record().sentence(), how, f"{empty} empty transcripts left out")
+        bench.sheet.add(part, items, convention, scorer)
+        if scorer == MODEL and part == CONTINUATION:
+            bench.note([t.group for t in items], "nll_nats_per_token", [t.nll_nats / t.num_tokens for t in items])
+
+
+def _ratings(bench: Bench, asr: SpeechRecognizer, reader: TextModel, judged: Sequence[Judged]) -> None:
+    """Of the transcripts that are not empty: a small model's are to be taken lightly."""
+    for scorer, name in ((MODEL, "continuation"), (RECORDINGS, "rest")):
+        texts = [j for j in judged if j.texts.get(name)]
+        rated = reader.rate([j.texts["prompt"] for j in texts], [j.texts[name] for j in texts])
+        convention = bench.convention(
+            asr, reader.record().sentence(), "mean grade by probability, empty transcripts left out"
+        )
+        items = [Rating(j.id, value) for j, value in zip(texts, rated, strict=True)]
+        bench.sheet.add(CONTINUATION, items, convention, scorer, "text_lm_rating")
+        if scorer == MODEL:
+            bench.note([j.id for j in texts], "text_lm_rating", rated)
+
+
+def curve_values(texts: Texts, reader: TextModel) -> dict[str, Any]:
+    """Perplexity and VERT of a set of transcripts, NaN where there are too few, for a sweep."""
+    items, empty = likelihoods(reader, texts)
+    perplexity = GenPerplexity().value(items) if items else float("nan")
+    return {"vert": vert([words_of(text) for _, text in texts]), "gen_ppl": perplexity, "texts": len(texts),
+            "empty_transcripts": empty}  # fmt: skip
