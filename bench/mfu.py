@@ -5,7 +5,7 @@
 
 The step is that of `train_lm.py` on one process: packed rows of random documents (from an eighth of `--longest` to all
 of it; default: a row), bf16, AdamW, clipping, everything on the device already. `flat` has 500 units, `delay` 8
-codebooks of 2,048 codes. The ceiling is the best of a few products of 8,192 x 8,192 random matrices, measured at the start.
+codebooks of 2,048 codes. The ceiling is the best of a few products of 8,192 x 8,192 random matrices, measured first.
 
 "MFU" counts matrices, and attention over half a row, as the runs print it (`slm.model.flops`); "of documents" counts
 attention over what documents really have before them. `--profile` lists the kernels of a step.

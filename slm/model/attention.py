@@ -81,12 +81,14 @@ def register_attention(backend: str) -> None:
         return
 
     def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
-                  scaling: float | None = None, cu_seq_lens_q: Tensor | None = None, max_length_q: int = 0,
-                  **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+                  scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None,
+                  max_length_q: int = 0, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
         """Query `[1, heads, N, D]` -> `[1, N, heads, D]`, in half precision, in which values always come: rotary
         positions may have made float32 of the others."""
         if cu_seq_lens_q is None:
             raise ValueError("varlen attention needs a family that hands on where documents begin")
+        if dropout:
+            raise UsageError("varlen attention has no dropout: set that of the backbone to 0, or model.attention sdpa")
         q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
         return attend(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling)[None], None
 
