@@ -2,6 +2,7 @@
 
     python eval/run.py --model RUN/final --benchmarks swuggy,sblimp,continuation --data ROOT --out DIR
     python eval/run.py --model A B C --benchmarks swuggy,sblimp,tsc --data ROOT --out DIR
+    python eval/run.py --tokenizer mimi,encodec --benchmarks reconstruction --data DIR --out DIR
     accelerate launch eval/run.py ...          (several GPUs)
 
 Writes DIR/results.json (every convention, interval and fingerprint), results.md (tables), index.html (the page),
@@ -31,6 +32,7 @@ from eval.conventions import Convention, find_convention, find_conventions
 from eval.judges.config import Judges
 from eval.kept import KeptScorer
 from eval.processes import Processes, join_processes
+from eval.reconstruction.settings import Reconstruction
 from eval.report.wording import run_name
 from slm.config import run_command
 from slm.errors import UsageError
@@ -45,14 +47,14 @@ if TYPE_CHECKING:
 class EvalConfig:
     """Score a checkpoint on benchmarks, let it continue prompts, and write one page about it."""
 
-    model: list[str] | str
-    """The checkpoint folder (RUN/final), or that of a published model (slamkit's UnitLM), or a hub id. Several may
-    follow each other (--model A B C): each gets a folder in OUT, and a comparison."""
     benchmarks: str
     """Names with commas between, such as swuggy,sblimp,tsc,salmon,continuation (docs/benchmarks.md lists them), or a
     plug-in's."""
     out: str
     """Folder to write. Other benchmarks of the same model may be added to it later."""
+    model: list[str] | str = ""
+    """The checkpoint folder (RUN/final), or that of a published model (slamkit's UnitLM), or a hub id. Several may
+    follow each other (--model A B C): each gets a folder in OUT, and a comparison. `reconstruction` needs none."""
     data: str = "."
     """Folder of the benchmarks, each below it as it is distributed (docs/benchmarks.md): lexical/SPLIT for swuggy."""
     split: str = "dev"
@@ -87,7 +89,9 @@ class EvalConfig:
     of its own, or instead of the vocoder that its tokenizer names."""
     tokenizer: str | None = None
     """What a published model's units are made by, where it does not say so: a name, a YAML file (--model then reads
-    audio through it) or a tokenized corpus."""
+    audio through it) or a tokenized corpus. For `reconstruction`, the tokenizers to judge, with commas between."""
+    reconstruction: Reconstruction = field(default_factory=Reconstruction)
+    """How the benchmark `reconstruction` judges what comes back of recordings (docs/reconstruction.md)."""
     cache: str | None = None
     """Folder of tokenized benchmarks, which later runs and other models of the same tokenizer use again; OUT/tokens
     when not given."""
@@ -108,6 +112,10 @@ def main(config: EvalConfig) -> None:
     from eval.results import check_folder, read_object
     from slm.devices import choose_device
 
+    if is_reconstruction(config):
+        from eval.reconstruction.command import main as reconstruct
+
+        return reconstruct(config)
     convention, _ = find_convention(config.convention), find_conventions(config.conventions)
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
@@ -133,6 +141,18 @@ def main(config: EvalConfig) -> None:
     if len(named) > 1 and processes.is_main:
         write_comparison(config, compared, benchmarks, out)
     processes.wait()
+
+
+def is_reconstruction(config: EvalConfig) -> bool:
+    """UsageError where a model and the benchmark of tokenizers are asked for at once, or neither."""
+    names = {name.strip() for name in config.benchmarks.split(",") if name.strip()}
+    if "reconstruction" in names and (config.model or len(names) > 1):
+        raise UsageError(
+            "`reconstruction` judges tokenizers, not models: run it by itself, with --tokenizer NAME and no --model"
+        )
+    if not config.model and names != {"reconstruction"}:
+        raise UsageError("--model is missing: give a checkpoint (RUN/final); only `reconstruction` needs none")
+    return not config.model
 
 
 def name_models(paths: Sequence[str]) -> dict[str, str]:

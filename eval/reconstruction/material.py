@@ -1,0 +1,101 @@
+"""The recordings to reconstruct: files by domain, cut into pieces, with the words that are known of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eval.benchmarks.base import LeftOut
+from eval.metrics.signals import DOMAINS
+from eval.reconstruction.settings import Reconstruction
+from slm.audio import find_audio, probe
+from slm.errors import AudioError, UsageError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A recording or a part of it; `file` is its path below the folder of the data, `made` what came back of it where
+    that is a file too."""
+
+    file: str
+    path: Path
+    domain: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    text: str = ""
+    made: Path | None = None
+
+    @property
+    def id(self) -> str:
+        return self.file if self.end_s is None else f"{self.file}@{self.start_s:g}-{self.end_s:g}"
+
+
+def find_recordings(data: Path, settings: Reconstruction) -> tuple[list[Piece], list[LeftOut]]:
+    """Every audio file below `data`, sorted, at most `max_files` of each domain. UsageError where there is none."""
+    paths = find_audio(data)
+    if not paths:
+        raise UsageError(f"no audio in {data}: put recordings there, in folders speech, music and audio if they differ")
+    known = texts_of(data)
+    whole = [
+        Piece(path.relative_to(data).as_posix(), path, domain_of(path.relative_to(data), settings.domain),
+              text=known.get(path.resolve(), ""))
+        for path in paths
+    ]  # fmt: skip
+    return in_pieces(first_of_each(whole, settings.max_files), settings.cut_s)
+
+
+def domain_of(path: Path, otherwise: str) -> str:
+    """The first folder of its path that is named after a domain."""
+    return next((part.lower() for part in path.parts[:-1] if part.lower() in DOMAINS), otherwise)
+
+
+def first_of_each(pieces: Iterable[Piece], number: int) -> list[Piece]:
+    """The first `number` of each domain; all for 0."""
+    made: list[Piece] = []
+    taken = dict.fromkeys(DOMAINS, 0)
+    for piece in pieces:
+        taken[piece.domain] += 1
+        if not number or taken[piece.domain] <= number:
+            made.append(piece)
+    return made
+
+
+def in_pieces(whole: Iterable[Piece], cut_s: float) -> tuple[list[Piece], list[LeftOut]]:
+    """Each file as pieces of `cut_s`, or as it is for 0; and the files that cannot be read, or are shorter."""
+    made, left_out = list[Piece](), list[LeftOut]()
+    for piece in whole:
+        if not cut_s:
+            made.append(piece)
+            continue
+        try:
+            duration_s = probe(piece.path).duration_s
+        except AudioError as error:
+            left_out.append(LeftOut(piece.file, str(error)))
+            continue
+        number = int(duration_s / cut_s + 1e-9)
+        if not number:
+            left_out.append(LeftOut(piece.file, f"shorter than {cut_s:g} s"))
+        made += [replace(piece, start_s=i * cut_s, end_s=(i + 1) * cut_s) for i in range(number)]
+    return made, left_out
+
+
+def texts_of(data: Path) -> Mapping[Path, str]:
+    """Recording -> what is said: from rows `path`, `text` of manifest.jsonl files, from LibriSpeech's *.trans.txt, and
+    from NAME.txt beside NAME.wav."""
+    made: dict[Path, str] = {}
+    for manifest in sorted(data.rglob("manifest.jsonl")):
+        for line in manifest.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line) if line.strip() else {}
+            if row.get("path") and row.get("text"):
+                made[(manifest.parent / row["path"]).resolve()] = str(row["text"])
+    for table in sorted(data.rglob("*.trans.txt")):
+        for line in table.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            made[(table.parent / f"{name}.flac").resolve()] = text.strip()
+    for path in find_audio(data):
+        beside = path.with_suffix(".txt")
+        if path.resolve() not in made and beside.is_file():
+            made[path.resolve()] = " ".join(beside.read_text(encoding="utf-8").split())
+    return made

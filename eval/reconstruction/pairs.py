@@ -1,0 +1,65 @@
+"""Ground truth and reconstructions side by side on disk, as papers offer them for download.
+
+The ground truth is known by a part of its path: `gt`, `ground_truth`, `original` or `reference`, as a folder, as a
+file name or as a word in one. What stands in the place of that word is the name of a system:
+
+    PAIRS/ground_truth/a.wav           PAIRS/mimi/a.wav
+    PAIRS/a/original.wav               PAIRS/a/mimi.wav
+    PAIRS/music/rec_music_gt_1.wav     PAIRS/music/rec_music_mimi_1.wav
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from eval.benchmarks.base import LeftOut
+from eval.reconstruction.material import Piece, domain_of, first_of_each, in_pieces, texts_of
+from eval.reconstruction.settings import Reconstruction
+from slm.audio import find_audio
+from slm.errors import UsageError
+
+NAMES = ("ground[-_ ]?truth", "gt", "original", "orig", "reference", "ref")
+_TRUTH = re.compile(rf"(?<![^/_.\- ])(?:{'|'.join(NAMES)})(?![^/_.\- ])", re.IGNORECASE)
+
+
+def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Piece]], list[LeftOut]]:
+    """System -> its pieces, each with `made`; and the files left out, which have no ground truth.
+
+    UsageError where no pair is found.
+    """
+    files = {path.relative_to(data).with_suffix("").as_posix(): path for path in find_audio(data)}
+    texts = texts_of(data)
+    systems: dict[str, list[Piece]] = {}
+    used: set[str] = set()
+    for truth in [name for name in files if _TRUTH.search(name)]:
+        domain = domain_of(Path(truth), settings.domain)
+        for system, name in _made_of(truth, files):
+            used |= {truth, name}
+            path = files[truth]
+            text = texts.get(path.resolve(), "")
+            systems.setdefault(system, []).append(Piece(name, path, domain, text=text, made=files[name]))
+    if not systems:
+        raise UsageError(
+            f"no pairs in {data}: give --tokenizer for round trips, or put recordings of a system beside the ground "
+            "truth, such as ground_truth/a.wav and mimi/a.wav (docs/reconstruction.md)"
+        )
+    left_out = [LeftOut(name, "no ground truth, or nothing made of it, beside it") for name in sorted(files)
+                if name not in used]  # fmt: skip
+    made: dict[str, list[Piece]] = {}
+    for system in sorted(systems):
+        made[system], left = in_pieces(first_of_each(systems[system], settings.max_files), settings.cut_s)
+        left_out += left
+    return made, left_out
+
+
+def _made_of(truth: str, files: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    """(system, file) of everything that differs from the ground truth's path in that word alone."""
+    word = list(_TRUTH.finditer(truth))[-1]
+    before, after = truth[: word.start()], truth[word.end() :]
+    for name in files:
+        system = name[len(before) : len(name) - len(after)]
+        fits = name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+        if fits and "/" not in system and not _TRUTH.search(name):
+            yield system, name

@@ -1,0 +1,81 @@
+"""Everything that was found as one table for each domain: a row for each tokenizer and number of codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.benchmarks.base import MODEL
+from eval.metrics.signals import DOMAINS
+from eval.report.table import markdown_table
+
+NAME = "reconstruction"
+
+
+def points_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each number of codebooks of each domain in a record of results, with every score by metric."""
+    made = []
+    for result in record["results"]:
+        if result["benchmark"] != NAME:
+            continue
+        for point in result["details"]["points"]:
+            scores = [s for s in result["scores"][MODEL] if s["item"] == point["item"]]
+            made.append({
+                "system": record["model"]["path"],
+                **point,
+                "scores": {s["metric"]: {k: s[k] for k in ("value", "interval", "unit", "convention", "count")}
+                           for s in scores},
+                "absent": result["details"]["absent"],
+                "files_left_out": len({left["item"] for left in result["left_out"]}),
+            })  # fmt: skip
+    return made
+
+
+def tables(points: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: per domain the values, then what each column is, what is absent, and what was left out."""
+    parts = [_domain(domain, [p for p in points if p["domain"] == domain]) for domain in DOMAINS]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _domain(domain: str, points: Sequence[Mapping[str, Any]]) -> str:
+    if not points:
+        return ""
+    metrics = list(dict.fromkeys(name for p in points for name in p["scores"]))
+    header = ["tokenizer", "codebooks", *metrics, "delay ms", "n"]
+    rows = [
+        [p["system"], str(p["codebooks"] or "–"), *(_value(p["scores"].get(name)) for name in metrics),
+         _delay(p["alignment"]), str(p["pieces"])]
+        for p in points
+    ]  # fmt: skip
+    lines = [f"## {domain}", "", markdown_table(header, rows), ""]
+    for name in metrics:
+        told = sorted({f"{p['scores'][name]['unit']}; {p['scores'][name]['convention']}" for p in points
+                       if name in p["scores"]})  # fmt: skip
+        lines.append(f"- {name}: {' / '.join(told)}")
+    absent = {name: how for p in points for name, how in p["absent"].items()}
+    lines += [f"- {name} is absent: {how}" for name, how in absent.items()]
+    lines += _silent_about(points)
+    if most := max(p["files_left_out"] for p in points):
+        lines.append(f"- left out: {most} recordings; results.json names each with its reason")
+    return "\n".join(lines)
+
+
+def _silent_about(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"- {name} says nothing of {number} of {p['pieces']} ({p['system']}, {p['codebooks'] or 'as given'}): {reason}"
+        for p in points
+        for name, reasons in p["undefined"].items()
+        for reason, number in reasons.items()
+    ]
+
+
+def _value(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    value = score["value"]
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _delay(alignment: Mapping[str, Any]) -> str:
+    delay = alignment["delay_s"]
+    return "?" if delay is None else f"{1000 * delay:.2f}"
