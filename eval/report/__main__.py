@@ -1,4 +1,4 @@
-"""python -m eval.report RESULTS_DIR... --out SITE: one page about one or several models."""
+"""python -m eval.report RESULTS... --out SITE: a site of pages that open from disk, about models and tokenizers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,29 @@ from slm.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description="One page about one or several models.")
-    parser.add_argument("results", nargs="+", metavar="RESULTS_DIR", help="a folder written by eval/run.py --out")
-    parser.add_argument("--out", required=True, metavar="SITE", help="folder to write: index.html, and audio beside it")
+    about = "A static site about one or several models and tokenizers: open SITE/index.html, no server, no network."
+    parser = argparse.ArgumentParser(prog="python -m eval.report", description=about)
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS",
+        help="a folder written by eval/run.py --out (of one or of several models), by train_lm.py (its training curve) "
+        "or by tokenize_corpus.py (its statistics)",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="SITE", help="folder to write: index.html, and all it needs")
+    parser.add_argument("--samples", type=int, default=30, metavar="N", help="show N recordings at most (30)")
     args = parser.parse_args(argv)
-    from eval.report.page import build_page
+    from eval.report.plots import INSTALL, plotly_script
+    from eval.report.site import build_site
 
     try:
-        print(build_page([Path(r) for r in args.results], Path(args.out)))
+        if args.samples < 0:
+            raise UsageError("--samples must be 0 or more")
+        made = build_site([Path(r) for r in args.results], Path(args.out), args.samples)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if plotly_script() is None:
+        print(f"plots are tables only, because plotly is not installed: {INSTALL}", file=sys.stderr)
+    print(made)
     return 0
 
 

@@ -25,28 +25,31 @@ TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
 
 
-def build_page(results: Sequence[Path], out: Path) -> Path:
-    """Write OUT/index.html about one or more folders of results. Recordings go into the page up to `EMBED_BYTES`;
-    those beyond are linked, copied to OUT/audio where they lie elsewhere.
+def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: int | None = None) -> Path:
+    """Write OUT/index.html about one or more folders of results. Recordings go into the page up to `embed_bytes`
+    (`EMBED_BYTES` when None); those beyond are linked, copied to OUT/audio where they lie elsewhere. `home` is the
+    page of a site that this one belongs to.
 
     Raises UsageError for a folder without results.
     """
     check_folder(out)
-    records, recordings = [read_results(folder) for folder in results], Recordings(out)
+    records, recordings = [read_results(folder) for folder in results], Recordings(out, embed_bytes)
     runs = [
         _run(f"run-{i}", folder, record, recordings)
         for i, (folder, record) in enumerate(zip(results, records, strict=True), start=1)
     ]
     page = (
-        _environment()
+        make_environment()
         .get_template("page.html")
-        .render(runs=runs, compared=_compare(runs), wording=wording, version=__version__, recordings=recordings)
+        .render(
+            runs=runs, compared=_compare(runs), wording=wording, version=__version__, recordings=recordings, home=home
+        )
     )
     write_text(out / "index.html", page)
     return out / "index.html"
 
 
-def _environment() -> Any:
+def make_environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -54,6 +57,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )  # fmt: skip
     made.filters["value"], made.filters["interval"] = wording.format_value, wording.format_interval
+    made.filters["number"], made.filters["span"] = wording.format_number, wording.format_span
     made.filters["percent"] = lambda share: f"{100 * min(1.0, max(0.0, share)):.2f}%"
     return made
 
@@ -158,8 +162,9 @@ def _players(prompt: dict[str, Any], folder: Path, recordings: Recordings, ancho
 class Recordings:
     """Puts recordings into the page while there is room, links the others, and counts both."""
 
-    def __init__(self, out: Path):
-        self.out, self.room, self.embedded, self.linked = out, EMBED_BYTES, 0, 0
+    def __init__(self, out: Path, room: int | None = None):
+        self.out, self.embedded, self.linked = out, 0, 0
+        self.room = EMBED_BYTES if room is None else room
 
     def source(self, wav: Path, name: str) -> str:
         """A data URI, or the relative URL of the file itself or of its copy in OUT/audio."""

@@ -111,6 +111,26 @@ def format_interval(score: Mapping[str, Any]) -> str:
     return f"{low}–{high}"
 
 
+def format_number(score: Mapping[str, Any]) -> str:
+    """As `format_value`, with as many digits as small numbers without a unit need: 0.914, 3.21, 17.4, 1,203."""
+    if score["unit"] == "fraction":
+        return format_value(score)
+    unit = "" if score["unit"] in ("", "1", "ratio") else f" {score['unit']}"
+    return _digits(score["value"]) + unit
+
+
+def format_span(score: Mapping[str, Any]) -> str:
+    """The interval, likewise, or nothing."""
+    if not score.get("interval") or score["unit"] == "fraction":
+        return format_interval(score)
+    return "–".join(_digits(v) for v in score["interval"])
+
+
+def _digits(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.{2 if size >= 1 else 3}f}"
+
+
 def _format(value: float, unit: str) -> str:
     if unit == "fraction":
         return f"{100 * value:.1f} %"

@@ -1,0 +1,198 @@
+"""Scores of several models as tables: every number a row, headlines as columns, and mean ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from eval.benchmarks.base import MODEL
+from eval.report.inputs import Evaluated, slug
+from eval.report.rows import short_name
+from eval.report.wording import UNITS, format_number, format_span, measure
+
+# Of numbers that no registered metric of that name tells about.
+DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False}
+
+
+@dataclass(frozen=True)
+class NumberRow:
+    """One number of one model (or baseline) on one subset, as a line of a table."""
+
+    run: Evaluated
+    scorer: str
+    subset: str
+    metric: str
+    convention: str
+    value: float
+    shown: str
+    interval: str
+    count: int
+    anchor: str
+    """Of the configuration that made it."""
+
+
+@dataclass(frozen=True)
+class NumberTable:
+    """All numbers of one benchmark and split, and what to show of them at first."""
+
+    title: str
+    split: str
+    about: str
+    rows: tuple[NumberRow, ...]
+    first: Mapping[str, str]
+    """Field -> the value that is shown at first; fields that are absent show all."""
+    notes: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return slug(f"{self.title}-{self.split}")
+
+    def choices(self, field: str) -> list[str]:
+        return list(dict.fromkeys(str(getattr(row, field)) for row in self.rows))
+
+
+def number_tables(evaluated: Sequence[Evaluated]) -> list[NumberTable]:
+    """One for each benchmark and split, in the order in which they are met."""
+    met: dict[tuple[str, str], list[tuple[Evaluated, Mapping[str, Any]]]] = {}
+    for run in evaluated:
+        for result in run.record["results"]:
+            met.setdefault((result["benchmark"], result["split"]), []).append((run, result))
+    return [_table(title, split, found) for (title, split), found in met.items()]
+
+
+def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str, Any]]]) -> NumberTable:
+    rows = [row for run, result in found for row in _rows(run, result)]
+    first = {"scorer": MODEL} if len({row.scorer for row in rows}) > 1 else {}
+    primary = next(
+        (s for _, r in found if r["headline"] for s in r["scores"][MODEL] if s["item"] == r["headline"]), None
+    )
+    if primary:
+        first |= {"metric": label(primary["metric"]), "convention": primary["convention"]}
+    notes = [f"{run.name}: {note}" for run, result in found for note in _notes(result)]
+    return NumberTable(title, split, found[0][1]["about"], tuple(rows), first, tuple(notes))
+
+
+def _rows(run: Evaluated, result: Mapping[str, Any]) -> list[NumberRow]:
+    return [
+        NumberRow(run, scorer, short_name(result, s["item"]), label(s["metric"]), s["convention"], s["value"],
+                  format_number(s), format_span(s), s["count"], config_anchor(run, result))
+        for scorer, scores in result["scores"].items()
+        for s in scores
+    ]  # fmt: skip
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    """What was left out and what is absent, in plain words."""
+    made = []
+    if left := result["left_out"]:
+        made.append(f"{len(left)} items were left out, such as {left[0]['item']} ({left[0]['reason']}).")
+    absent = result["details"].get("absent") or {}
+    items = absent.items() if isinstance(absent, Mapping) else [(str(a), "") for a in absent]
+    made += [f"{label(name)} is absent: {reason}" if reason else f"{name} is absent." for name, reason in items]
+    if note := result["details"].get("note"):
+        made.append(f"{note}.")
+    return made
+
+
+def label(metric: str) -> str:
+    return UNITS.get(metric, measure(metric))
+
+
+def config_anchor(run: Evaluated, result: Mapping[str, Any]) -> str:
+    return slug(f"{run.key}-{result['benchmark']}-{result['split']}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that several models have: whose, by which measure, and which way is better (None: unknown)."""
+
+    benchmark: str
+    split: str
+    name: str
+    metric: str
+    convention: str
+    higher_is_better: bool | None
+    scores: Mapping[str, Mapping[str, Any]]
+    """Key of the model -> its score."""
+
+
+def headline_columns(evaluated: Sequence[Evaluated]) -> list[Column]:
+    """The first number of each benchmark; another convention is another column."""
+    return _columns(evaluated, lambda result, score: score["item"] == result["headline"] and _is_primary(result, score))
+
+
+def measure_columns(evaluated: Sequence[Evaluated], benchmark: str, split: str) -> list[Column]:
+    """Every number of one benchmark."""
+    return _columns(evaluated, lambda result, _: (result["benchmark"], result["split"]) == (benchmark, split))
+
+
+def _is_primary(result: Mapping[str, Any], score: Mapping[str, Any]) -> bool:
+    first = next(s for s in result["scores"][MODEL] if s["item"] == result["headline"])
+    return (score["metric"], score["convention"]) == (first["metric"], first["convention"])
+
+
+def _columns(evaluated: Sequence[Evaluated], wanted: Any) -> list[Column]:
+    met: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for run in evaluated:
+        for result in run.record["results"]:
+            for s in result["scores"].get(MODEL, ()):
+                if wanted(result, s):
+                    key = (result["benchmark"], result["split"], short_name(result, s["item"]), s["metric"])
+                    met.setdefault((*key, s["convention"]), {})[run.key] = s
+    return [Column(b, p, n, m, c, direction(m), scores) for (b, p, n, m, c), scores in met.items()]
+
+
+@cache
+def direction(metric: str) -> bool | None:
+    """Whether more of it is better; None where nobody says so: then nothing is ranked by it."""
+    from eval.metrics.base import METRICS
+
+    if metric in METRICS.names():
+        return METRICS.get(metric).higher_is_better
+    return DIRECTIONS.get(metric)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks of the models over the columns that all of them have. 1 is the worst of a column."""
+
+    title: str
+    columns: tuple[Column, ...]
+    means: Mapping[str, float]
+    without: tuple[str, ...]
+    """Columns that were not ranked by, and why."""
+
+
+def rank(title: str, columns: Sequence[Column]) -> Ranking | None:
+    """None where there are no two models, or no column that can rank them."""
+    models = list(dict.fromkeys(key for column in columns for key in column.scores))
+    used, without = [], []
+    for column in columns:
+        name = f"{column.benchmark} {column.name}, {label(column.metric)}"
+        if column.higher_is_better is None:
+            without.append(f"{name} (which way is better is not said)")
+        elif missing := [m for m in models if m not in column.scores]:
+            without.append(f"{name} (not there for {', '.join(missing)})")
+        else:
+            used.append(column)
+    if len(models) < 2 or not used:
+        return None
+    ranks = np.array([column_ranks([_merit(c, m) for m in models]) for c in used])
+    return Ranking(title, tuple(used), dict(zip(models, ranks.mean(axis=0).tolist(), strict=True)), tuple(without))
+
+
+def _merit(column: Column, model: str) -> float:
+    value = column.scores[model]["value"]
+    return value if column.higher_is_better else -value
+
+
+def column_ranks(merits: Sequence[float]) -> np.ndarray:
+    """1 for the least merit; equal ones share the mean of their places."""
+    values = np.asarray(merits, dtype=np.float64)
+    below = (values[None, :] < values[:, None]).sum(axis=1)
+    equal = (values[None, :] == values[:, None]).sum(axis=1)
+    return below + (equal + 1) / 2

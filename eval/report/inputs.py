@@ -1,0 +1,153 @@
+"""What a report is given: folders of results, of several models, of training runs, of tokenized corpora."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.report.wording import run_name
+from eval.results import read_object, read_results
+from slm.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The results of one model, or of one tokenizer alone. `name` is its own in this report, `key` fits a file name."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return slug(self.name)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a language model was judged, not only a tokenizer."""
+        return bool((self.record.get("model") or {}).get("convention"))
+
+
+@dataclass(frozen=True)
+class Training:
+    """The curve of a run: the lines of its metrics.jsonl, and what a step of it costs where the run says so."""
+
+    name: str
+    lines: Sequence[Mapping[str, Any]]
+    flops_per_step: float | None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    name: str
+    facts: Mapping[str, Any]
+    """As `eval.results.describe_corpus` tells them."""
+
+
+@dataclass
+class Inputs:
+    evaluated: list[Evaluated] = field(default_factory=list)
+    comparisons: list[Mapping[str, Any]] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
+    corpora: list[Corpus] = field(default_factory=list)
+
+    def free_name(self, name: str, folder: Path) -> str:
+        """`name`, or a longer one where something else is called so already."""
+        taken = {e.key for e in self.evaluated}
+        choices = [name, f"{name} ({folder.name})", *(f"{name} ({n})" for n in range(2, 10_000))]
+        return next(choice for choice in choices if slug(choice) not in taken)
+
+
+def slug(name: str) -> str:
+    """Letters, digits, - . and _ only: a file name and an anchor."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "x"
+
+
+def read_inputs(folders: Sequence[Path]) -> Inputs:
+    """Each folder is read as what it holds. UsageError for one that holds nothing to show."""
+    made = Inputs()
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise UsageError(f"{folder} is given twice")
+        seen.add(folder.resolve())
+        if not _read_folder(made, folder):
+            raise UsageError(
+                f"no results.json in {folder}, nor comparison.json, metrics.jsonl or plan.json: give a folder that "
+                "eval/run.py --out, train_lm.py or tokenize_corpus.py wrote"
+            )
+    return made
+
+
+def _read_folder(made: Inputs, folder: Path) -> bool:
+    """Whether something was found. Of several models, each has its own folder inside."""
+    found = False
+    if (folder / "comparison.json").is_file():
+        made.comparisons.append(read_object(folder / "comparison.json"))
+        found = True
+    inner = [] if (folder / "results.json").is_file() else sorted(folder.glob("*/results.json"))
+    for path in [folder / "results.json"] if (folder / "results.json").is_file() else inner:
+        _read_evaluated(made, path.parent)
+        found = True
+    if (folder / "metrics.jsonl").is_file():
+        _add_training(made, run_name(folder.as_posix()), folder / "metrics.jsonl", folder)
+        found = True
+    if (folder / "plan.json").is_file() and (folder / "tokenizer.json").is_file():
+        made.corpora.append(Corpus(folder.name, describe_folder(folder)))
+        found = True
+    return found
+
+
+def _read_evaluated(made: Inputs, folder: Path) -> None:
+    record = read_results(folder)
+    model = record.get("model") or {}
+    name = run_name(model["path"]) if model.get("path") else record["tokenizer"]["name"]
+    evaluated = Evaluated(made.free_name(name, folder), folder, record)
+    made.evaluated.append(evaluated)
+    if record.get("corpus") and record["corpus"]["path"] not in {c.facts["path"] for c in made.corpora}:
+        made.corpora.append(Corpus(Path(record["corpus"]["path"]).name, record["corpus"]))
+    run = Path(model["path"]).parent if model.get("path") else folder
+    _add_training(made, evaluated.name, folder / "training.jsonl", run)
+
+
+def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
+    """Once for each curve: a run and its results may both be given."""
+    from slm.training.metrics import read_metrics
+
+    lines = read_metrics(metrics)
+    if lines and lines not in [t.lines for t in made.trainings]:
+        made.trainings.append(Training(name, lines, flops_per_step(run)))
+
+
+def flops_per_step(run: Path) -> float | None:
+    """From what the run's last checkpoint says it has spent; None where the run is not at hand."""
+    for path in sorted(run.glob("checkpoints/step-*/state/progress.json"), reverse=True):
+        spent = read_object(path)
+        if spent.get("flops") and spent.get("steps"):
+            return float(spent["flops"]) / float(spent["steps"])
+    return None
+
+
+def describe_folder(path: Path) -> dict[str, Any]:
+    """A tokenized corpus as its shards tell it. UsageError for one that is not finished."""
+    from dataclasses import asdict
+
+    from slm.corpus.plan import Plan
+    from slm.corpus.shards import read_record, shard_path
+    from slm.corpus.summary import summarize
+    from slm.types import TokenizerSpec
+
+    plan, spec = Plan(path), TokenizerSpec.from_dict(read_object(path / "tokenizer.json"))
+    files = [shard_path(path, plan, shard) for shard in plan.shards]
+    if missing := [f.name for f in files if not f.is_file()]:
+        raise UsageError(f"{path} is not finished ({len(missing)} shards are missing): run tokenize_corpus.py again")
+    summary = summarize(path, spec, plan, [read_record(file) for file in files])
+    return {
+        "path": str(path), "trained_on": False, "clips": summary.num_clips, "hours": summary.duration_s / 3600,
+        "codes": summary.num_codes, "bitrate_bps": spec.bitrate_bps,
+        "entropy_bitrate_bps": summary.entropy_bitrate_bps, "clips_left_out": len(summary.rejects),
+        "codebooks": [{**asdict(c), "perplexity": c.perplexity} for c in summary.codebooks],
+    }  # fmt: skip

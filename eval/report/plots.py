@@ -1,0 +1,205 @@
+"""Plots of a site as Plotly figures: plain dictionaries, with the same numbers as a table for whoever cannot see them.
+
+The script that draws them comes with the `plotly` package, of which nothing else is used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks.base import MODEL
+from eval.report.columns import label
+from eval.report.inputs import Evaluated, Training
+from eval.report.rows import CHANCE, headline_score, short_name
+
+INSTALL = "pip install 'slm-toolkit[report]'"
+QUALITY = "reconstruction"  # benchmarks whose name begins so are plotted against bitrate
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    points: Points
+
+
+@dataclass(frozen=True)
+class View:
+    """One choice of what to plot."""
+
+    name: str
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    log_x: bool = False
+    chance: float | None = None
+    lines: bool = True
+
+    def figure(self) -> dict[str, Any]:
+        """`data` and `layout` of Plotly. Colours are left to the page, which knows whether it is dark."""
+        data = [
+            {"type": "scatter", "mode": "lines+markers" if self.lines and len(s.points) > 1 else "markers",
+             "name": s.name, "x": [x for x, _ in s.points], "y": [y for _, y in s.points]}
+            for s in self.series
+        ]  # fmt: skip
+        layout: dict[str, Any] = {
+            "xaxis": {"title": {"text": self.x}, "type": "log" if self.log_x else "linear"},
+            "yaxis": {"title": {"text": self.y}},
+        }
+        if self.chance is not None:
+            line = {"dash": "dot", "width": 1}
+            layout["shapes"] = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": self.chance,
+                                 "y1": self.chance, "line": line}]  # fmt: skip
+        return {"data": data, "layout": layout}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with its views; none of them: `absent` says why."""
+
+    key: str
+    title: str
+    about: str
+    views: tuple[View, ...]
+    absent: str = ""
+
+
+def plotly_script() -> Path | None:
+    """plotly.min.js of the installed package; None without it."""
+    found = find_spec("plotly")
+    path = Path(found.origin).parent / "package_data" / "plotly.min.js" if found and found.origin else None
+    return path if path and path.is_file() else None
+
+
+def make_plots(evaluated: Sequence[Evaluated], trainings: Sequence[Training]) -> list[Plot]:
+    return [quality_plot(evaluated), zero_shot_plot(evaluated), compute_plot(trainings)]
+
+
+def quality_plot(evaluated: Sequence[Evaluated]) -> Plot:
+    """What comes out of a tokenizer against the bits that go in: a view for each measure, a line for each tokenizer."""
+    views: dict[tuple[str, str], dict[str, Points]] = {}
+    for run in evaluated:
+        for result in run.record["results"]:
+            if not result["benchmark"].startswith(QUALITY):
+                continue
+            scores = result["scores"].get(MODEL, [])
+            rates = {s["item"]: s["value"] for s in scores if s["unit"] in ("bit/s", "bits/s", "bps")}
+            for s in scores:
+                x = rates.get(s["item"], nominal_bps(run, s["item"]))
+                if (s["item"] in rates and s["value"] == rates[s["item"]]) or not _finite(x, s["value"]):
+                    continue
+                kind = _without_count(short_name(result, s["item"]))
+                name = f"{run.name}, {kind}" if kind else run.name
+                views.setdefault((label(s["metric"]), s["unit"]), {}).setdefault(name, []).append((x, s["value"]))
+    made = [View(_axis(m, u), "bits per second of audio", _axis(m, u), _series(found), log_x=True)
+            for (m, u), found in views.items()]  # fmt: skip
+    about = "What comes back from a tokenizer against the bits per second that it takes, for each number of codebooks."
+    absent = "" if made else "No reconstruction was measured: eval/run.py --tokenizer NAME --benchmarks reconstruction."
+    return Plot("quality", "Quality against bitrate", about, tuple(made), absent)
+
+
+def nominal_bps(run: Evaluated, item: str) -> float:
+    """Of the codebooks that the last number of an item's name counts; of all where it has none."""
+    spec = run.record["tokenizer"]
+    sizes, found = spec["codebook_sizes"], _COUNT.search(item)
+    count = int(found[1]) if found else len(sizes)
+    return spec["frame_rate_hz"] * sum(math.log2(size) for size in sizes[:count])
+
+
+_COUNT = re.compile(r"(?:^|[/ _-])(?:k|q|n)?=?(\d+)(?: ?-?codebooks?)?$")
+
+
+def _without_count(name: str) -> str:
+    return _COUNT.sub("", name).strip("/ _-")
+
+
+def zero_shot_plot(evaluated: Sequence[Evaluated]) -> Plot:
+    """Accuracy of each model against how many bits it needs, by its own likelihoods and by its tokenizer's codes."""
+    axes: dict[str, Callable[[Evaluated, Mapping[str, Any]], float | None]] = {
+        "bits per second that the model needs": lambda run, result: _bits_per_s(result),
+        "bits per second of the tokenizer's codes": lambda run, _: run.record["tokenizer"].get("bitrate_bps"),
+    }
+    views: dict[tuple[str, str, str], list[Series]] = {}
+    for run in evaluated:
+        for result in run.record["results"]:
+            if not result["headline"] or (score := headline_score(result))["metric"] not in CHANCE:
+                continue
+            for x_name, reader in axes.items():
+                if (x := reader(run, result)) is not None:
+                    key = (f"{result['benchmark']} {result['split']}", score["convention"], x_name)
+                    views.setdefault(key, []).append(Series(run.name, [(x, 100 * score["value"])]))
+    made = [View(f"{b} ({c}), {x}", x, f"{b}, accuracy (%)", tuple(s), log_x=True, chance=50.0)
+            for (b, c, x), s in views.items()]  # fmt: skip
+    about = (
+        "Each point is a model. Guessing gives 50 % (dotted). Fewer bits are better only between models that "
+        "have the same to tell: a coarser tokenizer has less."
+    )
+    absent = "" if made else "No benchmark of minimal pairs is among the results."
+    return Plot("zero-shot", "Zero-shot score against bits per second", about, tuple(made), absent)
+
+
+def _bits_per_s(result: Mapping[str, Any]) -> float | None:
+    """On the right items, which are ordinary speech."""
+    found = [s for s in result["scores"][MODEL] if s["metric"] == "bits_per_s"]
+    right = [s for s in found if s["item"].endswith("right items")]
+    return (right or found)[0]["value"] if found else None
+
+
+LOSSES = {
+    "eval_bits_per_s": "held out, bits per second of audio",
+    "eval_nats_per_code": "held out, nats per code",
+    "train_nats_per_code": "training, nats per code",
+}
+
+
+def compute_plot(trainings: Sequence[Training]) -> Plot:
+    """Loss against floating-point operations, for the runs that say what a step costs."""
+    costed = [t for t in trainings if t.flops_per_step]
+    views = []
+    for key, name in LOSSES.items():
+        series = [Series(t.name, [(x * (t.flops_per_step or 0.0), y) for x, y in curve(t, key)]) for t in costed]
+        if series := [s for s in series if s.points]:
+            views.append(View(name, "training compute (FLOPs)", name, tuple(series), log_x=True))
+    without = [t.name for t in trainings if not t.flops_per_step]
+    about = "Nats per code can only be compared between models of one tokenizer; bits per second of audio between all."
+    if views and without:
+        about += f" Without {', '.join(without)}, whose run folder (checkpoints/) is not at hand."
+    absent = "" if views else "No run says what it has spent: give the run folder itself, with its checkpoints/."
+    return Plot("compute", "Loss against compute", about, tuple(views), absent)
+
+
+def training_plot(trainings: Sequence[Training]) -> Plot:
+    """Every logged number by step."""
+    keys = list(dict.fromkeys(k for t in trainings for line in t.lines for k, v in line.items()
+                              if k != "step" and isinstance(v, int | float)))  # fmt: skip
+    keys.sort(key=lambda k: list(LOSSES).index(k) if k in LOSSES else len(LOSSES))
+    views = []
+    for key in keys:
+        series = [s for t in trainings if (s := Series(t.name, curve(t, key))).points]
+        if series:
+            views.append(View(LOSSES.get(key, key.replace("_", " ")), "step", key.replace("_", " "), tuple(series)))
+    absent = "" if views else "No training curve is among what was given: give a run folder, with its metrics.jsonl."
+    return Plot("training", "Training curves", "What was logged, by optimizer step.", tuple(views), absent)
+
+
+def curve(training: Training, key: str) -> Points:
+    found = [(float(line["step"]), line.get(key)) for line in training.lines]
+    return [(x, float(y)) for x, y in found if isinstance(y, int | float) and math.isfinite(y)]
+
+
+def _series(found: Mapping[str, Points]) -> tuple[Series, ...]:
+    return tuple(Series(name, sorted(points)) for name, points in found.items())
+
+
+def _axis(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit and unit not in ("1", "fraction") else name
+
+
+def _finite(*values: float | None) -> bool:
+    return all(v is not None and math.isfinite(v) for v in values)

@@ -1,0 +1,136 @@
+"""Results -> a folder of pages that open from disk: no server, no network, nothing but what lies in it.
+
+`templates/site/` holds the pages; everything they show is prepared in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.report import wording
+from eval.report.columns import Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
+from eval.report.inputs import Evaluated, Inputs, read_inputs
+from eval.report.page import TEMPLATES, build_page, make_environment
+from eval.report.plots import INSTALL, make_plots, plotly_script, training_plot
+from eval.report.rows import CHANCE, headline_score
+from eval.report.samples import MAX_SAMPLES, make_samples
+from eval.report.taxonomy import make_entries, make_facets
+from eval.results import check_folder
+from slm import __version__
+from slm.errors import UsageError
+from slm.files import write_text
+
+ASSETS = ("site/site.js", "site/plots.js", "script.js")
+
+
+@dataclass(frozen=True)
+class Page:
+    file: str
+    title: str
+
+
+PAGES = (
+    Page("index.html", "Results"), Page("plots.html", "Plots"), Page("samples.html", "Samples"),
+    Page("training.html", "Training"), Page("tokenizers.html", "Tokenizers"), Page("config.html", "Configurations"),
+)  # fmt: skip
+
+
+def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLES) -> Path:
+    """Write OUT/index.html and the pages beside it, about everything in the folders given.
+
+    UsageError for a folder that holds nothing to show, and where OUT is one of them (its own page would be lost).
+    """
+    inputs = read_inputs(results)
+    given = {folder.resolve() for folder in (*results, *(e.folder for e in inputs.evaluated))}
+    if out.resolve() in given:
+        raise UsageError(f"--out {out} is a folder of results, whose own page would be lost: give another folder")
+    check_folder(out)
+    write_assets(out)
+    write_models(inputs.evaluated, out)
+    context = {**_results(inputs), **_training(inputs), **_taxonomy(inputs)}
+    context["samples"], context["num_recordings"] = make_samples(inputs.evaluated, out, max_samples)
+    context["plots"] = make_plots(inputs.evaluated, inputs.trainings)
+    environment = make_environment()
+    for page in PAGES:
+        shown = {**context, "page": page, "pages": PAGES, "version": __version__, "wording": wording,
+                 "has_plotly": plotly_script() is not None, "install": INSTALL}  # fmt: skip
+        write_text(out / page.file, environment.get_template(f"site/{page.file}").render(shown))
+    return out / "index.html"
+
+
+def write_assets(out: Path) -> None:
+    """Style, scripts, and the script of the plots with its licence, where its package is installed."""
+    assets = out / "assets"
+    assets.mkdir(parents=True, exist_ok=True)
+    styles = [TEMPLATES / "style.css", TEMPLATES / "site/site.css"]
+    write_text(assets / "style.css", "\n".join(file.read_text(encoding="utf-8") for file in styles))
+    for name in ASSETS:
+        shutil.copyfile(TEMPLATES / name, assets / Path(name).name)
+    if script := plotly_script():
+        shutil.copyfile(script, assets / "plotly.min.js")
+
+
+def write_models(evaluated: Sequence[Evaluated], out: Path) -> None:
+    """OUT/models/KEY/index.html, the page of each model alone, and the file that all its numbers are from."""
+    for run in evaluated:
+        folder = out / "models" / run.key
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.folder / "results.json", folder / "results.json")
+        if run.has_model:
+            build_page([run.folder], folder, home="../../index.html", embed_bytes=0)
+
+
+def _results(inputs: Inputs) -> dict[str, Any]:
+    tables = number_tables(inputs.evaluated)
+    return {
+        "runs": inputs.evaluated,
+        "names": {run.key: run.name for run in inputs.evaluated},
+        "columns": headline_columns(inputs.evaluated),
+        "tables": tables,
+        "rankings": rankings(inputs.evaluated),
+        "comparisons": inputs.comparisons,
+        "generated": any(r.get("generated") for run in inputs.evaluated for r in run.record["results"]),
+        "configurations": {
+            run.key: [_configuration(run, r) for r in run.record["results"]] for run in inputs.evaluated
+        },
+    }
+
+
+def rankings(evaluated: Sequence[Evaluated]) -> list[Ranking]:
+    """Over the headlines of benchmarks that guessing has a value for; and over all measures of each other benchmark."""
+    made = [rank("Minimal pairs, zero-shot", [c for c in headline_columns(evaluated) if c.metric in CHANCE])]
+    others = dict.fromkeys(
+        (r["benchmark"], r["split"]) for run in evaluated for r in run.record["results"]
+        if not r["headline"] or headline_score(r)["metric"] not in CHANCE
+    )  # fmt: skip
+    made += [rank(f"{name}, {split}", measure_columns(evaluated, name, split)) for name, split in others]
+    return [ranking for ranking in made if ranking]
+
+
+def _configuration(run: Evaluated, result: dict[str, Any]) -> dict[str, Any]:
+    """Everything that made a result, less the numbers and lists that other pages show."""
+    long = ("scores", "left_out", "meanings", "about", "headline", "details")
+    details = {k: v for k, v in result["details"].items() if k not in ("prompts", "samples")}
+    shown = {k: v for k, v in result.items() if k not in long} | {"details": details}
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
+    return {
+        "benchmark": result["benchmark"],
+        "split": result["split"],
+        "text": text,
+        "anchor": config_anchor(run, result),
+    }
+
+
+def _training(inputs: Inputs) -> dict[str, Any]:
+    ends = [(t, {k: v for line in t.lines for k, v in line.items()}) for t in inputs.trainings]
+    return {"trainings": ends, "curves": [training_plot(inputs.trainings)], "corpora": inputs.corpora}
+
+
+def _taxonomy(inputs: Inputs) -> dict[str, Any]:
+    entries = make_entries(inputs.evaluated)
+    return {"entries": entries, "facets": make_facets(entries)}

@@ -1,0 +1,30 @@
+// Draws the view that is chosen, in the colours of the page; without Plotly the tables stand alone.
+const COLOURS = { light: ["#0a6c74", "#c0492b", "#7a4fa3", "#8a6d00", "#2c5fb3", "#5a7d1f", "#b0357c", "#555"],
+                  dark: ["#58c4c4", "#f0886a", "#bd9be0", "#e2c15a", "#86aef2", "#a8cf6b", "#ee8fc2", "#bbb"] };
+const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon"];
+
+function draw(select) {
+  const key = select.dataset.plot, place = document.getElementById(`plot-${key}`);
+  for (const details of document.querySelectorAll(".view")) {
+    if (details.dataset.view.startsWith(`${key}-`)) details.hidden = details.dataset.view !== `${key}-${select.value}`;
+  }
+  if (!place || typeof Plotly === "undefined") return;
+  const { data, layout } = JSON.parse(document.getElementById(`figures-${key}`).textContent)[select.value];
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
+  const log = layout.xaxis.type === "log" ? { dtick: "D2", minorloglabels: "complete", tickformat: "~s" } : {};
+  data.forEach((trace, i) => { trace.marker = { size: 9, symbol: SYMBOLS[i % SYMBOLS.length] }; });
+  Plotly.react(place, data, {
+    ...layout,
+    xaxis: { ...layout.xaxis, ...axis, ...log }, yaxis: { ...layout.yaxis, ...axis },
+    shapes: (layout.shapes || []).map((s) => ({ ...s, line: { ...s.line, color: colour("--quiet") } })),
+    colorway: COLOURS[isDark() ? "dark" : "light"], font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },
+    legend: { orientation: "h", y: -0.22 }, showlegend: true, hovermode: "closest",
+  }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
+}
+
+const choices = document.querySelectorAll("select[data-plot]");
+for (const select of choices) select.addEventListener("input", () => draw(select));
+document.addEventListener("themechange", () => choices.forEach(draw));
+choices.forEach(draw);
