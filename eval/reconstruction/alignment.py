@@ -10,6 +10,8 @@ import numpy as np
 SURE = 0.5
 """A correlation from which the lag of its maximum is believed."""
 ENVELOPE_S = 0.001
+COARSE_S = 0.005
+"""Less than this is no delay where only envelopes are alike: they cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ def measure_delay(reference: np.ndarray, made: np.ndarray, sample_rate_hz: int, 
     first, second = (envelope(x, step) for x in (reference, made))
     lag, rough = best_lag(first, second, round(max_delay_s * sample_rate_hz / step))
     if rough >= SURE:
-        return Delay(lag * step / sample_rate_hz, rough, "envelope")
+        delay_s = lag * step / sample_rate_hz
+        return Delay(delay_s if abs(delay_s) >= COARSE_S else 0.0, rough, "envelope")
     return Delay(0.0, max(correlation, rough), "")
 
 
@@ -51,11 +54,13 @@ def best_lag(reference: np.ndarray, made: np.ndarray, most: int) -> tuple[int, f
 
 
 def envelope(signal: np.ndarray, step: int) -> np.ndarray:
-    """Loudness in steps, less its mean: `[N // step]`. Smoothed over 20 steps, so that pitch does not show."""
+    """Loudness in steps, less its mean: `[N // step - 19]`. Smoothed over 20 steps, so that pitch does not show; whole
+    ones only, since the fall at the ends of two signals is always alike. None of it in less than 0.3 s."""
     power = (signal[: len(signal) // step * step].astype(np.float64).reshape(-1, step) ** 2).mean(axis=1)
-    if len(power) < 20:
-        return np.zeros(len(power))
-    smooth = np.sqrt(np.maximum(0, np.convolve(power, np.hanning(22)[1:-1] / np.hanning(22).sum(), mode="same")))
+    if len(power) < 300:
+        return np.zeros(0)
+    window = np.hanning(22)[1:-1]
+    smooth = np.sqrt(np.maximum(0, np.convolve(power, window / window.sum(), mode="valid")))
     return smooth - smooth.mean()
 
 

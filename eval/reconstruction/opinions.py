@@ -44,11 +44,12 @@ class Opinions:
         self.measures: dict[str, Opinion] = {}
         self._truth: dict[tuple[str, str], object] = {}
         self.mos: list[MosJudge] = []
-        for name in (word.strip() for word in settings.mos.split(",") if word.strip()):
+        for word in (word.strip() for word in settings.mos.split(",") if word.strip()):
+            name, _, where = word.partition("=")
             if name not in MOS_JUDGES:
                 raise UsageError(f"--reconstruction.mos: no predictor {name!r}{did_you_mean(name, MOS_JUDGES)}")
             kind = MOS_JUDGES[name]
-            if made := self._load(name, lambda kind=kind: kind(device=device)):  # type: ignore[misc]
+            if made := self._load(name, lambda kind=kind, where=where: kind(where, device)):  # type: ignore[misc]
                 self.mos.append(made)
         source, checkpoint = settings.speaker, settings.asr
         self.speaker: SpeakerJudge | None = (
@@ -60,7 +61,7 @@ class Opinions:
         try:
             return load()
         except MissingJudgeError as error:
-            self.missing[name] = str(error)
+            self.missing[name] = str(error).replace("--judges.utmos ", "--reconstruction.mos utmos=")
             return None
 
     def about(self, jobs: Sequence[Job], texts: Mapping[str, str]) -> dict[str, Values]:

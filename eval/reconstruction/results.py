@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.benchmarks.base import MODEL, LeftOut, Result
 from eval.metrics.bootstrap import estimate
-from eval.metrics.signals import observations
+from eval.metrics.signals import SPEECH, observations
 from eval.reconstruction.judging import Bench, Found
 from eval.tokens import item_list_hash
 from slm.errors import UsageError
@@ -120,7 +120,7 @@ def point_of(found: Found) -> dict[str, Any]:
 def absent(domain: str, bench: Bench) -> Mapping[str, str]:
     """Metrics that nobody could compute here -> what installs what they need."""
     made = {m.name: m.missing() for m in missing_of(bench) if domain in m.domains}
-    return made | dict(bench.opinions.missing)
+    return made | (dict(bench.opinions.missing) if domain == SPEECH else {})
 
 
 def missing_of(bench: Bench) -> list[Any]:

@@ -33,7 +33,7 @@ class Reconstruction:
     metrics: str = ""
     """Names with commas between; empty: all (docs/reconstruction.md)."""
     mos: str = "dnsmos,distillmos,utmos"
-    """Predictors of opinion to ask about speech, with commas between; empty: none."""
+    """Predictors of opinion to ask about speech, with commas between; empty: none. utmos=DIR says where one is."""
     asr: str = "openai/whisper-tiny.en"
     """Speech recognizer for word error rates: a hub id or folder of a Whisper or CTC model; empty: none."""
     speaker: str = "resemblyzer"
