@@ -118,7 +118,7 @@ def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
     from slm.training.metrics import read_metrics
 
     lines = read_metrics(metrics)
-    if lines and lines not in [t.lines for t in made.trainings]:
+    if lines and (name, lines) not in [(t.name, t.lines) for t in made.trainings]:
         made.trainings.append(Training(name, lines, flops_per_step(run)))
 
 

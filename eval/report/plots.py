@@ -183,7 +183,8 @@ def training_plot(trainings: Sequence[Training]) -> Plot:
     for key in keys:
         series = [s for t in trainings if (s := Series(t.name, curve(t, key))).points]
         if series:
-            views.append(View(LOSSES.get(key, key.replace("_", " ")), "step", key.replace("_", " "), tuple(series)))
+            name = LOSSES.get(key, key.replace("_", " "))
+            views.append(View(name, "step", name, tuple(series)))
     absent = "" if views else "No training curve is among what was given: give a run folder, with its metrics.jsonl."
     return Plot("training", "Training curves", "What was logged, by optimizer step.", tuple(views), absent)
 

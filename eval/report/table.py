@@ -88,15 +88,27 @@ def _with_interval(score: Mapping[str, Any] | None) -> str:
 
 
 def _statistic_rows(result: Mapping[str, Any]) -> str:
+    """Numbers without a headline: the model's, their intervals where there are some, the same of what stands beside
+    it, and, where they are not all of one convention, how each was made."""
     scores = result["scores"].get(MODEL, [])
     if not scores:
         return "No numbers."
+    others = {
+        name: {(s["item"], s["metric"]): s for s in found} for name, found in result["scores"].items() if name != MODEL
+    }
+    has_intervals = any(s.get("interval") for s in scores)
     rows = [
         [f"{UNITS.get(s['metric'], measure(s['metric']))} ({short_name(result, s['item'])})", format_value(s),
-         str(s["count"])]
+         *([format_interval(s)] if has_intervals else []),
+         *(_with_interval(found.get((s["item"], s["metric"]))) for found in others.values()), str(s["count"])]
         for s in scores
     ]  # fmt: skip
-    return markdown_table([scores[0]["convention"], MODEL, "n"], rows)
+    header = [scores[0]["convention"], MODEL, *(["95 % interval"] if has_intervals else []), *others, "n"]
+    made: dict[str, list[str]] = {}
+    for score, row in zip(scores, rows, strict=True):
+        made.setdefault(score["convention"], []).append(row[0])
+    lines = [f"- {', '.join(names)}: {convention}" for convention, names in made.items()] if len(made) > 1 else []
+    return "\n".join([markdown_table(header, rows), *(["", "How each was made:", "", *lines] if lines else [])])
 
 
 def conventions_table(result: Mapping[str, Any]) -> str:

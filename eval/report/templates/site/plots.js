@@ -12,7 +12,9 @@ function draw(select) {
   const { data, layout } = JSON.parse(document.getElementById(`figures-${key}`).textContent)[select.value];
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
-  const log = layout.xaxis.type === "log" ? { dtick: "D2", minorloglabels: "complete", tickformat: "~s" } : {};
+  const xs = data.flatMap((trace) => trace.x), wide = Math.max(...xs) / Math.min(...xs) > 8;
+  // On a logarithmic axis of less than a decade there would be hardly a label.
+  const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
   data.forEach((trace, i) => { trace.marker = { size: 9, symbol: SYMBOLS[i % SYMBOLS.length] }; });
   Plotly.react(place, data, {
     ...layout,
@@ -20,7 +22,8 @@ function draw(select) {
     shapes: (layout.shapes || []).map((s) => ({ ...s, line: { ...s.line, color: colour("--quiet") } })),
     colorway: COLOURS[isDark() ? "dark" : "light"], font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },
-    legend: { orientation: "h", y: -0.22 }, showlegend: true, hovermode: "closest",
+    legend: { orientation: "h", y: -0.22 }, showlegend: true,
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--ink") }, hovermode: "closest",
   }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
 }
 
