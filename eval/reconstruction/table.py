@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.benchmarks.base import MODEL
 from eval.metrics.signals import DOMAINS
+from eval.reconstruction.opinions import TRUTH
 from eval.report.table import markdown_table
 
 NAME = "reconstruction"
@@ -40,13 +41,18 @@ def tables(points: Sequence[Mapping[str, Any]]) -> str:
 def _domain(domain: str, points: Sequence[Mapping[str, Any]]) -> str:
     if not points:
         return ""
-    metrics = list(dict.fromkeys(name for p in points for name in p["scores"]))
+    every = dict.fromkeys(name for p in points for name in p["scores"])
+    metrics = [name for name in every if not name.endswith(TRUTH)]
     header = ["tokenizer", "codebooks", *metrics, "delay ms", "n"]
     rows = [
         [p["system"], str(p["codebooks"] or "–"), *(_value(p["scores"].get(name)) for name in metrics),
          _delay(p["alignment"]), str(p["pieces"])]
         for p in points
     ]  # fmt: skip
+    truth = next((p for p in points if any(name.endswith(TRUTH) for name in p["scores"])), None)
+    if truth:
+        values = [_value(truth["scores"].get(name + TRUTH)) for name in metrics]
+        rows.insert(0, ["ground truth", "–", *values, "–", str(truth["pieces"])])
     lines = [f"## {domain}", "", markdown_table(header, rows), ""]
     for name in metrics:
         told = sorted({f"{p['scores'][name]['unit']}; {p['scores'][name]['convention']}" for p in points
