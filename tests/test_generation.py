@@ -134,7 +134,7 @@ def test_guidance_needs_a_prompt_that_comes_first():
 
 def mixed_requests() -> list[Request]:
     return [Request(prompt_of(p, i), p + more, 10 + i) for i, (p, more) in
-            enumerate([(4, 6), (0, 9), (5, 6), (30, 5), (4, 3), (4, 6)])]  # fmt: skip
+            enumerate([(4, 6), (0, 9), (5, 6), (14, 5), (4, 3), (4, 6)])]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS, ids=named)
@@ -147,7 +147,7 @@ def test_a_batch_is_its_documents_one_by_one(name, settings, depth):
     alone = [generate_codes(model, pattern, r.prompt, r.max_frames, sampling, r.seed) for r in requests]
     assert len({len(a) - len(r.prompt) for a, r in zip(alone, requests, strict=True)}) > 2
     generator = Generator(model, pattern)
-    for speed in (Speed(), Speed(batch_size=4), Speed(static_cache=True), Speed(batch_size=2, static_cache=True)):
+    for speed in (Speed(batch_size=4), Speed(batch_size=2, static_cache=True)):
         for one, other in zip(alone, generator.make(requests, sampling, speed), strict=True):
             assert np.array_equal(one, other)
 
