@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,11 +209,13 @@ def test_without_plotly_the_numbers_are_there_and_the_install_line_too(given, tm
 
 def test_a_corpus_and_a_run_alone_are_shown(tmp_path):
     import tokenize_corpus
+    from slm.corpus.config import CorpusConfig
 
     for i in range(3):
         write_level(tmp_path / f"audio/a{i}.wav", 0.1 * (i + 1), duration_s=0.5)
     pytest.importorskip("pycodec2")
-    tokenize_corpus.main(dataclasses.replace(_corpus_config(), audio=str(tmp_path / "audio"), out=str(tmp_path / "c")))
+    audio, out = str(tmp_path / "audio"), str(tmp_path / "c")
+    tokenize_corpus.main(CorpusConfig(audio=audio, tokenizer="codec2-700c", out=out, device="cpu", num_workers=0))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text('{"step": 1, "lr": 0.5}\n{"step": 2, "lr": 0.25}\n')
     site = build([tmp_path / "c", tmp_path / "run"], tmp_path / "site")
@@ -222,12 +223,6 @@ def test_a_corpus_and_a_run_alone_are_shown(tmp_path):
     assert "3 clips" in text
     assert "lr as a table" in text
     assert "No benchmark results were given" in (site / "index.html").read_text()
-
-
-def _corpus_config():
-    from tokenize_corpus import TokenizeConfig
-
-    return TokenizeConfig(audio="", tokenizer="codec2", out="", device="cpu")
 
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
