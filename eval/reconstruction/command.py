@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from eval.run import EvalConfig
     from slm.tokenizers.base import Tokenizer
 
-Sources = Iterator[tuple[int | None, Source]]
+Sources = Iterator[tuple[int | None, bool, Source]]
+"""A number of codebooks, whether these are all, and what makes something of recordings with them."""
 NO_MODEL = {"pattern": {"name": "none: no model"}, "dedup": False}
 
 
@@ -105,7 +106,7 @@ def _judge_tokenizer(name: str, source: str, pieces: Sequence[Piece], config: Ev
         "model": {"path": name, "fingerprint": spec.fingerprint, "convention": NO_MODEL, "kind": "tokenizer"},
         "tokenizer": {**asdict(spec), "frame_rate_hz": spec.frame_rate_hz, "bitrate_bps": spec.bitrate_bps},
     }
-    sources: Callable[[], Sources] = lambda: ((k, RoundTrip(load(k))) for k in counts)  # noqa: E731
+    sources: Callable[[], Sources] = lambda: ((k, k == spec.num_codebooks, RoundTrip(load(k))) for k in counts)  # noqa: E731
     return record | {"results": _results(sources, pieces, config, bench, folder, left_out, spec.fingerprint)}
 
 
@@ -131,7 +132,7 @@ def _judge_recordings(name: str, pieces: Sequence[Piece], config: EvalConfig, be
         "tokenizer": {"name": name, "fingerprint": "", "codebook_sizes": [], "frame_rate_hz": 0.0,
                       "bitrate_bps": None, "sample_rate_hz": None, "taxonomy": {}},
     }  # fmt: skip
-    sources: Callable[[], Sources] = lambda: iter([(None, Recorded())])  # noqa: E731
+    sources: Callable[[], Sources] = lambda: iter([(None, True, Recorded())])  # noqa: E731
     return record | {"results": _results(sources, pieces, config, bench, folder, left_out, "")}
 
 
@@ -142,11 +143,12 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
 
     by_domain = {d: [p for p in pieces if p.domain == d] for d in DOMAINS}
     founds: dict[str, list[Found]] = {d: [] for d, own in by_domain.items() if own}
-    for codebooks, source in sources():
+    for codebooks, whole, source in sources():
         for domain, all_found in founds.items():
             what = domain if codebooks is None else f"{domain}, {codebooks} codebooks"
             print(f"{NAME}: {what}: {len(by_domain[domain]):,} recordings", file=sys.stderr, flush=True)
-            all_found.append(judge_domain(source, by_domain[domain], codebooks, bench, folder / NAME))
+            found = Found(domain, codebooks, whole)
+            all_found.append(judge_domain(source, by_domain[domain], found, bench, folder / NAME))
     record: dict[str, Any] = {"results": []}
     for domain, all_found in founds.items():
         result = result_of(domain, all_found, bench, config.bootstrap, config.seed, left_out)

@@ -32,6 +32,8 @@ class Found:
 
     domain: str
     codebooks: int | None
+    whole: bool = True
+    """All codebooks that the tokenizer has."""
     sample_rate_hz: int = 0
     common: Delay | None = None
     judged: list[Judged] = field(default_factory=list)
@@ -75,10 +77,9 @@ class Bench:
     opinions: Opinions
 
 
-def judge_domain(source: Source, pieces: Sequence[Piece], codebooks: int | None, bench: Bench, keep: Path) -> Found:
-    """Pieces of one domain. While the processes judge one chunk, the source makes the next. Recordings to listen to
-    go below `keep`."""
-    found = Found(pieces[0].domain, codebooks)
+def judge_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: Bench, keep: Path) -> Found:
+    """Fill `found` from the pieces of its domain. While the processes judge one chunk, the source makes the next.
+    Recordings to listen to go below `keep`."""
     waiting: deque[tuple[Iterator[Judged], dict[str, dict[str, tuple[float, float]]]]] = deque()
 
     def take() -> None:

@@ -72,13 +72,16 @@ def result_of(domain: str, founds: Sequence[Found], bench: Bench, resamples: int
 
 
 def item_of(found: Found) -> str:
-    """The domain stands in the name of the subset too, for plots over several."""
-    subset = found.domain if found.codebooks is None else f"{found.domain} {found.codebooks} codebooks"
+    """The domain stands in the name of the subset too, for plots over several. That of all codebooks is called alike
+    for all tokenizers: what each can do at its best is what is compared."""
+    subset = found.domain if found.whole else f"{found.domain} {found.codebooks} codebooks"
     return f"{NAME}/{found.domain}/{subset}"
 
 
 def subset_meaning(found: Found) -> str:
-    return "recordings as given" if found.codebooks is None else f"coded with the first {found.codebooks} codebooks"
+    if found.codebooks is None:
+        return "recordings as given"
+    return f"coded with {'all' if found.whole else 'the first'} {found.codebooks} codebooks"
 
 
 def scores_of(found: Found, bench: Bench, resamples: int, seed: int) -> list[Score]:

@@ -209,6 +209,22 @@ def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
     assert (tmp_path / "out/index.html").is_file()
 
 
+def test_each_number_of_codebooks_is_a_subset_and_all_of_them_the_first(monkeypatch, recordings, tmp_path):
+    def load(source, device, num_codebooks=3):
+        return ArithmeticTokenizer(num_codebooks)
+
+    monkeypatch.setattr("slm.tokenizers.load_tokenizer", load)
+    options = Reconstruction(**QUIET, metrics="snr,mel_distance")
+    main(EvalConfig("reconstruction", str(tmp_path / "out"), data=str(recordings), tokenizer="a,b",
+                    reconstruction=options, bootstrap=10))  # fmt: skip
+    for name in ("a", "b"):
+        result = read_results(tmp_path / "out" / name)["results"][0]
+        assert result["headline"] == result["scores"]["model"][0]["item"] == "reconstruction/speech/speech"
+        rates = {s["item"]: s["value"] for s in result["scores"]["model"] if s["metric"] == "bitrate_bps"}
+        subsets = ("speech", "speech 2 codebooks", "speech 1 codebooks")
+        assert rates == {f"reconstruction/speech/{s}": 50 * 4 * k for s, k in zip(subsets, (3, 2, 1), strict=True)}
+
+
 def test_numbers_of_codebooks():
     five = ArithmeticTokenizer(num_codebooks=5)
     assert codebook_counts(five, Reconstruction()) == [1, 2, 4, 5]
