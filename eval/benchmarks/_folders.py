@@ -92,7 +92,7 @@ def _pairs_of(root: Path, folder: Path, separator: str, name: str) -> FoundPairs
         said = _STORY.fullmatch(rest)
         story, word = (said["story"], said["word"]) if said else (None, None)
         by_pair[int(head) // 2].append(_Named(path, item, int(head), story, word))
-    _check_start(folder, sorted(m.number for members in by_pair.values() for m in members))
+    _check_start(folder, [m for members in by_pair.values() for m in members])
     for number, members in sorted(by_pair.items()):
         reason = _fault(members)
         if reason:
@@ -108,17 +108,14 @@ def _pairs_of(root: Path, folder: Path, separator: str, name: str) -> FoundPairs
     return made
 
 
-def _check_start(folder: Path, numbers: Sequence[int]) -> None:
-    """UsageError for a whole list that counts from an odd number: by it, every pair would be a wrong one."""
-    if (
-        numbers
-        and numbers[0] % 2
-        and len(numbers) % 2 == 0
-        and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
-    ):
+def _check_start(folder: Path, members: Sequence[_Named]) -> None:
+    """UsageError for a list that begins with an odd number, unless its names say that odd ones are wrong: if it counts
+    from 1, every pair would be a wrong one, and nothing but a number 0 tells that it does not."""
+    first = min((m.number for m in members), default=0)
+    if first % 2 and not any(m.word is not None and m.fault is None for m in members):
         raise UsageError(
-            f"{folder} counts its files from {numbers[0]}, but right items have even numbers (0, 2, ..) and wrong ones "
-            "odd: rename them"
+            f"{folder} counts its files from {first}, but right items have even numbers (0, 2, ..) and wrong ones odd: "
+            f"rename them, or restore number {first - 1}"
         )
 
 

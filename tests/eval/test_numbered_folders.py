@@ -94,10 +94,25 @@ def test_names_that_contradict_each_other_are_left_out(tmp_path, names, reasons)
     assert set(found.files) == set(names)
 
 
-def test_a_list_that_counts_from_one_is_refused(tmp_path):
-    write_list(tmp_path / "swuggy_oov/a", [f"{i}_x" for i in range(1, 7)])
-    with pytest.raises(UsageError, match="counts its files from 1, but right items have even numbers"):
+@pytest.mark.parametrize("numbers", [range(1, 7), range(1, 10), [1, 2, 4, 5, 6, 7], [1, 2, 3, 6]])
+def test_a_list_that_counts_from_one_is_refused(tmp_path, numbers):
+    """Whole, of an odd length or with a gap: by even and odd, 2 would be the right item of 3."""
+    write_list(tmp_path / "swuggy_oov/a", [f"{i}_x" for i in numbers])
+    with pytest.raises(
+        UsageError, match=r"counts its files from 1, but right items .* rename them, or restore number 0"
+    ):
         SWuggy(Setup(tmp_path))
+
+
+def test_names_tell_that_a_list_without_its_first_file_counts_from_zero(tmp_path):
+    names = ["1_s_incorrect", "2_t_correct", "3_t_incorrect"]
+    write_list(tmp_path / "zero", names)
+    found = numbered_pairs(tmp_path / "zero", "_", subfolders=False)
+    assert [(p.positive, p.negative) for p in found.pairs] == [("2_t_correct", "3_t_incorrect")]
+    assert [left.item for left in found.unpaired] == ["1_s_incorrect"]
+    write_list(tmp_path / "one", ["1_s_correct", "2_s_incorrect", "3_t_correct", "4_t_incorrect"])
+    with pytest.raises(UsageError, match="counts its files from 1"):
+        numbered_pairs(tmp_path / "one", "_", subfolders=False)
 
 
 def test_a_list_of_nothing_says_what_it_found(tmp_path):
