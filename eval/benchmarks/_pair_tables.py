@@ -6,6 +6,7 @@ Audio that lies inside a table is written out as files, once, so that it is toke
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,18 +21,20 @@ from slm.types import MinimalPair, stable_hash
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them is in a folder that `datasets` saved
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_FORMAT = 1  # of what is written out
+_FORMAT = 2  # of what is written out
 
 
 @dataclass(frozen=True)
 class PairRow:
-    """A pair of the table: its number (from 0, over all splits), its files, its other columns."""
+    """A pair of the table: its number (from 0, over all splits), its files, its other columns, and the sha256 of each
+    file's content."""
 
     number: int
     positive: Path
     negative: Path
     split: str | None
     fields: dict[str, Any] = field(default_factory=dict)
+    sha256: tuple[str, str] = ("", "")
 
 
 def find_table(data: Path, names: Sequence[str]) -> str | None:
@@ -72,7 +75,9 @@ def read_pairs(location: str, cache: Path, positive: str = "positive", negative:
     if not stored:
         raise UsageError(f"{location} has no rows; fetch it again")
     return [
-        PairRow(i, folder / row["positive"], folder / row["negative"], row["split"], row["fields"])
+        PairRow(
+            i, folder / row["positive"], folder / row["negative"], row["split"], row["fields"], tuple(row["sha256"])
+        )
         for i, row in enumerate(stored)
     ]
 
@@ -88,13 +93,14 @@ def choose_split(rows: Sequence[PairRow], split: str) -> tuple[list[PairRow], st
 
 def pairs_of(rows: Sequence[PairRow], group: str = "") -> tuple[dict[str, Path], list[MinimalPair]]:
     """Item -> file, and a minimal pair for each row, each a unit by itself. Items are numbered, so that their names
-    tell nothing apart from pair and side."""
+    tell nothing apart from pair and side: what a row says and what its recordings are stands in the labels."""
     files: dict[str, Path] = {}
     pairs = []
     for row in rows:
         name = f"{group}{row.number:05d}"
         files |= {f"{name}-positive": row.positive, f"{name}-negative": row.negative}
-        pairs.append(MinimalPair(f"{name}-positive", f"{name}-negative", group=name))
+        labels = {"fields": row.fields, "sha256": list(row.sha256)}
+        pairs.append(MinimalPair(f"{name}-positive", f"{name}-negative", name, labels))
     return files, pairs
 
 
@@ -113,12 +119,22 @@ def _write_rows(location: str, folder: Path, positive: str, negative: str, confi
         if right is None or wrong is None:
             raise UsageError(f"{location}: {positive} and {negative} have different numbers of rows; fetch it again")
         fields = {k: v for k, v in right.metadata.items() if isinstance(v, (str, int, float, bool)) and k != "split"}
+        names = _write_audio(right, folder, f"{i:05d}-positive"), _write_audio(wrong, folder, f"{i:05d}-negative")
         yield {
-            "positive": _write_audio(right, folder, f"{i:05d}-positive"),
-            "negative": _write_audio(wrong, folder, f"{i:05d}-negative"),
+            "positive": names[0],
+            "negative": names[1],
             "split": right.metadata.get("split"),
             "fields": fields,
+            "sha256": [_digest(folder / name) for name in names],
         }
+
+
+def _digest(path: Path) -> str:
+    """Of the content of a file; empty where it is not there, which is told when the benchmark runs."""
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clips(location: str, column: str, config: str | None) -> Iterator[Any]:

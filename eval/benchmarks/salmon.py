@@ -88,7 +88,7 @@ def _table_pairs(setup: Setup) -> FoundPairs:
     for part, rows in _tables(setup).items():
         files, pairs = pairs_of(rows, f"{part}/")
         made.files |= files
-        made.pairs += [MinimalPair(p.positive, p.negative, p.group, {"part": part}) for p in pairs]
+        made.pairs += [MinimalPair(p.positive, p.negative, p.group, {**p.labels, "part": part}) for p in pairs]
     return made
 
 

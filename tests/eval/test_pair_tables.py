@@ -92,6 +92,21 @@ def test_bytes_are_written_out_as_they_are_and_only_once(tmp_path):
     assert len(read_pairs(str(table), tmp_path / "cache")) == 1
 
 
+def test_the_hash_of_a_table_knows_its_recordings_and_its_columns(tmp_path):
+    """Two tables of as many rows are not one list: neither where the audio differs nor where a column does."""
+
+    def hash_of(name, columns=("positive", "negative"), fields=None):
+        made = dataset(tmp_path / name / "raw", columns=columns, fields=fields)
+        write_parquet(tmp_path / name / "sWUGGY/train.parquet", made)
+        return SWuggy(Setup(tmp_path / name, cache=tmp_path / name / "cache"))._list_hash()
+
+    words = {"word": ["a", "b", "c"]}
+    same, again = hash_of("a", fields=words), hash_of("b", fields=words)
+    swapped = hash_of("c", ("negative", "positive"), words)  # the same recordings on other sides
+    assert same == again
+    assert len({same, swapped, hash_of("d", fields={"word": ["a", "b", "d"]}), hash_of("e")}) == 4
+
+
 def test_a_split_of_the_name_asked_for_is_taken_alone(tmp_path):
     write_parquet(tmp_path / "sWUGGY/dev-00000-of-00001.parquet", dataset(tmp_path / "raw", 2))
     write_parquet(tmp_path / "sWUGGY/test-00000-of-00001.parquet", dataset(tmp_path / "raw", 3))

@@ -79,6 +79,15 @@ def test_a_table_of_all_parts(tmp_path, lm):
     assert found["mean over parts", "mean"]["value"] == 1.0
 
 
+def test_the_hash_of_a_table_knows_its_recordings(tmp_path):
+    hashes = set()
+    for name, columns in (("a", COLUMNS), ("b", COLUMNS[::-1])):
+        fields = {"task": ["bg_alignment"] * 2, "ind": [0, 1]}
+        write_parquet(tmp_path / name / "SALMon/all/train.parquet", dataset(tmp_path / name, 2, columns, fields))
+        hashes.add(Salmon(Setup(tmp_path / name, cache=tmp_path / name / "cache"))._list_hash())
+    assert len(hashes) == 2
+
+
 def test_tables_of_one_part_each(tmp_path):
     for part in ("gender_consistency", "speaker_consistency"):
         made = dataset(tmp_path / "raw" / part, 2, COLUMNS, {"task": [part] * 2, "ind": [0, 1]})
