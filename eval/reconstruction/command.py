@@ -25,6 +25,7 @@ from eval.reconstruction.sources import Recorded, RoundTrip, Source
 from eval.reconstruction.table import points_of, tables
 from slm.errors import UsageError
 from slm.files import write_json, write_text
+from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
     from eval.run import EvalConfig
@@ -67,11 +68,16 @@ def main(config: EvalConfig) -> None:
 
 
 def _names(given: str | None) -> dict[str, str]:
-    """A short name for each tokenizer given. UsageError for two of one name."""
+    """A short name for each tokenizer given. UsageError for two of one name, and for one that nobody knows."""
     sources = [word.strip() for word in (given or "").split(",") if word.strip()]
     made = {Path(source).stem if source.endswith((".yaml", ".yml")) else source: source for source in sources}
     if len(made) < len(sources):
         raise UsageError(f"--tokenizer {given}: give each once, and files of different names")
+    for source in sources:  # before hours with those before it
+        if not source.endswith((".yaml", ".yml")):
+            TOKENIZERS.get(source)
+        elif not Path(source).is_file():
+            raise UsageError(f"no such tokenizer file: {source}")
     return made
 
 

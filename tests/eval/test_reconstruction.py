@@ -65,7 +65,7 @@ def recordings(tmp_path) -> Path:
 def run(monkeypatch, tokenizer, data: Path, out: Path, **settings) -> dict:
     monkeypatch.setattr("slm.tokenizers.load_tokenizer", lambda source, device, **given: tokenizer)
     options = Reconstruction(**{**QUIET, **settings})
-    main(EvalConfig("reconstruction", str(out), data=str(data), tokenizer="fake", reconstruction=options, bootstrap=20))
+    main(EvalConfig("reconstruction", str(out), data=str(data), tokenizer="mimi", reconstruction=options, bootstrap=20))
     return read_results(out)
 
 
@@ -215,9 +215,9 @@ def test_each_number_of_codebooks_is_a_subset_and_all_of_them_the_first(monkeypa
 
     monkeypatch.setattr("slm.tokenizers.load_tokenizer", load)
     options = Reconstruction(**QUIET, metrics="snr,mel_distance")
-    main(EvalConfig("reconstruction", str(tmp_path / "out"), data=str(recordings), tokenizer="a,b",
+    main(EvalConfig("reconstruction", str(tmp_path / "out"), data=str(recordings), tokenizer="mimi,encodec",
                     reconstruction=options, bootstrap=10))  # fmt: skip
-    for name in ("a", "b"):
+    for name in ("mimi", "encodec"):
         result = read_results(tmp_path / "out" / name)["results"][0]
         assert result["headline"] == result["scores"]["model"][0]["item"] == "reconstruction/speech/speech"
         rates = {s["item"]: s["value"] for s in result["scores"]["model"] if s["metric"] == "bitrate_bps"}
@@ -240,7 +240,9 @@ def test_numbers_of_codebooks():
         ({"model": "x"}, "with --tokenizer NAME and no --model"),
         ({"benchmarks": "reconstruction,swuggy", "model": "x"}, "run it by itself"),
         ({"benchmarks": "swuggy"}, "--model is missing"),
-        ({"tokenizer": "a,a"}, "give each once"),
+        ({"tokenizer": "mimi,mimi"}, "give each once"),
+        ({"tokenizer": "mimi,encodecc"}, "unknown tokenizer 'encodecc'"),
+        ({"tokenizer": "mimi,gone.yaml"}, "no such tokenizer file: gone.yaml"),
         ({}, "no pairs in"),
         ({"data": "/nowhere"}, "no such folder"),
         ({"reconstruction": Reconstruction(metrics="snrr")}, "no metric 'snrr'"),
