@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,16 @@ from eval.report.rows import short_name
 from eval.report.wording import UNITS, format_number, format_span, measure
 
 # Of numbers that no registered metric of that name tells about.
-DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False}
+DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False, "wer": False, "dwer": False}
+DIRECTIONS |= dict.fromkeys(
+    ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808", "distillmos", "utmos", "speaker_similarity"), True
+)
+COUNT = re.compile(r"(?:^|[/ _-])(?:k|q|n)?=?(\d+)(?: ?-?codebooks?)?$")  # at the end of a subset's name
+
+
+def without_count(name: str) -> str:
+    """`speech 8 codebooks` -> `speech`: what tokenizers of different numbers of codebooks share."""
+    return COUNT.sub("", name).strip("/ _-")
 
 
 @dataclass(frozen=True)
@@ -126,8 +136,13 @@ def headline_columns(evaluated: Sequence[Evaluated]) -> list[Column]:
 
 
 def measure_columns(evaluated: Sequence[Evaluated], benchmark: str, split: str) -> list[Column]:
-    """Every number of one benchmark."""
-    return _columns(evaluated, lambda result, _: (result["benchmark"], result["split"]) == (benchmark, split))
+    """Every number of one benchmark; of one that has a headline, about the same subset."""
+    return _columns(
+        evaluated,
+        lambda result, score: (
+            (result["benchmark"], result["split"]) == (benchmark, split) and result["headline"] in ("", score["item"])
+        ),
+    )
 
 
 def _is_primary(result: Mapping[str, Any], score: Mapping[str, Any]) -> bool:
@@ -141,7 +156,9 @@ def _columns(evaluated: Sequence[Evaluated], wanted: Any) -> list[Column]:
         for result in run.record["results"]:
             for s in result["scores"].get(MODEL, ()):
                 if wanted(result, s):
-                    key = (result["benchmark"], result["split"], short_name(result, s["item"]), s["metric"])
+                    name = short_name(result, s["item"])
+                    name = without_count(name) or name if s["item"] == result["headline"] else name
+                    key = (result["benchmark"], result["split"], name, s["metric"])
                     met.setdefault((*key, s["convention"]), {})[run.key] = s
     return [Column(b, p, n, m, c, direction(m), scores) for (b, p, n, m, c), scores in met.items()]
 

@@ -6,7 +6,6 @@ The script that draws them comes with the `plotly` package, of which nothing els
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.report.columns import label
+from eval.report.columns import COUNT, label, without_count
 from eval.report.inputs import Evaluated, Training
 from eval.report.rows import CHANCE, headline_score, short_name
 
@@ -94,7 +93,7 @@ def quality_plot(evaluated: Sequence[Evaluated]) -> Plot:
                 x = rates.get(s["item"], nominal_bps(run, s["item"]))
                 if (s["item"] in rates and s["value"] == rates[s["item"]]) or not _finite(x, s["value"]):
                     continue
-                kind = _without_count(short_name(result, s["item"]))
+                kind = without_count(short_name(result, s["item"]))
                 name = f"{run.name}, {kind}" if kind else run.name
                 views.setdefault((label(s["metric"]), s["unit"]), {}).setdefault(name, []).append((x, s["value"]))
     made = [View(_axis(m, u), "bits per second of audio", _axis(m, u), _series(found), log_x=True)
@@ -107,16 +106,9 @@ def quality_plot(evaluated: Sequence[Evaluated]) -> Plot:
 def nominal_bps(run: Evaluated, item: str) -> float:
     """Of the codebooks that the last number of an item's name counts; of all where it has none."""
     spec = run.record["tokenizer"]
-    sizes, found = spec["codebook_sizes"], _COUNT.search(item)
+    sizes, found = spec["codebook_sizes"], COUNT.search(item)
     count = int(found[1]) if found else len(sizes)
     return spec["frame_rate_hz"] * sum(math.log2(size) for size in sizes[:count])
-
-
-_COUNT = re.compile(r"(?:^|[/ _-])(?:k|q|n)?=?(\d+)(?: ?-?codebooks?)?$")
-
-
-def _without_count(name: str) -> str:
-    return _COUNT.sub("", name).strip("/ _-")
 
 
 def zero_shot_plot(evaluated: Sequence[Evaluated]) -> Plot:
