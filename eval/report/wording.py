@@ -134,4 +134,5 @@ def _digits(value: float) -> str:
 def _format(value: float, unit: str) -> str:
     if unit == "fraction":
         return f"{100 * value:.1f} %"
-    return f"{value:.1f}" + ("" if unit.startswith("bits") else f" {unit}")
+    places = 2 if unit in ("cosine", "of 5", "nats") else 1
+    return f"{value:.{places}f}" + ("" if unit.startswith("bits") else f" {unit}")
