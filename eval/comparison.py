@@ -32,9 +32,13 @@ class Compared:
     name: str
     folder: Path
     convention: Convention
+    failed: frozenset[str] = frozenset()
+    """Benchmarks that could not be run on it: what an earlier run left of them is not compared."""
 
     def result(self, benchmark: Benchmark) -> dict[str, Any] | None:
         """What it got on a benchmark."""
+        if benchmark.name in self.failed or not (self.folder / "results.json").is_file():
+            return None
         split = getattr(benchmark, "split", None)
         same = (r for r in read_results(self.folder)["results"] if r["benchmark"] == benchmark.name)
         return next((r for r in same if split is None or r["split"] == split), None)

@@ -149,6 +149,11 @@ def find_convention(name: str) -> Convention:
         weights = tuple(float(w) for w in found["weights"].split(":")) if found["weights"] else None
     except ValueError:
         raise UsageError(f"convention {name!r}: weights are numbers with colons between, such as 100:1:1") from None
+    if weights is not None and not any(weights):
+        raise UsageError(f"convention {name!r} counts no codebook: give one a weight above 0, such as 100:1:1")
+    window_s = float(found["window"]) if found["window"] else None
+    if window_s == 0:
+        raise UsageError(f"convention {name!r}: nothing begins within 0 s; give more, such as local-0.5s")
     return Convention(
         name,
         mean=found["sum"] == "mean" if found["sum"] else not found["normalized"],
@@ -156,7 +161,7 @@ def find_convention(name: str) -> Convention:
         first_codebook=bool(found["first"]),
         weighted=found["weighted"] is not None,
         weights=weights,
-        window_s=float(found["window"]) if found["window"] else None,
+        window_s=window_s,
         normalized=bool(found["normalized"]),
         tie=0.0 if found["strict"] else 0.5,
     )

@@ -39,9 +39,11 @@ class Processes:
         """What is inside is done by the main process, and by the others once it has been."""
         if not self.is_main:
             self.wait()
-        yield
-        if self.is_main:
-            self.wait()
+        try:
+            yield
+        finally:  # where the main one cannot do it, the others find out by themselves
+            if self.is_main:
+                self.wait()
 
     def device(self, chosen: str) -> str:
         """A GPU of its own for each process, where the device chosen is `cuda`."""

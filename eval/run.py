@@ -13,12 +13,11 @@ DIR has comparison.json, comparison.md (all of them, and what is told apart) and
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +32,7 @@ from eval.judges.config import Judges
 from eval.kept import KeptScorer
 from eval.processes import Processes, join_processes
 from eval.reconstruction.settings import Reconstruction
-from eval.report.wording import run_name
+from eval.several import Failure, join_models, name_models, report_failures
 from slm.config import run_command
 from slm.errors import UsageError
 from slm.files import write_json, write_text
@@ -120,6 +119,7 @@ def main(config: EvalConfig) -> None:
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
     named = name_models(config.models)
+    jobs, failures = len(named) * len(benchmarks), list[Failure]()
     folders = {name: out / name if len(named) > 1 else out for name in named}
     for folder in (out, *folders.values()):
         check_folder(folder)
@@ -130,17 +130,25 @@ def main(config: EvalConfig) -> None:
     processes = join_processes()
     compared = []
     for number, (name, path) in enumerate(named.items(), start=1):
-        if len(named) > 1:
-            tell(f"model {number} of {len(named)}: {name}", processes)
+        tell(f"model {number} of {len(named)}: {name}", processes, len(named) > 1)
         one = replace(config, model=path)
-        lm = load_model(one, processes.device(device), benchmarks)
-        own = convention.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
-        evaluate(one, lm, benchmarks, folders[name], own, generated, processes)
-        compared.append(Compared(name, folders[name], own))
+        try:
+            lm = load_model(one, processes.device(device), benchmarks)
+            own = convention.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
+            failed = evaluate(one, lm, benchmarks, folders[name], own, generated, processes)
+        except UsageError as error:
+            if len(named) == 1:
+                raise
+            tell(f"{name} cannot be evaluated: {error}", processes)
+            failures.append(Failure(error, name))
+            continue
+        failures += [replace(failure, model=name) for failure in failed]
+        compared.append(Compared(name, folders[name], own, frozenset(f.benchmark for f in failed)))
         del lm  # the next one may need its room
-    if len(named) > 1 and processes.is_main:
+    if len(named) > 1 and compared and processes.is_main:
         write_comparison(config, compared, benchmarks, out)
     processes.wait()
+    report_failures(failures, jobs, len(named) > 1)
 
 
 def is_reconstruction(config: EvalConfig) -> bool:
@@ -153,17 +161,6 @@ def is_reconstruction(config: EvalConfig) -> bool:
     if not config.model and names != {"reconstruction"}:
         raise UsageError("--model is missing: give a checkpoint (RUN/final); only `reconstruction` needs none")
     return not config.model
-
-
-def name_models(paths: Sequence[str]) -> dict[str, str]:
-    """A short name for each model, none twice: `runs/x/final` is `x`. UsageError for a model given twice."""
-    if len(set(paths)) < len(paths) or not paths:
-        raise UsageError(f"--model names {', '.join(paths) or 'none'}: give one or more, each once")
-    names = [run_name(path) for path in paths]
-    parts = [PurePath(path).parts for path in paths]
-    longer = ["-".join(p for p in some if p not in ("/", ".", "..")) for some in parts]
-    names = [name if names.count(name) == 1 else long for name, long in zip(names, longer, strict=True)]
-    return dict(zip(names, paths, strict=True))
 
 
 def check_models(paths: Sequence[str]) -> None:
@@ -191,8 +188,9 @@ def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark])
 
 
 def evaluate(config: EvalConfig, lm: SpokenLM, benchmarks: Sequence[Benchmark], out: Path, convention: Convention,
-             generated: dict[str, Any] | None, processes: Processes) -> None:  # fmt: skip
-    """Run the benchmarks on one model. Every process runs them and scores its share; the main one writes."""
+             generated: dict[str, Any] | None, processes: Processes) -> list[Failure]:  # fmt: skip
+    """Run the benchmarks on one model. Every process runs them and scores its share; the main one writes. One that
+    cannot be run is told and returned; the others go on."""
     from eval.results import describe_corpus, open_results
 
     record = open_results(out, lm, str(config.model))
@@ -210,16 +208,21 @@ def evaluate(config: EvalConfig, lm: SpokenLM, benchmarks: Sequence[Benchmark], 
               find_conventions(config.conventions), config.per_frame)  # fmt: skip
     if processes.is_main:
         keep_training_curve(config, out)
+    failed = []
     for number, benchmark in enumerate(benchmarks, start=1):
-        if len(benchmarks) > 1:
-            tell(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}", processes)
-        if processes.is_main:
-            keep_result(record, benchmark.run(run), config, out, fingerprints, generated)
-        elif isinstance(benchmark, PairBenchmark):
-            with TemporaryDirectory() as elsewhere:
-                benchmark.run(replace(run, out=Path(elsewhere), resamples=1))
-    if processes.is_main:
+        tell(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}", processes, len(benchmarks) > 1)
+        try:
+            if processes.is_main:
+                keep_result(record, benchmark.run(run), config, out, fingerprints, generated)
+            elif isinstance(benchmark, PairBenchmark):
+                with TemporaryDirectory() as elsewhere:
+                    benchmark.run(replace(run, out=Path(elsewhere), resamples=1))
+        except UsageError as error:
+            tell(f"{benchmark.name} cannot be evaluated: {error}", processes, len(benchmarks) > 1)
+            failed.append(Failure(error, benchmark=benchmark.name))
+    if processes.is_main and len(failed) < len(benchmarks):
         print(f"\nresults: {out / 'results.json'}\npage:    {out / 'index.html'}", flush=True)
+    return failed
 
 
 def keep_result(record: dict[str, Any], result: Result, config: EvalConfig, out: Path, fingerprints: dict[str, str],
@@ -249,9 +252,9 @@ def write_comparison(config: EvalConfig, models: Sequence[Compared], benchmarks:
     print(f"\n{comparison_table(compared)}\n\ncomparison: {out / 'comparison.md'}\npage:       {out / 'index.html'}")
 
 
-def tell(line: str, processes: Processes) -> None:
+def tell(line: str, processes: Processes, worth_it: bool = True) -> None:
     """A line of progress, once."""
-    if processes.is_main:
+    if processes.is_main and worth_it:
         print(line, file=sys.stderr, flush=True)
 
 
@@ -293,17 +296,6 @@ def keep_training_curve(config: EvalConfig, out: Path) -> None:
     curve = Path(str(config.model)).resolve().parent / "metrics.jsonl"
     if curve.is_file():
         shutil.copyfile(curve, out / "training.jsonl")
-
-
-def join_models(args: Sequence[str]) -> list[str]:
-    """`--model A B C` -> `--model [A, B, C]`, as the parser takes a list."""
-    made = list(args)
-    if "--model" in made:
-        start = made.index("--model") + 1
-        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
-        if end - start > 1:
-            made[start:end] = [json.dumps(made[start:end])]
-    return made
 
 
 if __name__ == "__main__":

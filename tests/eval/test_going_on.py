@@ -1,0 +1,119 @@
+"""One thing that cannot be evaluated does not cost the others, and nothing is left out or replaced in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from eval.conventions import find_convention
+from eval.run import EvalConfig, main
+from eval.several import name_models
+from slm.config import run_command
+from slm.data.store import CodeStore
+from slm.errors import UsageError
+from slm.spoken_lm import SpokenLM
+from tests.eval.material import LevelLM, config, scores, write_lexical
+from tests.fakes import ArithmeticTokenizer
+from tests.test_spoken_lm import make_lm
+
+
+@pytest.fixture
+def real_lm(monkeypatch) -> SpokenLM:
+    made = make_lm("flat", 2)
+    made.tokenizer = ArithmeticTokenizer(2)
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
+    return made
+
+
+class NoNumberLM(LevelLM):
+    """NaN for every sentence, whose recordings last 0.3 s or more."""
+
+    def score_codes(self, codes):
+        made = super().score_codes(codes)
+        return [type(s)(s.id, s.log_probs * (np.nan if s.duration_s > 0.29 else 1), s.eos_log_probs, s.duration_s)
+                for s in made]  # fmt: skip
+
+
+def test_two_spellings_of_one_model_are_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for twice in (["a/x/final", "./a/x/final"], ["a/x", str(tmp_path / "a/x")], ["a/x/final", "link/x/final"]):
+        with pytest.raises(UsageError, match="each once"):
+            name_models(twice)
+    with pytest.raises(UsageError, match="share its folder a-x-final"):
+        name_models(["a/x/final", "../a/x/final"])
+
+
+@pytest.mark.parametrize("name", ["local-0s", "local-0.0s-sum", "weighted-0:0-mean"])
+def test_a_convention_that_counts_nothing_is_none(name):
+    with pytest.raises(UsageError, match=r"nothing begins within 0 s|counts no codebook"):
+        find_convention(name)
+
+
+def test_another_convention_never_stands_in_the_place_of_the_one_asked_for(root, lm):
+    """The words end where the others go on: nothing follows on one side of any pair."""
+    write_lexical(root, [(f"f{i}_{c}", i, "v", 5, c) for i in range(3) for c in (0, 1)])
+    wrong = [np.full(round(8000 * s), 0.25, np.float32) for s in (0.2, 0.3)]
+    for path in (root / "lexical/dev").glob("*.wav"):
+        soundfile.write(str(path), wrong[path.stem.endswith("_0")], 8000)
+    with pytest.raises(UsageError, match=r"--convention local-0.1s can score no pair of swuggy/dev/all"):
+        main(config(root, benchmarks="swuggy", convention="local-0.1s"))
+    main(config(root, benchmarks="swuggy", conventions="local-0.1s"))
+    assert ("all", "local-0.1s") not in scores(root.parent / "out", "swuggy")
+
+
+def test_a_clip_beyond_the_positions_is_left_out_and_the_others_are_scored(root, real_lm):
+    real_lm.model.causal_lm.config.max_position_embeddings = real_lm.pattern.num_steps(12)
+    main(config(root, benchmarks="swuggy", baselines="no"))
+    out = root.parent / "out"
+    [result] = json.loads((out / "results.json").read_text())["results"]
+    long = {c.id for c in CodeStore(next((out / "tokens").glob("swuggy-dev-*/"))) if len(c.codes) > 12}
+    assert {left["item"] for left in result["left_out"]} == long
+    assert 0 < len(long) < 24
+    assert result["left_out"][0]["reason"].startswith("takes ")
+    kept = {f"f{i}_{v}" for i in range(6) for v in (0, 1)} - {item[:-2] for item in long}
+    assert result["counts"]["pairs_scored"] == len(kept)
+    assert f"{len(kept)} of 12 pairs could be used" in (out / "results.md").read_text()
+    real_lm.model.causal_lm.config.max_position_embeddings = 5
+    with pytest.raises(UsageError, match=r"no pair can be scored; .* takes .* steps, but the model has 5 positions"):
+        main(config(root, benchmarks="swuggy", baselines="no", out=str(root.parent / "none")))
+
+
+def test_a_benchmark_that_fails_costs_no_other_benchmark_and_no_other_model(root, monkeypatch, capsys):
+    known = {"runs/bad/final": NoNumberLM(name="bad"), "runs/good/final": LevelLM(name="good")}
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: known[path])
+    monkeypatch.setattr("eval.run.check_models", lambda paths: None)
+    values = vars(config(root, benchmarks="sblimp,swuggy", baselines="no"))
+    argv = [a for key, value in values.items() if isinstance(value, str) for a in (f"--{key}", value) if key != "model"]
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, EvalConfig, ["--model", json.dumps(list(known)), *argv])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-2].startswith("error: could not be evaluated")
+    assert said[-1].startswith("  bad, sblimp: the model gives NaN")
+    assert any(line.startswith("sblimp cannot be evaluated: the model gives NaN") for line in said)
+    out = root.parent / "out"
+    done = {name: [r["benchmark"] for r in json.loads((out / name / "results.json").read_text())["results"]]
+            for name in ("bad", "good")}  # fmt: skip
+    assert done == {"bad": ["swuggy"], "good": ["sblimp", "swuggy"]}
+    compared = json.loads((out / "comparison.json").read_text())
+    assert {t["benchmark"] for t in compared["tests"]} == {"swuggy"}
+
+
+def test_a_model_that_cannot_be_loaded_costs_no_other(root, monkeypatch):
+    def load(path: str, device: str, vocoder: str | None) -> LevelLM:
+        if "none" in path:
+            raise UsageError("no weights there")
+        return LevelLM()
+
+    monkeypatch.setattr("slm.spoken_lm.load_lm", load)
+    monkeypatch.setattr("eval.run.check_models", lambda paths: None)
+    with pytest.raises(UsageError, match=r"(?s)could not be evaluated .*none: no weights there"):
+        main(config(root, model=["none/final", "good/final"], benchmarks="swuggy", baselines="no"))
+    out = Path(root.parent / "out")
+    assert (out / "good/results.json").is_file()
+    assert [m["name"] for m in json.loads((out / "comparison.json").read_text())["models"]] == ["good"]
