@@ -23,18 +23,20 @@ WAVS = "*.wav"
 
 @dataclass
 class FoundPairs:
-    """Item -> wav, the pairs among them, and the files that no rule pairs. Items are paths below the root, without
-    ending; labels say the list, its sub-folder and, where
-    names do, the story."""
+    """Item -> wav, the pairs among them, and the files that no rule pairs; `lost` counts the pairs that these belong
+    to (a file whose name says none is one by itself). Items are paths below the root, without ending; labels say the
+    list, its sub-folder and, where names do, the story."""
 
     files: dict[str, Path] = field(default_factory=dict)
     pairs: list[MinimalPair] = field(default_factory=list)
     unpaired: list[LeftOut] = field(default_factory=list)
+    lost: int = 0
 
     def add(self, other: FoundPairs) -> None:
         self.files |= other.files
         self.pairs += other.pairs
         self.unpaired += other.unpaired
+        self.lost += other.lost
 
 
 def numbered_pairs(root: Path, separator: str, subfolders: bool, name: str = "") -> FoundPairs:
@@ -88,6 +90,7 @@ def _pairs_of(root: Path, folder: Path, separator: str, name: str) -> FoundPairs
         head, _, rest = path.stem.partition(separator)
         if not head.isdecimal():
             made.unpaired.append(LeftOut(item, f"its name does not begin with a number and {separator!r}"))
+            made.lost += 1
             continue
         said = _STORY.fullmatch(rest)
         story, word = (said["story"], said["word"]) if said else (None, None)
@@ -97,6 +100,7 @@ def _pairs_of(root: Path, folder: Path, separator: str, name: str) -> FoundPairs
         reason = _fault(members)
         if reason:
             made.unpaired += [LeftOut(m.item, reason) for m in members]
+            made.lost += 1
             continue
         right, wrong = sorted(members, key=lambda m: m.number)
         group = prefix + (f"{label}/{number}" if label else str(number))

@@ -46,7 +46,7 @@ def add_submission(result: Result, run: Run, submission: Submission, items: Sequ
         why = f"{len(lacking)} of {len(items)} wavs have no score, such as {lacking[0]}"
         if run.convention.is_of_pairs:
             why = f"by convention {run.convention.name} no wav has a score of its own"
-        notes = [result.details.get("note"), f"no {place}/{submission.scores}: {why}"]
+        notes = [result.details.get("note"), f"No {place}/{submission.scores}: {why}"]
         return replace(result, details={**result.details, "submission": None, "note": ". ".join(filter(None, notes))})
     write_text(path, "".join(f"{item} {float(scores[item])!r}\n" for item in items))
     _write_yaml(run.out / place / "params.yaml", submission.params)

@@ -56,6 +56,7 @@ class CrossStoryCloze(PairBenchmark):
             for stem in wanted
             if (lacking := _lacking(stem, self.prompt, self.ending))
         ]
+        self.lost = len(self.unpaired)
         self.all_pairs = [MinimalPair(f"{names[s]}_correct", f"{names[s]}_incorrect", group=names[s]) for s in whole]
         sources = {f"{names[s]}_{e}": self._parts(s, e) for s in whole for e in ENDINGS}
         if self.needs_text:

@@ -7,12 +7,13 @@ registered metric of pairs is computed on each subset, and every metric of clips
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from eval.benchmarks._folders import FoundPairs
 from eval.benchmarks.base import MODEL, Benchmark, LeftOut, Result, Run
 from eval.conventions import Convention, find_convention, usual_conventions, whole_clip_convention
 from eval.likelihoods import Likelihoods, Wanted
@@ -22,9 +23,6 @@ from eval.partings import find_partings, unit_starts
 from eval.tokens import item_list_hash, tokenize_items
 from slm.errors import UsageError
 from slm.types import Codes, MinimalPair, Score
-
-if TYPE_CHECKING:
-    from slm.spoken_lm import SpokenLM
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,21 @@ def stratify(pairs: Sequence[MinimalPair], key: Callable[[MinimalPair], str]) ->
     return {name: tuple(members) for name, members in groupby(sorted(pairs, key=key), key=key)}
 
 
+def mean_over(kind: str, strata: Mapping[str, tuple[MinimalPair, ...]], known: Collection[str]) -> Subset:
+    """The mean over strata, each counting alike. Its name says of how many of those that are `known`: a mean without
+    the hard ones is another number."""
+    over = f"{kind}s" if len(strata) >= len(known) else f"{len(strata)} of {len(known)} {kind}s"
+    meaning = f"the mean of the {kind}s' accuracies, each counting alike"
+    return Subset(
+        f"mean over {over}",
+        meaning if len(strata) >= len(known) else f"{meaning}; the other {kind}s have no pair that could be scored",
+        tuple(strata.values()),
+    )
+
+
 class PairBenchmark(Benchmark):
-    """`files`: item -> audio; `all_pairs`: those of the gold file; `unpaired`: rows of it that no rule pairs."""
+    """`files`: item -> audio; `all_pairs`: those of the gold file; `unpaired`: rows of it that no rule pairs; `lost`:
+    how many pairs these belong to; `notes`: what the result says of the data, such as that it is short."""
 
     headline_metric: ClassVar[str] = "pair_accuracy"
     views: ClassVar[tuple[str, ...]] = ()
@@ -51,6 +62,12 @@ class PairBenchmark(Benchmark):
     files: Mapping[str, Path]
     all_pairs: Sequence[MinimalPair]
     unpaired: Sequence[LeftOut] = ()
+    lost: int = 0
+    notes: Sequence[str] = ()
+
+    def take(self, found: FoundPairs) -> None:
+        """What folders hold, as this benchmark's own."""
+        self.files, self.all_pairs, self.unpaired, self.lost = found.files, found.pairs, found.unpaired, found.lost
 
     @abstractmethod
     def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
@@ -78,13 +95,10 @@ class PairBenchmark(Benchmark):
     def run(self, run: Run) -> Result:
         """Tokenize once, score with every scorer, write the likelihoods, derive every convention."""
         tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}", run.processes)
-        too_long = find_too_long(run.lm, tokens.codes)
-        left_out = (*self.unpaired, *tokens.left_out, *too_long)
-        readable = tokens.codes.keys() - {left.item for left in too_long}
-        usable = [p for p in self.all_pairs if p.positive in readable and p.negative in readable]
+        usable = [p for p in self.all_pairs if p.positive in tokens.codes and p.negative in tokens.codes]
         if not usable:
-            example = left_out[-1] if left_out else LeftOut("", "the gold file pairs nothing")
-            raise UsageError(f"{self.name}: no pair can be scored; a reason: {example.item} {example.reason}")
+            example = tokens.left_out[0] if tokens.left_out else LeftOut("", "the gold file pairs nothing")
+            raise UsageError(f"{self.name}: no pair can be scored; the first reason: {example.item} {example.reason}")
         needed = {item for p in usable for item in (p.positive, p.negative)}
         codes = [tokens.codes[item] for item in sorted(needed)]
         conventions = self._conventions(run)
@@ -92,15 +106,15 @@ class PairBenchmark(Benchmark):
         scores: dict[str, list[Score]] = {}
         unscored: dict[str, int] = {}
         tables: dict[str, str] = {}
+        meanings: dict[str, str] = {}
         for name, scorer in run.scorers.items():
             likelihoods = Likelihoods.measure(scorer, codes, wanted)
             tables[name] = f"likelihoods/{self.name}-{self.split}-{name}.parquet"
             likelihoods.write(run.out / tables[name], self._provenance(run, name))
             by_convention = {c.name: likelihoods.scores(c) for c in conventions}
+            meanings |= self._meanings(usable, by_convention.values())
+            unscored = {name: lacking for name, made in by_convention.items() if (lacking := _lacking(made, usable))}
             scores[name] = self._all_scores(likelihoods, by_convention, usable, run)
-            if name == MODEL:
-                unscored = {c: lacking for c, made in by_convention.items() if (lacking := _lacking(made, usable))}
-                self._check_primary(scores[name], run.convention.name, usable)
         return Result(
             benchmark=self.name,
             split=self.split,
@@ -109,14 +123,14 @@ class PairBenchmark(Benchmark):
             counts={
                 "items": len(self.files),
                 "items_scored": len(needed),
-                "pairs": len(self.all_pairs),
+                "pairs": len(self.all_pairs) + self.lost,
                 "pairs_scored": len(usable),
                 "groups_scored": len({p.group for p in usable}),
             },
             scores=scores,
-            left_out=left_out,
-            headline=self._item(self.subsets(usable)[0].name),
-            meanings=self._meanings(usable),
+            left_out=(*self.unpaired, *tokens.left_out),
+            headline=scores[MODEL][0].item,
+            meanings=meanings,
             details={
                 "likelihoods": tables,
                 "tokens": tokens.place(run.out),
@@ -124,18 +138,9 @@ class PairBenchmark(Benchmark):
                 "precision": str(getattr(run.lm, "precision", "float32")),
                 "codebook_weights": run.lm.record.codebook_weights,
                 "pairs_not_scored": unscored,
-                **({"note": _unscored_note(unscored, len(usable))} if unscored else {}),
+                **_note([*self.notes, *([_unscored_note(unscored, len(usable))] if unscored else [])]),
             },
         )
-
-    def _check_primary(self, scores: Sequence[Score], convention: str, usable: Sequence[MinimalPair]) -> None:
-        """UsageError where the convention to look at first counts nothing: another would stand in its place."""
-        headline = self._item(self.subsets(usable)[0].name)
-        if not any(score.item == headline and score.convention == convention for score in scores):
-            raise UsageError(
-                f"{self.name}: --convention {convention} can score no pair of {headline}: one item of each has nothing "
-                "that it counts; choose another, and ask for this one with --conventions"
-            )
 
     def _conventions(self, run: Run) -> list[Convention]:
         """The primary one first, then those of all, those of this benchmark, and those that the run asks for besides;
@@ -162,8 +167,10 @@ class PairBenchmark(Benchmark):
             made.append(self._score("right items", metric, found, whole_clip_convention(run.lm.convention["dedup"])))
         return made
 
-    def _meanings(self, usable: Sequence[MinimalPair]) -> dict[str, str]:
-        named = {self._item(s.name): s.meaning for s in self.subsets(usable)}
+    def _meanings(self, usable: Sequence[MinimalPair], scored: Iterable[Mapping[str, float]]) -> dict[str, str]:
+        """Item -> what it is, of each set of scores: where a convention leaves a stratum empty, names say so."""
+        of = [[p for p in usable if p.positive in made and p.negative in made] for made in scored]
+        named = {self._item(s.name): s.meaning for pairs in of for s in self.subsets(pairs)}
         return named | {self._item("right items"): "the right items of all scored pairs"}
 
     def _item(self, subset: str) -> str:
@@ -188,19 +195,6 @@ class PairBenchmark(Benchmark):
         }
 
 
-def find_too_long(lm: SpokenLM, codes: Mapping[str, Codes]) -> list[LeftOut]:
-    """Items beyond the positions of the model. Scorers that name no limit have none."""
-    made: list[LeftOut] = []
-    if (check := getattr(lm, "check_length", None)) is None:
-        return made
-    for item, clip in codes.items():
-        try:
-            check(item, len(lm.document(clip)))
-        except UsageError as error:
-            made.append(LeftOut(item, str(error).removeprefix(f"{item} ")))
-    return made
-
-
 def _wanted(run: Run, conventions: Sequence[Convention], codes: Mapping[str, Codes],
             pairs: Sequence[MinimalPair]) -> Wanted:  # fmt: skip
     """What these conventions need to be known of each item."""
@@ -221,6 +215,11 @@ def _lacking(scores: Mapping[str, float], pairs: Sequence[MinimalPair]) -> int:
     return sum(p.positive not in scores or p.negative not in scores for p in pairs)
 
 
+def _note(parts: Sequence[str]) -> dict[str, str]:
+    """The parts as the note of a result, which has none where there are none."""
+    return {"note": ". ".join(parts)} if parts else {}
+
+
 def _unscored_note(unscored: Mapping[str, int], pairs: int) -> str:
     said = ", ".join(f"{pairs - lacking:,} of {pairs:,} pairs by {name}" for name, lacking in unscored.items())
-    return f"only {said} could be scored: of the others one item has nothing that the convention counts"
+    return f"Only {said} could be scored: of the others one item has nothing that the convention counts"

@@ -13,7 +13,7 @@ from pathlib import Path
 from eval.benchmarks._gold import pair_by_row_order, read_gold_file, wavs_beside
 from eval.benchmarks._submission import PROSAUDIT_PARAMS, Submission, add_submission
 from eval.benchmarks.base import BENCHMARKS, Result, Run, Setup
-from eval.benchmarks.pairs import PairBenchmark, Subset, stratify
+from eval.benchmarks.pairs import PairBenchmark, Subset, mean_over, stratify
 from slm.errors import UsageError
 from slm.types import MinimalPair
 
@@ -42,7 +42,7 @@ class ProsAudit(PairBenchmark):
         types = stratify(pairs, lambda p: p.labels["type"])
         return [
             Subset("all", "all pairs, each counted once", (tuple(pairs),)),
-            Subset("mean over types", "the mean of the types' accuracies, each counting alike", (*types.values(),)),
+            mean_over("type", types, {p.labels["type"] for p in self.all_pairs}),
             *(Subset(f"type {name}", f"pairs of type {name}", (members,)) for name, members in types.items()),
         ]
 

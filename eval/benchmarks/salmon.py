@@ -7,14 +7,15 @@ Eight parts of 200 pairs. Read are its folders (`<part>/sample_<i>_<j>.wav`: j =
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.benchmarks._folders import FoundPairs, check_found
 from eval.benchmarks._pair_tables import PairRow, find_table, is_table, pairs_of, read_pairs
+from eval.benchmarks._sizes import short_of
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Setup
-from eval.benchmarks.pairs import PairBenchmark, Subset, stratify
+from eval.benchmarks.pairs import PairBenchmark, Subset, mean_over, stratify
 from eval.benchmarks.storycloze import find_folder
 from slm.errors import UsageError
 from slm.types import MinimalPair
@@ -29,6 +30,7 @@ PARTS = {
     "sentiment_consistency": "the mood of the voice stays the same",
     "speaker_consistency": "the speaker stays the same",
 }
+PAIRS = 200  # in each of them
 NAMES = ("SALMon", "salmon_benchmark")  # of its folder, in any case
 COLUMNS = ("positive_audio", "negative_audio")
 _SAMPLE = re.compile(r"sample_(\d+)_(\d+)")
@@ -51,19 +53,37 @@ class Salmon(PairBenchmark):
             check_found(found, [folder])
         else:
             found = _table_pairs(setup)
-        self.files, self.all_pairs, self.unpaired = found.files, found.pairs, found.unpaired
+        self.take(found)
+        self.notes = _notes(setup.data, found.pairs)
 
     def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
         parts = stratify(pairs, lambda p: p.labels["part"])
         return [
-            Subset("mean over parts", "the mean of the parts' accuracies, each counting alike", (*parts.values(),)),
+            mean_over("part", parts, {*PARTS, *(p.labels["part"] for p in self.all_pairs)}),
             *(Subset(name, PARTS.get(name, f"the part {name}"), (members,)) for name, members in parts.items()),
         ]
+
+
+def _notes(data: Path, pairs: Sequence[MinimalPair]) -> list[str]:
+    """What is not there of the parts, and which of them are short."""
+    there = Counter(pair.labels["part"] for pair in pairs)
+    missing = [part for part in PARTS if part not in there]
+    notes = [f"Parts that are missing: {', '.join(missing)}; {_fetch(data)}"] if missing else []
+    return notes + short_of(data, ((there[part], PAIRS, f"pairs of {part}") for part in PARTS if part in there))
+
+
+def _fetch(data: Path) -> str:
+    root = data / "SALMon"
+    return (
+        f"put the folders of its parts into {root} (https://github.com/slp-rl/salmon tells where they are), or "
+        f"`hf download --repo-type dataset slprl/SALMon --local-dir {root}`"
+    )
 
 
 def sample_pairs(root: Path, part: str) -> FoundPairs:
     """The files of a part by their two numbers; one that is alone, or named otherwise, is left out."""
     made = FoundPairs()
+    lost: set[str] = set()
     samples: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted((root / part).glob("*.wav")):
         item = f"{part}/{path.stem}"
@@ -71,6 +91,7 @@ def sample_pairs(root: Path, part: str) -> FoundPairs:
         named = _SAMPLE.fullmatch(path.stem)
         if named is None or int(named[2]) > 1:
             made.unpaired.append(LeftOut(item, "its name is not sample_<number>_0 or sample_<number>_1"))
+            lost.add(str(int(named[1])) if named else item)
         else:
             samples[int(named[1])][int(named[2])].append(item)
     for number, sides in sorted(samples.items()):
@@ -78,8 +99,10 @@ def sample_pairs(root: Path, part: str) -> FoundPairs:
             pair = MinimalPair(sides[0][0], sides[1][0], group=f"{part}/{number}", labels={"part": part})
             made.pairs.append(pair)
             continue
+        lost.add(str(number))
         reason = "several files of one number" if sides[0] and sides[1] else "no partner of its number"
         made.unpaired += [LeftOut(item, reason) for side in (0, 1) for item in sides[side]]
+    made.lost = len(lost - {pair.group.rpartition("/")[2] for pair in made.pairs})
     return made
 
 
@@ -96,11 +119,7 @@ def _tables(setup: Setup) -> dict[str, list[PairRow]]:
     """Part -> its pairs, from a table of all of them, or one a part in a folder of its name."""
     location = find_table(setup.data, NAMES)
     if location is None:
-        root = setup.data / "SALMon"
-        raise UsageError(
-            f"no SALMon: put the folders of its parts into {root} (https://github.com/slp-rl/salmon tells where they "
-            f"are), or `hf download --repo-type dataset slprl/SALMon --local-dir {root}`"
-        )
+        raise UsageError(f"no SALMon: {_fetch(setup.data)}")
     single = [p for p in PARTS if is_table(Path(location, p))]
     if single:
         return {p: read_pairs(str(Path(location, p)), setup.cache / "salmon", *COLUMNS) for p in single}

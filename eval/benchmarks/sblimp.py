@@ -16,13 +16,15 @@ from pathlib import Path
 from eval.benchmarks._folders import check_found, numbered_pairs
 from eval.benchmarks._gold import audio_files, pair_by_row_order, read_gold
 from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
+from eval.benchmarks._sizes import short_of
 from eval.benchmarks._submission import SLM21_PARAMS, Submission, add_submission
 from eval.benchmarks.base import BENCHMARKS, Result, Run, Setup
-from eval.benchmarks.pairs import PairBenchmark, Subset, stratify
+from eval.benchmarks.pairs import PairBenchmark, Subset, mean_over, stratify
 from slm.types import MinimalPair
 
 COLUMNS = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
 UNIT = ("type", "subtype", "id")
+SIZES = {"dev": 6_300, "test": 63_000}  # sentence pairs of each split, official layout
 TABLES = ("sBLIMP",)
 
 
@@ -47,6 +49,9 @@ class SBlimp(PairBenchmark):
         rows = read_gold(setup.data, "syntactic", setup.split, COLUMNS)
         self.files = audio_files(setup.data, "syntactic", setup.split, rows)
         self.all_pairs = pair_by_row_order(self.path, rows, UNIT, ["voice"])
+        sentences = len({pair.group for pair in self.all_pairs})
+        known = SIZES.get(setup.split)
+        self.notes = short_of(setup.data, [(sentences, known, f"sentence pairs of split {setup.split}")])
 
     def _read_table(self, table: str, setup: Setup) -> None:
         self.layout = "pairs"
@@ -57,7 +62,7 @@ class SBlimp(PairBenchmark):
         self.layout = self.split = "slamkit"
         found = numbered_pairs(lists, "+", subfolders=True)
         check_found(found, [lists])
-        self.files, self.all_pairs, self.unpaired = found.files, found.pairs, found.unpaired
+        self.take(found)
 
     def run(self, run: Run) -> Result:
         result = super().run(run)
@@ -74,8 +79,6 @@ class SBlimp(PairBenchmark):
         types = stratify(pairs, lambda p: p.labels[label])
         return [
             everything,
-            Subset(
-                f"mean over {label}s", f"the mean of the {label}s' accuracies, each counting alike", (*types.values(),)
-            ),
+            mean_over(label, types, {p.labels[label] for p in self.all_pairs}),
             *(Subset(f"{label} {name}", f"pairs of {label} {name}", (members,)) for name, members in types.items()),
         ]

@@ -15,11 +15,13 @@ from typing import ClassVar
 
 from eval.benchmarks._folders import check_found, numbered_pairs
 from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
+from eval.benchmarks._sizes import short_of
 from eval.benchmarks.base import BENCHMARKS, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
 from slm.errors import UsageError
 from slm.types import MinimalPair
 
+STORIES = 1_871  # in each of sSC and tSC
 GOOGLE = "https://github.com/slp-rl/SpokenStoryCloze tells where the recordings are"
 
 
@@ -39,6 +41,8 @@ class StoryCloze(PairBenchmark):
     folder: ClassVar[str]
     table: ClassVar[str] = ""
     subfolders: ClassVar[bool] = False
+    size: ClassVar[int | None] = None
+    """Stories in its folder, where that is known."""
 
     def __init__(self, setup: Setup):
         folder = find_folder(setup.data, [self.folder])
@@ -47,8 +51,9 @@ class StoryCloze(PairBenchmark):
         if folder:
             found = numbered_pairs(folder, "_", self.subfolders)
             check_found(found, [folder])
-            self.files, self.unpaired = found.files, found.unpaired
+            self.take(found)
             self.all_pairs = [by_story(pair) for pair in found.pairs]
+            self.notes = short_of(setup.data, [(len(found.pairs) + found.lost, self.size, "stories")])
         elif table:
             rows, self.split = choose_split(read_pairs(table, setup.cache), setup.split)
             self.files, self.all_pairs = pairs_of(rows)
@@ -74,14 +79,14 @@ def by_story(pair: MinimalPair) -> MinimalPair:
 class SSC(StoryCloze):
     name = "ssc"
     about = "Spoken stories with their own ending against a wrong one: does the model follow the story?"
-    folder, table = "sSC", "sStoryCloze"
+    folder, table, size = "sSC", "sStoryCloze", STORIES
 
 
 @BENCHMARKS.register("tsc")
 class TSC(StoryCloze):
     name = "tsc"
     about = "Spoken stories with their own ending against one of another story: does the model keep to the topic?"
-    folder, table = "tSC", "tStoryCloze"
+    folder, table, size = "tSC", "tStoryCloze", STORIES
 
 
 @BENCHMARKS.register("ms_ssc")

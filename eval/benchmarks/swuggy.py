@@ -16,6 +16,7 @@ from pathlib import Path
 from eval.benchmarks._folders import FoundPairs, check_found, numbered_pairs
 from eval.benchmarks._gold import GoldRow, audio_files, read_gold
 from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
+from eval.benchmarks._sizes import short_of
 from eval.benchmarks._submission import SLM21_PARAMS, Submission, add_submission
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
@@ -29,6 +30,7 @@ BANDS = {
     "frequency 20-99": (20, 100),
     "frequency 100 and more": (100, None),
 }
+SIZES = {"dev": 5_000, "test": 20_000}  # ids of each split, official layout
 TABLES = ("sWUGGY",)
 LISTS = {
     "swuggy_inter": "words that occur in the training text",
@@ -58,6 +60,9 @@ class SWuggy(PairBenchmark):
         rows = read_gold(setup.data, "lexical", setup.split, COLUMNS)
         self.files = audio_files(setup.data, "lexical", setup.split, rows)
         self.all_pairs, self.unpaired = pair_by_voice_and_id(self.path, rows)
+        self.lost = len(self.unpaired)
+        ids = len({row.id for row in rows})
+        self.notes = short_of(setup.data, [(ids, SIZES.get(setup.split), f"ids of split {setup.split}")])
 
     def _read_table(self, table: str, setup: Setup) -> None:
         self.layout = "pairs"
@@ -71,7 +76,7 @@ class SWuggy(PairBenchmark):
         for folder in lists:
             found.add(numbered_pairs(folder, "_", subfolders=True, name=folder.name))
         check_found(found, lists)
-        self.files, self.all_pairs, self.unpaired = found.files, found.pairs, found.unpaired
+        self.take(found)
 
     def run(self, run: Run) -> Result:
         result = super().run(run)

@@ -92,6 +92,7 @@ def test_names_that_contradict_each_other_are_left_out(tmp_path, names, reasons)
     for left in found.unpaired:
         assert left.reason.startswith(reasons[left.item])
     assert set(found.files) == set(names)
+    assert found.lost == 1  # one pair more would be there
 
 
 @pytest.mark.parametrize("numbers", [range(1, 7), range(1, 10), [1, 2, 4, 5, 6, 7], [1, 2, 3, 6]])

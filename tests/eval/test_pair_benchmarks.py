@@ -127,6 +127,30 @@ def test_a_row_without_partner_is_named(tmp_path):
         ("w2", "gold.csv, line 4: no partner of its voice and id"),
         ("n3", "gold.csv, line 5: no partner of its voice and id"),
     ]
+    assert (len(benchmark.all_pairs), benchmark.lost) == (1, 2)
+
+
+@pytest.mark.parametrize(("split", "sizes"), [("dev", ("5,000", "6,300")), ("test", ("20,000", "63,000"))])
+def test_a_set_that_is_short_says_so_unless_it_is_a_made_up_one(tmp_path, split, sizes):
+    write_lexical(tmp_path, random_lexical(4, 2, seed=0), split)
+    write_syntactic(tmp_path, random_syntactic(5, 2, seed=0), split)
+    setup = Setup(tmp_path, split)
+    assert SWuggy(setup).notes == [
+        f"The data is short of the whole set: 4 of {sizes[0]} ids of split {split}; fetch the others"
+    ]
+    assert SBlimp(setup).notes == [
+        f"The data is short of the whole set: 5 of {sizes[1]} sentence pairs of split {split}; fetch the others"
+    ]
+    (tmp_path / "generated.json").write_text("{}")
+    assert not SWuggy(setup).notes
+    assert not SBlimp(setup).notes
+
+
+def test_a_mean_over_some_types_is_called_so(tmp_path):
+    benchmark = SBlimp(Setup(write_syntactic(tmp_path, random_syntactic(12, 1, seed=0))))
+    lacking = {item for p in benchmark.all_pairs if p.labels["type"] == "type1" for item in (p.positive, p.negative)}
+    found = accuracies(benchmark, dict.fromkeys(benchmark.files.keys() - lacking, 0.0))
+    assert set(found) == {"all", "mean over 2 of 3 types", "type type0", "type type2"}
 
 
 GOOD = ("w1", 1, "a", 3, "word", "w", 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,27 @@ def test_some_parts_will_do_and_files_without_partner_are_named(tmp_path):
         "rir_consistency/sample_7_2": "its name is not sample_<number>_0 or sample_<number>_1",
         "rir_consistency/sample_1_1": "no partner of its number",
     }
+    assert benchmark.lost == 2
+    write_level(root / "rir_consistency/sample_0_2.wav", 0.1)  # of a pair that is whole
+    assert Salmon(Setup(tmp_path)).lost == 2
+
+
+def test_a_convention_that_leaves_a_part_empty_says_so_in_the_name_of_the_mean(tmp_path):
+    benchmark = Salmon(Setup(write_parts(tmp_path / "salmon", dict.fromkeys(PARTS, 2)).parent))
+    made = {item: 1.0 for item in benchmark.files if not item.startswith("bg_alignment/")}
+    names = [s.item.split("/", 2)[2] for s in benchmark.judge(made, "sum", resamples=10)]
+    assert names[0] == "mean over 7 of 8 parts"
+    assert "bg_alignment" not in names
+
+
+def test_a_whole_set_has_no_note(tmp_path, monkeypatch):
+    write_parts(tmp_path / "salmon", dict.fromkeys(PARTS, 2))
+    (short,) = Salmon(Setup(tmp_path)).notes
+    assert short.startswith(
+        "The data is short of the whole set: 2 of 200 pairs of bg_alignment, 2 of 200 pairs of bg_all"
+    )
+    monkeypatch.setattr("eval.benchmarks.salmon.PAIRS", 2)
+    assert not Salmon(Setup(tmp_path)).notes
 
 
 def test_a_table_of_all_parts(tmp_path, lm):
@@ -75,8 +97,15 @@ def test_a_table_of_all_parts(tmp_path, lm):
     assert [p.labels["part"] for p in benchmark.all_pairs] == ["bg_alignment", "bg_alignment", "rir_consistency"]
     main(config(tmp_path / "data", benchmarks="salmon"))
     found = scores(tmp_path / "out", "salmon")
-    assert {name for name, _ in found} == {"mean over parts", "bg_alignment", "rir_consistency"}
-    assert found["mean over parts", "mean"]["value"] == 1.0
+    assert {name for name, _ in found} == {"mean over 2 of 8 parts", "bg_alignment", "rir_consistency"}
+    assert found["mean over 2 of 8 parts", "mean"]["value"] == 1.0
+    result = json.loads((tmp_path / "out/results.json").read_text())["results"][0]
+    missing = ", ".join(part for part in PARTS if part not in ("bg_alignment", "rir_consistency"))
+    assert result["details"]["note"].startswith(f"Parts that are missing: {missing}; put the folders of its parts into")
+    assert "hf download --repo-type dataset slprl/SALMon" in result["details"]["note"]
+    assert "2 of 200 pairs of bg_alignment, 1 of 200 pairs of rir_consistency" in result["details"]["note"]
+    assert result["headline"] == "salmon/parts/mean over 2 of 8 parts"
+    assert set(result["meanings"]) >= {s["item"] for s in result["scores"]["model"]}
 
 
 def test_the_hash_of_a_table_knows_its_recordings(tmp_path):

@@ -41,6 +41,19 @@ def test_the_distributed_folder(tmp_path, lm):
     assert scores(tmp_path / "out", "ssc")["all", "mean"]["value"] == 1.0
 
 
+def test_a_folder_that_is_short_says_so(tmp_path, lm, monkeypatch):
+    """One story has lost a file: it is one of those that there are, and of the 1,871 of the whole set."""
+    write_stories(tmp_path / "data/sSC", ["a", "b", "c"])
+    (tmp_path / "data/sSC/2_b_correct.wav").unlink()
+    main(config(tmp_path / "data", benchmarks="ssc"))
+    result = json.loads((tmp_path / "out/results.json").read_text())["results"][0]
+    assert (result["counts"]["pairs"], result["counts"]["pairs_scored"]) == (3, 2)
+    assert result["details"]["note"] == "The data is short of the whole set: 3 of 1,871 stories; fetch the others"
+    assert "2 of 3 pairs could be used" in (tmp_path / "out/results.md").read_text()
+    monkeypatch.setattr(SSC, "size", 3)
+    assert not SSC(Setup(tmp_path / "data")).notes
+
+
 def test_the_folder_itself_may_be_given_as_data(tmp_path):
     write_stories(tmp_path / "tSC", ["a", "b"])
     assert len(TSC(Setup(tmp_path / "tSC")).all_pairs) == 2
@@ -96,7 +109,8 @@ def test_a_part_that_cannot_be_read_is_left_out_by_its_reason(tmp_path, lm):
     (folder / "2_s2_correct.wav").write_bytes(b"no partner")
     main(config(tmp_path / "data", benchmarks="cross_tsc_speech_speech"))
     result = json.loads((tmp_path / "out/results.json").read_text())["results"][0]
-    assert (result["counts"]["pairs"], result["counts"]["pairs_scored"]) == (2, 1)
+    assert (result["counts"]["pairs"], result["counts"]["pairs_scored"]) == (3, 1)
+    assert "1 of 3 pairs could be used" in (tmp_path / "out/results.md").read_text()
     reasons = {left["item"]: left["reason"] for left in result["left_out"]}
     assert set(reasons) == {"voice/1_s1_correct", "voice/1_s1_incorrect", "voice/2_s2"}
     assert reasons["voice/2_s2"] == "no 2_s2_mutual.wav"

@@ -94,5 +94,5 @@ def test_an_incomplete_file_is_not_left_there(tmp_path, noisy):
     assert not written.exists()
     details = json.loads((tmp_path / "out/results.json").read_text())["results"][0]["details"]
     assert details["submission"] is None
-    assert details["note"].startswith("no submission-sLM21/lexical/dev.txt: 2 of 8 wavs have no score")
+    assert ". No submission-sLM21/lexical/dev.txt: 2 of 8 wavs have no score" in details["note"]
     assert "2 of 8 wavs have no score" in (tmp_path / "out/results.md").read_text()
