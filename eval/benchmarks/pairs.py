@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from eval.benchmarks._folders import FoundPairs
 from eval.benchmarks.base import MODEL, Benchmark, LeftOut, Result, Run
@@ -23,6 +23,9 @@ from eval.partings import find_partings, unit_starts
 from eval.tokens import item_list_hash, tokenize_items
 from slm.errors import UsageError
 from slm.types import Codes, MinimalPair, Score
+
+if TYPE_CHECKING:
+    from slm.spoken_lm import SpokenLM
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,13 @@ class PairBenchmark(Benchmark):
     def run(self, run: Run) -> Result:
         """Tokenize once, score with every scorer, write the likelihoods, derive every convention."""
         tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}", run.processes)
-        usable = [p for p in self.all_pairs if p.positive in tokens.codes and p.negative in tokens.codes]
+        too_long = find_too_long(run.lm, tokens.codes)
+        left_out = (*self.unpaired, *tokens.left_out, *too_long)
+        readable = tokens.codes.keys() - {left.item for left in too_long}
+        usable = [p for p in self.all_pairs if p.positive in readable and p.negative in readable]
         if not usable:
-            example = tokens.left_out[0] if tokens.left_out else LeftOut("", "the gold file pairs nothing")
-            raise UsageError(f"{self.name}: no pair can be scored; the first reason: {example.item} {example.reason}")
+            example = left_out[-1] if left_out else LeftOut("", "the gold file pairs nothing")
+            raise UsageError(f"{self.name}: no pair can be scored; a reason: {example.item} {example.reason}")
         needed = {item for p in usable for item in (p.positive, p.negative)}
         codes = [tokens.codes[item] for item in sorted(needed)]
         conventions = self._conventions(run)
@@ -113,8 +119,10 @@ class PairBenchmark(Benchmark):
             likelihoods.write(run.out / tables[name], self._provenance(run, name))
             by_convention = {c.name: likelihoods.scores(c) for c in conventions}
             meanings |= self._meanings(usable, by_convention.values())
-            unscored = {name: lacking for name, made in by_convention.items() if (lacking := _lacking(made, usable))}
             scores[name] = self._all_scores(likelihoods, by_convention, usable, run)
+            if name == MODEL:
+                unscored = {c: lacking for c, made in by_convention.items() if (lacking := _lacking(made, usable))}
+                self._check_primary(scores[name], run.convention.name, usable)
         return Result(
             benchmark=self.name,
             split=self.split,
@@ -128,7 +136,7 @@ class PairBenchmark(Benchmark):
                 "groups_scored": len({p.group for p in usable}),
             },
             scores=scores,
-            left_out=(*self.unpaired, *tokens.left_out),
+            left_out=left_out,
             headline=scores[MODEL][0].item,
             meanings=meanings,
             details={
@@ -141,6 +149,15 @@ class PairBenchmark(Benchmark):
                 **_note([*self.notes, *([_unscored_note(unscored, len(usable))] if unscored else [])]),
             },
         )
+
+    def _check_primary(self, scores: Sequence[Score], convention: str, usable: Sequence[MinimalPair]) -> None:
+        """UsageError where the convention to look at first counts nothing: another would stand in its place."""
+        headline = self._item(self.subsets(usable)[0].name)
+        if not any(score.metric == self.headline_metric and score.convention == convention for score in scores):
+            raise UsageError(
+                f"{self.name}: --convention {convention} can score no pair of {headline}: one item of each has nothing "
+                "that it counts; choose another, and ask for this one with --conventions"
+            )
 
     def _conventions(self, run: Run) -> list[Convention]:
         """The primary one first, then those of all, those of this benchmark, and those that the run asks for besides;
@@ -193,6 +210,19 @@ class PairBenchmark(Benchmark):
             "tokenizer_fingerprint": run.lm.spec.fingerprint,
             "log_base": "e",
         }
+
+
+def find_too_long(lm: SpokenLM, codes: Mapping[str, Codes]) -> list[LeftOut]:
+    """Items beyond the positions of the model. Scorers that name no limit have none."""
+    made: list[LeftOut] = []
+    if (check := getattr(lm, "check_length", None)) is None:
+        return made
+    for item, clip in codes.items():
+        try:
+            check(item, len(lm.document(clip)))
+        except UsageError as error:
+            made.append(LeftOut(item, str(error).removeprefix(f"{item} ")))
+    return made
 
 
 def _wanted(run: Run, conventions: Sequence[Convention], codes: Mapping[str, Codes],
