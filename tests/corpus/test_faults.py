@@ -79,13 +79,14 @@ def test_killed_at_every_kind_of_moment_it_ends_with_the_same_bytes(tmp_path, ex
     assert contents(tmp_path / "out") == expected
 
 
-def test_twenty_kills_at_random_moments_of_the_run_or_of_what_reads_for_it(tmp_path, expected):
+@pytest.mark.parametrize("number", [6, pytest.param(20, marks=pytest.mark.thorough)])
+def test_kills_at_random_moments_of_the_run_or_of_what_reads_for_it(tmp_path, expected, number):
     config = config_for(tmp_path)
     begun_at = time.monotonic()
     started(config).join()
     length_s = time.monotonic() - begun_at
     rng, kills = random.Random(0), {"run": 0, "readers": 0}
-    while sum(kills.values()) < 20:
+    while sum(kills.values()) < number:
         if (tmp_path / "out" / "state.json").exists():
             assert contents(tmp_path / "out") == expected
             shutil.rmtree(tmp_path / "out")

@@ -177,6 +177,7 @@ def test_a_published_model_is_scored_through_the_tokenizer_that_it_declares(root
         assert row["count"] + row.eos_count == len(expected)
 
 
+@pytest.mark.thorough
 def test_two_processes_find_what_one_finds(tmp_path):
     """The real command on real checkpoints: both score, one writes."""
     pytest.importorskip("pycodec2")

@@ -136,6 +136,7 @@ def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one
 
 
 @pytest.mark.skipif(not HAS_DEEPSPEED, reason="needs DeepSpeed: make install")
+@pytest.mark.thorough
 def test_deepspeed_agrees_with_one_process_and_resumes_to_the_bit(corpora, one, tmp_path):
     jobs = Jobs(tmp_path)
     for stage in (1, 2, 3):

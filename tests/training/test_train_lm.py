@@ -89,7 +89,7 @@ def kill_after(command: list[str], run_dir: Path, steps: int) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, processes):
     start = TORCHRUN if processes == 2 else [sys.executable]
     dropout = {**TINY_BACKBONE, "attention_dropout": 0.1}  # so that random states matter too
