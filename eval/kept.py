@@ -1,8 +1,9 @@
 """Scores that outlive the run: what a model makes of codes goes to disk in parts as it comes.
 
 A run that is killed loses at most the part that it was in; started again, it scores what is missing. Several processes
-share the parts among them. OUT/scored/MODEL-HASH/part-HASH.parquet holds, for each document, the hash of its codes
-and every log-probability; HASH covers weights, tokenizer and precision, so that nothing there can be another model's.
+share the parts among them. OUT/scored/MODEL-HASH/part-HASH.parquet holds, for each document, the hash of what the
+model reads and every log-probability; HASH covers weights, tokenizer, precision and the versions of the libraries that
+compute, so that nothing there can be another's. A part that cannot be read is removed, and scored again.
 """
 
 from __future__ import annotations
@@ -12,24 +13,28 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from eval.likelihoods import document_of, is_finite
 from eval.processes import ALONE, Processes
+from slm.errors import UsageError
 from slm.files import atomic_file
 from slm.types import CodeLogProbs, Codes, Scorer, stable_hash
 
-FORMAT = 1
+FORMAT = 2
 PART_CODES = 131_072  # a GPU's few seconds, and enough for it to pack well
+LIBRARIES = ("torch", "transformers")  # which another version of may round otherwise
 QUIET_S = 5.0  # between two lines of progress
 
 
 class KeptScorer:
     """A scorer whose answers are kept in `folder`; what is there is not asked again.
 
-    `fingerprint` says who the scorer is. Documents are asked in the order of their codes, so that those with a common
-    beginning come together: it is then computed once (`slm.scoring`).
+    `fingerprint` says who the scorer is. Documents are asked in the order of what the model reads, so that those with a
+    common beginning come together: it is then computed once (`slm.scoring`). Clips of which it reads the same are one.
     """
 
     def __init__(self, scorer: Scorer, fingerprint: str, folder: Path, name: str = "model",
@@ -37,23 +42,39 @@ class KeptScorer:
         self.scorer, self.fingerprint, self.name = scorer, fingerprint, name
         self.processes, self.part_codes = processes, part_codes
         precision = str(getattr(scorer, "precision", "float32"))
-        self.folder = folder / f"{name}-{stable_hash([FORMAT, fingerprint, precision])[:12]}"
+        versions = {library: version(library) for library in LIBRARIES}
+        self.metadata = {**versions, "precision": precision, "device": str(getattr(scorer, "device", "unknown"))}
+        self.folder = folder / f"{name}-{stable_hash([FORMAT, fingerprint, precision, versions])[:12]}"
+
+    def document(self, codes: Codes) -> np.ndarray:
+        """What the model reads of a clip: its units, where it says so."""
+        return document_of(self.scorer, codes)
 
     def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
-        """Log-probabilities of codes, those that are kept or those that the scorer gives now."""
+        """Log-probabilities of codes, those that are kept or those that the scorer gives now. UsageError where another
+        process could not give its share."""
         wanted: dict[str, Codes] = {}
-        keys = [document_key(c) for c in codes]
+        keys = [document_key(self.document(c)) for c in codes]
         for key, c in zip(keys, codes, strict=True):
             wanted.setdefault(key, c)
         self.processes.wait()  # nobody writes while one still looks what is there
         known = self._read(wanted)
         missing = [key for key in wanted if key not in known]
         self.processes.wait()
-        if missing:
-            self._score({key: wanted[key] for key in missing}, known)
+        try:
+            if missing:
+                self._score({key: wanted[key] for key in missing}, known)
+        except UsageError:
+            self.processes.wait()  # the others wait too, and find out that it is missing
+            raise
         self.processes.wait()
         if self.processes.count > 1:
             known |= self._read({key: c for key, c in wanted.items() if key not in known})
+        if lacking := wanted.keys() - known.keys():
+            raise UsageError(
+                f"{self.name}: {len(lacking):,} of {len(wanted):,} clips got no finite log-probabilities in another "
+                "process; what it says above tells why"
+            )
         return [replace(known[key], id=c.id, duration_s=c.duration_s) for key, c in zip(keys, codes, strict=True)]
 
     def _score(self, missing: Mapping[str, Codes], known: dict[str, CodeLogProbs]) -> None:
@@ -64,7 +85,7 @@ class KeptScorer:
         for part in mine:
             scored = {s.id: s for s in self.scorer.score_codes([replace(missing[key], id=key) for key in part])}
             made = [scored[key] for key in part]
-            if not any(np.isnan(s.log_probs).any() or np.isnan(s.eos_log_probs).any() for s in made):
+            if all(is_finite(s) for s in made):
                 self._write(part, made)
             known.update(zip(part, made, strict=True))
             done += len(part)
@@ -73,13 +94,14 @@ class KeptScorer:
 
     def _parts(self, missing: Mapping[str, Codes]) -> Iterator[list[str]]:
         """Keys in the order of their codes, cut where a part has codes enough: so many that each process has one."""
-        total = sum(c.codes.size for c in missing.values())
+        documents = {key: self.document(c) for key, c in missing.items()}
+        total = sum(d.size for d in documents.values())
         enough = min(self.part_codes, -(-total // self.processes.count))
         part: list[str] = []
         held = 0
-        for key in sorted(missing, key=lambda k: (_order(missing[k]), k)):
+        for key in sorted(missing, key=lambda k: (_order(documents[k]), k)):
             part.append(key)
-            held += missing[key].codes.size
+            held += documents[key].size
             if held >= enough:
                 yield part
                 part, held = [], 0
@@ -99,24 +121,41 @@ class KeptScorer:
             }
         )
         with atomic_file(self.folder / f"part-{stable_hash(list(keys))[:16]}.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            table = table.replace_schema_metadata(self.metadata)
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def _read(self, wanted: Mapping[str, Codes]) -> dict[str, CodeLogProbs]:
-        """Those of `wanted` that are kept."""
-        import pyarrow.parquet as pq
+        """Those of `wanted` that are kept. A damaged part is removed."""
+        import pyarrow as pa
 
         found: dict[str, CodeLogProbs] = {}
         for path in sorted(self.folder.glob("part-*.parquet")) if wanted else ():
-            keys = pq.read_table(path, columns=["key"])["key"].to_pylist()
-            if wanted.keys().isdisjoint(keys):
+            try:
+                found |= _read_part(path, wanted)
+            except FileNotFoundError:  # another process removed it
                 continue
-            table = pq.read_table(path)
-            books, values, ends = (table[name] for name in ("books", "log_probs", "eos_log_probs"))
-            for i, key in enumerate(keys):
-                if key in wanted:
-                    log_probs = values[i].values.to_numpy().reshape(-1, books[i].as_py())
-                    found[key] = CodeLogProbs(key, log_probs, ends[i].values.to_numpy(), wanted[key].duration_s)
+            except PermissionError:
+                raise
+            except (pa.ArrowException, OSError, KeyError) as error:
+                print(f"{path} is damaged ({error}): it is removed and scored again", file=sys.stderr, flush=True)
+                path.unlink(missing_ok=True)
         return found
+
+
+def _read_part(path: Path, wanted: Mapping[str, Codes]) -> dict[str, CodeLogProbs]:
+    import pyarrow.parquet as pq
+
+    keys = pq.read_table(path, columns=["key"], page_checksum_verification=True)["key"].to_pylist()
+    if wanted.keys().isdisjoint(keys):
+        return {}
+    table = pq.read_table(path, page_checksum_verification=True)
+    books, values, ends = (table[name] for name in ("books", "log_probs", "eos_log_probs"))
+    found: dict[str, CodeLogProbs] = {}
+    for i, key in enumerate(keys):
+        if key in wanted:
+            log_probs = values[i].values.to_numpy().reshape(-1, books[i].as_py())
+            found[key] = CodeLogProbs(key, log_probs, ends[i].values.to_numpy(), wanted[key].duration_s)
+    return found
 
 
 class Progress:
@@ -136,12 +175,12 @@ class Progress:
         print(f"{self.name}: {done:,} of {total:,} items scored, {speed:,.1f}/s{left}", file=sys.stderr, flush=True)
 
 
-def _order(codes: Codes) -> bytes:
-    """Sorts as the codes themselves do."""
-    return np.ascontiguousarray(codes.codes, ">u4").tobytes()
+def _order(document: np.ndarray) -> bytes:
+    """Sorts as the units themselves do."""
+    return np.ascontiguousarray(document, ">u4").tobytes()
 
 
-def document_key(codes: Codes) -> str:
-    """Of the codes themselves, whatever their name."""
-    array = np.ascontiguousarray(codes.codes)
+def document_key(document: np.ndarray) -> str:
+    """Of what the model reads, whatever the clip's name."""
+    array = np.ascontiguousarray(document)
     return hashlib.sha256(f"{array.shape} {array.dtype} ".encode() + array.tobytes()).hexdigest()[:32]

@@ -72,20 +72,25 @@ class Likelihoods:
 
     @classmethod
     def measure(cls, scorer: Scorer, codes: Sequence[Codes], wanted: Wanted = Wanted()) -> Likelihoods:
-        """Score each distinct sequence of codes once: items with the same codes tie exactly, whatever the batching.
+        """Score each distinct document once: items of which a model reads the same tie exactly, whatever the batching.
 
-        UsageError for a model that gives NaN; ValueError for a scorer that answers about other clips than asked.
+        UsageError for a model that gives NaN or infinite values; ValueError for a scorer that answers about other
+        clips than asked.
         """
         given = {c.id: c for c in codes}
         rest = continuations(given, wanted.partings) if wanted.alone else {}
         first: dict[bytes, Codes] = {}
-        of = {c.id: first.setdefault(_content(c), c).id for c in (*codes, *rest.values())}
+        of = {c.id: first.setdefault(_content(scorer, c), c).id for c in (*codes, *rest.values())}
         scored = scorer.score_codes(list(first.values()))
         if sorted(s.id for s in scored) != sorted(c.id for c in first.values()):
             raise ValueError(f"{type(scorer).__name__} scored other clips than it was asked for")
         made = {s.id: s for s in scored}
-        if any(np.isnan(s.log_probs).any() or np.isnan(s.eos_log_probs).any() for s in scored):
-            raise UsageError("the model gives NaN: was its training stable? See its metrics.jsonl")
+        if not all(is_finite(s) for s in scored):
+            nan = any(np.isnan(s.log_probs).any() or np.isnan(s.eos_log_probs).any() for s in scored)
+            raise UsageError(
+                f"the model gives {'NaN' if nan else 'infinite log-probabilities'}: was its training stable? See its "
+                "metrics.jsonl"
+            )
         alone = {item: made[of[c.id]] for item, c in rest.items()}
         whole = [made[of[c.id]] for c in codes]
         return cls.collect(whole, [c.id for c in codes], [c.duration_s for c in codes], wanted, alone)
@@ -238,8 +243,19 @@ def frames_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-frames.parquet")
 
 
-def _content(codes: Codes) -> bytes:
-    return np.ascontiguousarray(codes.codes).tobytes()
+def document_of(scorer: Scorer, codes: Codes) -> np.ndarray:
+    """What a scorer reads of a clip: its units, where it says so (deduplicated ones may be those of another clip too),
+    else the codes."""
+    read = getattr(scorer, "document", None)
+    return codes.codes if read is None else np.asarray(read(codes))
+
+
+def is_finite(scored: CodeLogProbs) -> bool:
+    return bool(np.isfinite(scored.log_probs).all() and np.isfinite(scored.eos_log_probs).all())
+
+
+def _content(scorer: Scorer, codes: Codes) -> bytes:
+    return np.ascontiguousarray(document_of(scorer, codes)).tobytes()
 
 
 def _ends(scored: CodeLogProbs, books: int, ends_at: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slm.errors import UsageError
 from slm.types import Codes, MinimalPair
 from slm.units import Units
 
@@ -36,7 +37,7 @@ def unit_starts(units: Units, codes: np.ndarray, document: np.ndarray) -> np.nda
 
 def find_partings(units: Units, codes: Mapping[str, Codes], pairs: Sequence[MinimalPair]) -> dict[str, Parting]:
     """Item -> where it parts from the other item of its pair. Items of the same units part at their start, so that
-    they tie in every convention. ValueError for an item that parts from its partners in different places."""
+    they tie in every convention. UsageError for an item that parts from its partners in different places."""
     made: dict[str, Parting] = {}
     for pair in pairs:
         a, b = (units.apply(codes[item].codes) for item in (pair.positive, pair.negative))
@@ -46,7 +47,10 @@ def find_partings(units: Units, codes: Mapping[str, Codes], pairs: Sequence[Mini
         for item, document in ((pair.positive, a), (pair.negative, b)):
             frame = int(unit_starts(units, codes[item].codes, document)[row])
             if made.setdefault(item, Parting(row, frame)).row != row:
-                raise ValueError(f"{item} stands in several pairs, and parts from its partners in different places")
+                raise UsageError(
+                    f"{item} stands in several pairs, and parts from its partners in different places: where it begins "
+                    "to count (local-, normalized) is not one place; give each pair a recording of its own"
+                )
     return made
 
 

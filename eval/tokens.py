@@ -14,7 +14,7 @@ from eval.benchmarks.base import LeftOut
 from eval.processes import ALONE, Processes
 from slm.data.store import CodeStore
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import locked, write_text
 from slm.types import Codes, stable_hash
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     """Tokenize `files` (item -> path) into FOLDER/NAME-HASH, a corpus like any other, unless it is there already.
 
     HASH covers the tokenizer, the items and the content of their files: any model of that tokenizer takes what is
-    there. UsageError where none can be used.
+    there. Whoever comes while it is made waits. UsageError where none can be used.
     """
     present = {item: path for item, path in files.items() if path.is_file()}
     missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
@@ -55,8 +55,11 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
     with processes.main_first():
         if not (corpus / "state.json").is_file():
-            print(f"{name}: tokenizing {len(present):,} files with {lm.spec.name}", file=sys.stderr, flush=True)
-            _tokenize(present, lm, corpus)
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f".{corpus.name}.lock"):  # another run may be at it
+                if not (corpus / "state.json").is_file():
+                    print(f"{name}: tokenizing {len(present):,} files with {lm.spec.name}", file=sys.stderr, flush=True)
+                    _tokenize(present, lm, corpus)
     codes = {c.id: c for c in CodeStore(corpus)}
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+import eval.tokens
 from eval.conventions import find_convention
 from eval.run import EvalConfig, main
 from eval.several import name_models
+from eval.tokens import tokenize_items
 from slm.config import run_command
 from slm.data.store import CodeStore
 from slm.errors import UsageError
@@ -117,3 +122,23 @@ def test_a_model_that_cannot_be_loaded_costs_no_other(root, monkeypatch):
     out = Path(root.parent / "out")
     assert (out / "good/results.json").is_file()
     assert [m["name"] for m in json.loads((out / "comparison.json").read_text())["models"]] == ["good"]
+
+
+def test_who_comes_while_a_benchmark_is_tokenized_waits(root, monkeypatch):
+    """Two runs on one cache."""
+    files = {path.stem: path for path in (root / "lexical/dev").glob("*.wav")}
+    begun, made, real = threading.Event(), [], eval.tokens._tokenize
+
+    def slowly(*args):
+        made.append(args[-1])
+        begun.set()
+        time.sleep(0.3)
+        real(*args)
+
+    monkeypatch.setattr("eval.tokens._tokenize", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(tokenize_items, files, LevelLM(), root / "cache", "swuggy-dev")
+        assert begun.wait(20)
+        second = pool.submit(tokenize_items, files, LevelLM(), root / "cache", "swuggy-dev")
+        assert first.result(60).codes.keys() == second.result(60).codes.keys() == files.keys()
+    assert len(made) == 1

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from eval.conventions import CONVENTIONS
 from eval.kept import KeptScorer
+from eval.likelihoods import Likelihoods
 from eval.processes import Processes
+from slm.errors import UsageError
 from slm.types import CodeLogProbs
+from slm.units import deduplicate
 from tests.fakes import ArithmeticTokenizer, random_codes
 
 TOKENIZER = ArithmeticTokenizer(2)
@@ -106,6 +113,59 @@ def test_nan_is_not_kept(tmp_path):
     assert len(scorer.asked) == 1
 
 
+class Deduplicated(Asked):
+    """Reads runs of a code once. In its last bits an answer depends on the call, as a GPU's does on the batch."""
+
+    def document(self, codes):
+        return deduplicate(codes.codes)[0]
+
+    def score_codes(self, codes):
+        made = super().score_codes([replace(c, codes=self.document(c)) for c in codes])
+        return [replace(s, log_probs=s.log_probs - 1e-6 * self.calls) for s in made]
+
+
+def test_clips_of_which_the_model_reads_the_same_are_one_and_tie(tmp_path):
+    codes = random_codes(ArithmeticTokenizer(1), [4, 4, 4])
+    slow = [replace(c, id=f"{c.id}-slow", codes=np.repeat(c.codes, 3, axis=0)) for c in codes]
+    scorer = Deduplicated()
+    kept = KeptScorer(scorer, "f", tmp_path, part_codes=1)
+    table = Likelihoods.measure(kept, [*codes, *slow])
+    scores = table.scores(CONVENTIONS["mean+eos"])
+    assert [scores[c.id] for c in codes] == [scores[c.id] for c in slow]
+    assert len(scorer.asked) == 3
+    made = kept.score_codes(slow)
+    assert [s.duration_s for s in made] == [c.duration_s for c in slow]
+    assert len(scorer.asked) == 3
+
+
+def test_a_damaged_part_is_scored_again(tmp_path, capsys):
+    codes = random_codes(TOKENIZER, [40] * 3)
+    KeptScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes)
+    cut, flipped, _ = sorted(tmp_path.glob("*/part-*"))
+    cut.write_bytes(cut.read_bytes()[:100])
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 3] ^= 255
+    flipped.write_bytes(content)
+    again, after = Asked(), Asked()
+    same(KeptScorer(again, "f", tmp_path, part_codes=1).score_codes(codes), codes)
+    assert len(again.asked) == 2
+    assert capsys.readouterr().err.count("is damaged") == 2
+    same(KeptScorer(after, "f", tmp_path).score_codes(codes), codes)
+    assert not after.asked
+
+
+def test_parts_say_what_made_them_and_other_versions_start_anew(tmp_path, monkeypatch):
+    codes = random_codes(TOKENIZER, [5])
+    KeptScorer(Asked(), "f", tmp_path).score_codes(codes)
+    said = pq.read_schema(next(tmp_path.glob("*/part-*"))).metadata
+    assert said[b"torch"].decode().split("+")[0] == torch.__version__.split("+")[0]
+    assert {b"transformers", b"precision", b"device"} <= said.keys()
+    monkeypatch.setattr("eval.kept.version", lambda library: "0.0")
+    scorer = Asked()
+    KeptScorer(scorer, "f", tmp_path).score_codes(codes)
+    assert len(scorer.asked) == 1
+
+
 @dataclass(frozen=True)
 class Threads(Processes):
     """Processes that wait for each other as threads do."""
@@ -116,23 +176,49 @@ class Threads(Processes):
         self.barrier.wait(timeout=20)
 
 
+def in_threads(work):
+    """What `work` gives or raises for each of three ranks, at the same time."""
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(work, rank) for rank in range(3)]
+        return [w.exception(timeout=30) or w.result() for w in waiting]
+
+
 def test_processes_share_the_work_and_all_know_the_whole(tmp_path):
     codes = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4, 6, 8])
     KeptScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes[:2])
     barrier = threading.Barrier(3)
     scorers = [Asked() for _ in range(3)]
-    made = [[] for _ in range(3)]
 
     def work(rank):
         kept = KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier))
-        made[rank] = kept.score_codes(codes)
+        return kept.score_codes(codes)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
+    made = in_threads(work)
     for one in made:
         same(one, codes)
     assert sorted(a for s in scorers for a in s.asked) == sorted(c.codes.tobytes() for c in codes[2:])
     assert all(s.asked for s in scorers)
+
+
+@pytest.mark.parametrize("fault", [np.nan, -np.inf, UsageError("no")])
+def test_what_one_process_cannot_score_is_wrong_use_in_all(tmp_path, fault):
+    """And none of them is left waiting."""
+
+    class Faulty(Asked):
+        def score_codes(self, codes):
+            if isinstance(fault, UsageError):
+                raise fault
+            return [replace(s, log_probs=s.log_probs + fault) for s in super().score_codes(codes)]
+
+    codes, barrier = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4]), threading.Barrier(3)
+    scorers = [Asked(), Faulty(), Asked()]
+
+    def work(rank):
+        return Likelihoods.measure(
+            KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier)), codes
+        )
+
+    made = in_threads(work)
+    assert all(isinstance(error, UsageError) for error in made), made
+    assert "in another process" in str(made[0])
+    assert "in another process" not in str(made[1])

@@ -216,6 +216,12 @@ def test_a_model_that_gives_nan_is_refused(root, lm):
             main(config(root, benchmarks=benchmark))
 
 
+def test_a_model_that_gives_an_infinite_value_is_refused(root, lm):
+    lm.wrong = -float("inf")
+    with pytest.raises(UsageError, match="gives infinite log-probabilities: was its training stable"):
+        main(config(root, benchmarks="swuggy"))
+
+
 def test_a_benchmark_of_broken_recordings_is_not_blamed_on_an_option_of_another_command(root, lm):
     for wav in (root / "lexical/dev").glob("*.wav"):
         wav.write_bytes(b"RIFF no audio")
