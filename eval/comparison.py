@@ -51,7 +51,8 @@ class Compared:
 
 
 def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resamples: int, seed: int) -> dict[str, Any]:
-    """The content of comparison.json: `models`, `rows` (a number of each model) and `tests` (a pair of models each)."""
+    """The content of comparison.json: `models`, `rows` (a number of each model), `tests` (a pair of models each) and
+    `notes` (where models were not measured on as many items)."""
     rows: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
     for benchmark in benchmarks:
@@ -62,7 +63,23 @@ def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resampl
             for first, second in combinations([m for m in models if m.name in scores], 2):
                 tests += _tests(benchmark, first, second, scores, resamples, seed)
     described = [{"name": m.name, "folder": str(m.folder), **_identity(m.folder)} for m in models]
-    return {"format": FORMAT, "models": described, "resamples": resamples, "seed": seed, "rows": rows, "tests": tests}
+    return {"format": FORMAT, "models": described, "resamples": resamples, "seed": seed, "rows": rows, "tests": tests,
+            "notes": _notes(rows)}  # fmt: skip
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each benchmark whose first row is not about as many items of every model."""
+    made: dict[str, str] = {}
+    for row in rows:
+        counts = {name: score["count"] for name, score in row["scores"].items()}
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+            made.setdefault(
+                f"{row['benchmark']} {row['split']}",
+                f"{row['benchmark']} {row['split']}, {row['name']}: n is {said}. Their values are about other items; "
+                "the tests are about those that both could score.",
+            )
+    return list(made.values())
 
 
 def _identity(folder: Path) -> dict[str, Any]:

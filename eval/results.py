@@ -60,6 +60,19 @@ def add_result(record: dict[str, Any], result: Result, config: Any, fingerprints
     record["results"] = [*kept, made]
 
 
+def other_data(record: dict[str, Any], result: Result) -> str | None:
+    """A line, where the earlier result whose place this one takes is about another list of items."""
+    same = (result.benchmark, result.split)
+    for old in record["results"]:
+        if (old["benchmark"], old["split"]) == same and old["item_list_sha256"] != result.item_list_sha256:
+            return (
+                f"{result.benchmark}, {result.split}: takes the place of a result about other items (list "
+                f"{old['item_list_sha256'][:12]} of {old['created']}, now {result.item_list_sha256[:12]}); to keep "
+                "both, give another --out"
+            )
+    return None
+
+
 def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
     """Hours, codes and the use of each codebook of a tokenized corpus, from what its shards say of themselves, and
     whether `lm` was trained on it.

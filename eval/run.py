@@ -230,8 +230,10 @@ def keep_result(record: dict[str, Any], result: Result, config: EvalConfig, out:
     """Into results.json, results.md and the page, and its table on the screen."""
     from eval.report.page import build_page
     from eval.report.table import result_table, results_markdown
-    from eval.results import add_result, write_results
+    from eval.results import add_result, other_data, write_results
 
+    if line := other_data(record, result):
+        print(line, file=sys.stderr, flush=True)
     add_result(record, result, config, fingerprints, generated)
     write_results(out, record)
     write_text(out / "results.md", results_markdown(record))

@@ -154,7 +154,7 @@ def comparison_table(compared: Mapping[str, Any]) -> str:
     noise = [t for t in compared["tests"] if t["within_noise"] and (t["benchmark"], t["split"], t["name"]) in keys]
     lines = [f"WARNING: {t['second']} and {t['first']} differ on {t['benchmark']} {t['split']}, {t['name']}, by less "
              f"than the noise: {_difference(t)} on {t['count']:,} items." for t in noise]  # fmt: skip
-    return "\n\n".join([markdown_table(header, rows), *lines])
+    return "\n\n".join([markdown_table(header, rows), *lines, *(f"NOTE: {note}" for note in compared.get("notes", ()))])
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

@@ -109,6 +109,36 @@ def test_a_benchmark_that_fails_costs_no_other_benchmark_and_no_other_model(root
     assert {t["benchmark"] for t in compared["tests"]} == {"swuggy"}
 
 
+def test_models_that_were_not_scored_on_as_many_items_are_said_to_be(root, monkeypatch, capsys):
+    class Short(LevelLM):
+        def document(self, codes):
+            return codes.codes
+
+        def check_length(self, item, frames):
+            if item.startswith("f0"):
+                raise UsageError(f"{item} takes {frames} steps, but the model has 1 positions")
+
+    known = {"all/final": LevelLM(name="all"), "few/final": Short(name="few")}
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: known[path])
+    monkeypatch.setattr("eval.run.check_models", lambda paths: None)
+    main(config(root, model=list(known), benchmarks="swuggy,sblimp", baselines="no"))
+    compared = json.loads((root.parent / "out/comparison.json").read_text())
+    [note] = compared["notes"]
+    assert note.startswith("swuggy dev, all: n is 6 of all, 5 of few.")
+    assert f"NOTE: {note}" in capsys.readouterr().out
+    assert f"NOTE: {note}" in (root.parent / "out/comparison.md").read_text()
+    assert {t["count"] for t in compared["tests"] if (t["benchmark"], t["name"]) == ("swuggy", "all")} == {5}
+
+
+def test_a_result_about_other_items_is_not_replaced_in_silence(root, lm, capsys):
+    main(config(root, benchmarks="swuggy", baselines="no"))
+    main(config(root, benchmarks="swuggy", baselines="no", convention="sum"))
+    assert "takes the place" not in capsys.readouterr().err
+    write_lexical(root, [(f"g{i}_{c}", i, "v", 5, c) for i in range(3) for c in (0, 1)])
+    main(config(root, benchmarks="swuggy", baselines="no"))
+    assert "swuggy, dev: takes the place of a result about other items" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_loaded_costs_no_other(root, monkeypatch):
     def load(path: str, device: str, vocoder: str | None) -> LevelLM:
         if "none" in path:
