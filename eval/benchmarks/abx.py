@@ -8,6 +8,7 @@ of a k-means tokenizer are also judged as their centroids.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 METRIC = "abx_error"
 FOLDERS = ("abx", "phonetic", "abxLS-dataset")
 FETCH = "fetch it with `zrc datasets:pull abxLS-dataset`, and put its .item files and recordings there"
-NOTE = "angles between frames, summed along the cheapest alignment over its length; intervals over pairs of phones"
+NOTE = (
+    "angles between frames, summed along the cheapest alignment over its length; intervals over pairs of phones, both "
+    "orders of a pair being one"
+)
 MEANINGS = {
     "within": "A, B and X are by one speaker",
     "across": "A and B are by one speaker, X by another",
@@ -139,7 +143,11 @@ def representations(tokenizer: Tokenizer) -> dict[str, Representation]:
 def error_score(
     item: str, errors: Mapping[tuple[str, str], float], convention: str, resamples: int, seed: int
 ) -> Score:
-    """The mean over pairs of phones, and its interval over them."""
-    values = np.array([errors[phones] for phones in sorted(errors)])
-    found = estimate([Observations(values, np.ones(len(values)))], resamples, seed)
+    """The mean over ordered pairs of phones. Both orders of two phones rest on the same recordings: they are one
+    observation of its interval and its count."""
+    both: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for phones in sorted(errors):
+        both[tuple(sorted(phones))].append(errors[phones])
+    observed = Observations(np.array([sum(v) for v in both.values()]), np.array([float(len(v)) for v in both.values()]))
+    found = estimate([observed], resamples, seed)
     return Score(item, METRIC, found.value, "fraction", convention, found.count, found.interval)
