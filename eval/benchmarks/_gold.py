@@ -111,18 +111,24 @@ def pair_by_row_order(
     """The k-th correct row with the k-th incorrect one. The columns `unit` say which pairs are averaged first, and with
     `same` are what both must agree on: UsageError where they do not."""
     right, wrong = [r for r in rows if r.correct], [r for r in rows if not r.correct]
-    if len(right) != len(wrong):
-        raise UsageError(f"{path} has {len(right)} correct rows and {len(wrong)} incorrect ones; fetch it again")
 
     def identity(row: GoldRow) -> str:
         return ", ".join([*(row.fields[c] for c in unit), *(f"{c} {row.fields[c]}" for c in same)])
 
-    for a, b in zip(right, wrong, strict=True):
-        if identity(a) != identity(b):
-            raise UsageError(
-                f"{path}: line {a.line} ({identity(a)}) would be paired with line {b.line} ({identity(b)}); "
-                "its rows are out of order, fetch it again"
-            )
+    parted = next(((a, b) for a, b in zip(right, wrong, strict=False) if identity(a) != identity(b)), None)
+    where = ""
+    if parted:
+        a, b = parted
+        where = f"line {a.line} ({identity(a)}) would be paired with line {b.line} ({identity(b)})"
+    if len(right) != len(wrong):
+        rest = max(right, wrong, key=len)[min(len(right), len(wrong)) :]
+        where = where or f"line {rest[0].line} ({identity(rest[0])}) has no row to be paired with"
+        raise UsageError(
+            f"{path} has {len(right)} correct rows and {len(wrong)} incorrect ones: {where}; restore the row that is "
+            "missing, or fetch it again"
+        )
+    if where:
+        raise UsageError(f"{path}: {where}; its rows are out of order, fetch it again")
     labels = [c for c in ("voice", *unit) if c != "id"]
     return [
         MinimalPair(

@@ -90,6 +90,9 @@ def reference(preset: str, lm: SpokenLM, codes: Sequence[Codes]) -> list[float]:
 @pytest.mark.parametrize("kind", [("flat", 1, True), ("flat", 1, False), ("flat", 4, False)])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_what_its_authors_compute(preset, kind):
+    """Each reference is written here after what its authors publish, over the same transformers model: it shows that
+    our scoring is that arithmetic. For `zerospeech` there is nobody to follow, as the evaluator only reads scores: its
+    reference shows that the preset is the sum of log-probabilities without the end, not that submissions used it."""
     lm = make_lm(*kind)
     with torch.no_grad():
         lm.model.causal_lm.get_output_embeddings().weight.mul_(20)

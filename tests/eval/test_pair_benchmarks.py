@@ -185,7 +185,10 @@ def test_sblimp_refuses_rows_whose_ids_disagree(tmp_path):
     ):
         SBlimp(Setup(tmp_path))
     gold.write_text("\n".join(gold.read_text().splitlines()[:4]))
-    with pytest.raises(UsageError, match="2 correct rows and 1 incorrect"):
+    with pytest.raises(UsageError, match=r"2 correct rows and 1 incorrect ones: line 2 \(t, s, 1, voice a\) would be"):
+        SBlimp(Setup(tmp_path))
+    write_gold(gold.parent, SYNTACTIC, [rows[0], rows[3], rows[1]])
+    with pytest.raises(UsageError, match=r"2 correct rows and 1 .*: line 4 \(t, s, 2, voice a\) has no row to be"):
         SBlimp(Setup(tmp_path))
 
 
