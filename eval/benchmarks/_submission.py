@@ -1,8 +1,9 @@
 """The folder that `zrc submit` takes: one score a wav, meta.yaml and params.yaml, as zerospeech/benchmarks checks them.
 
 `SPLIT.txt` has one line a wav of gold.csv, `STEM SCORE`, in its order; larger is likelier, and every wav must be there.
-What only its authors know about a system stands in meta.yaml as `<...>` until they fill it in: a file that they have
-filled in is never written again.
+What only its authors know about a system stands in meta.yaml as `<required..>` until they fill it in: until then it is
+written anew with each file of scores, whose convention it names; one that they have filled in is theirs, and where it
+does not name the convention the result says so.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SLM21_PARAMS: dict[str, Any] = {
     "semantic": {"metric": "euclidean", "n_jobs": 1, "pooling": "mean", "librispeech": True, "synthetic": True},
 }
 PROSAUDIT_PARAMS: dict[str, Any] = {"quiet": False, "results_filename": "score_prosodic_{0}_{1}_{2}.csv"}
+
+UNFILLED = "<required"  # how what its authors must fill in begins
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,28 @@ def add_submission(result: Result, run: Run, submission: Submission, items: Sequ
         why = f"{len(lacking)} of {len(items)} wavs have no score, such as {lacking[0]}"
         if run.convention.is_of_pairs:
             why = f"by convention {run.convention.name} no wav has a score of its own"
-        notes = [result.details.get("note"), f"No {place}/{submission.scores}: {why}"]
-        return replace(result, details={**result.details, "submission": None, "note": ". ".join(filter(None, notes))})
+        note = _joined(result, f"No {place}/{submission.scores}: {why}")
+        return replace(result, details={**result.details, "submission": None, "note": note})
     write_text(path, "".join(f"{item} {float(scores[item])!r}\n" for item in items))
     _write_yaml(run.out / place / "params.yaml", submission.params)
-    meta = run.out / place / "meta.yaml"
-    if not meta.is_file():
-        _write_yaml(meta, _meta(submission.benchmark, run))
-    return replace(result, details={**result.details, "submission": f"{place}/{submission.scores}"})
+    stale = _describe(run.out / place / "meta.yaml", submission.benchmark, run)
+    note = {"note": _joined(result, f"{place}/meta.yaml {stale}")} if stale else {}
+    return replace(result, details={**result.details, "submission": f"{place}/{submission.scores}", **note})
+
+
+def _joined(result: Result, note: str) -> str:
+    return ". ".join(filter(None, [result.details.get("note"), note]))
+
+
+def _describe(meta: Path, benchmark: str, run: Run) -> str | None:
+    """Write meta.yaml unless its authors have filled it in; then, where that does not name the convention of the scores
+    beside it, what is wrong with it."""
+    text = meta.read_text(encoding="utf-8") if meta.is_file() else UNFILLED
+    if UNFILLED in text:
+        _write_yaml(meta, _meta(benchmark, run))
+    elif f"({run.convention.name})" not in text:
+        return f"is filled in, and does not name the convention of these scores, ({run.convention.name}): mend it"
+    return None
 
 
 def _scores(result: Result, run: Run) -> dict[str, float]:

@@ -76,6 +76,28 @@ def test_what_only_authors_know_is_theirs_to_fill_in(root, noisy):
     assert (folder / "meta.yaml").read_text() == "authors: filled in"
 
 
+def test_the_description_names_the_convention_of_the_scores_beside_it(root, noisy):
+    """Written anew until its authors have filled it in; from then on the result tells when the two part."""
+    meta = root.parent / "out/submission-sLM21/meta.yaml"
+
+    def note_after(convention: str) -> str:
+        main(config(root, benchmarks="swuggy", convention=convention))
+        return json.loads((root.parent / "out/results.json").read_text())["results"][0]["details"].get("note", "")
+
+    note_after("mean+eos")
+    assert "(mean+eos)" in meta.read_text()
+    note_after("sum")
+    description = yaml.safe_load(meta.read_text())["model_info"]["system_description"]
+    assert "(sum)" in description
+    assert "mean+eos" not in description
+    filled = meta.read_text().replace("<required", "filled in")
+    meta.write_text(filled)
+    assert "meta.yaml" not in note_after("sum")
+    told = "submission-sLM21/meta.yaml is filled in, and does not name the convention of these scores, (mean)"
+    assert told in note_after("mean")
+    assert meta.read_text() == filled
+
+
 def test_what_only_pairs_have_cannot_be_submitted(root, noisy):
     main(config(root, benchmarks="swuggy", convention="normalized"))
     details = json.loads((root.parent / "out/results.json").read_text())["results"][0]["details"]
