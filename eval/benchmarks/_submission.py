@@ -54,8 +54,8 @@ def add_submission(result: Result, run: Run, submission: Submission, items: Sequ
     write_text(path, "".join(f"{item} {float(scores[item])!r}\n" for item in items))
     _write_yaml(run.out / place / "params.yaml", submission.params)
     stale = _describe(run.out / place / "meta.yaml", submission.benchmark, run)
-    note = {"note": _joined(result, f"{place}/meta.yaml {stale}")} if stale else {}
-    return replace(result, details={**result.details, "submission": f"{place}/{submission.scores}", **note})
+    told = {"note": _joined(result, f"{place}/meta.yaml {stale}")} if stale else {}
+    return replace(result, details={**result.details, "submission": f"{place}/{submission.scores}", **told})
 
 
 def _joined(result: Result, note: str) -> str:
