@@ -178,7 +178,7 @@ def test_any_division_of_a_step_has_the_same_gradients(corpora, depth):
         pattern = make_pattern(c, data)
         model = make_model(c, pattern).double()
         batches = [to_device(b, torch.device("cpu")) for b in make_loader(c, data, pattern, 0, 1).batches(0)]
-        weight = torch.stack([model.target_weight(ids, mask) for ids, mask, _ in batches]).sum()
+        weight = torch.stack([model.target_weight(ids, mask) for ids, mask, *_ in batches]).sum()
         for batch in batches:
             (model(*batch).weighted_nll / weight).backward()
         found.append({name: p.grad for name, p in model.named_parameters()})
