@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -30,14 +31,18 @@ def run(*arguments: str | Path, status: int = 0) -> str:
 def trained(tmp_path_factory) -> Path:
     """Real speech through Codec2, and a small language model over its four codebooks."""
     pytest.importorskip("pycodec2", reason="needs pip install pycodec2")
-    out = tmp_path_factory.mktemp("end-to-end")
-    printed = run("tokenize_corpus.py", "--audio", "tests/data/speech/manifest.jsonl", "--tokenizer", "codec2-700c",
-                  "--out", out / "tokens")  # fmt: skip
-    assert "108 clips" in printed
-    launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/one-process.yaml"]
-    run(*launch, "train_lm.py", "--config", "configs/quickstart/acoustic.yaml", "--data", out / "tokens",
-        "--out", out / "lm", "--steps", "40", "--optimizer.warmup_steps", "4", "--optimizer.lr", "0.01",
-        *SMALL)  # fmt: skip
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "end-to-end"
+    with FileLock(f"{out}.lock"):  # once, whichever workers of the tests need it
+        if (out / "lm" / "final" / "slm.json").is_file():
+            return out
+        printed = run("tokenize_corpus.py", "--audio", "tests/data/speech/manifest.jsonl", "--tokenizer", "codec2-700c",
+                      "--out", out / "tokens")  # fmt: skip
+        assert "108 clips" in printed
+        launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/one-process.yaml"]
+        run(*launch, "train_lm.py", "--config", "configs/quickstart/acoustic.yaml", "--data", out / "tokens",
+            "--out", out / "lm", "--steps", "40", "--optimizer.warmup_steps", "4", "--optimizer.lr", "0.01",
+            *SMALL)  # fmt: skip
     return out
 
 
