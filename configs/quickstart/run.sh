@@ -55,7 +55,7 @@ if have pycodec2; then
 fi
 
 if [ ${#results[@]} -gt 0 ]; then
-  say "9. One page of it all"
+  say "9. A site of it all"
   run python -m eval.report "${results[@]}" --out "$out/report"
   printf '\nDone in %d s. Open %s\n' $((SECONDS - started)) "$out/report/index.html"
 fi
