@@ -73,8 +73,9 @@ def walk_folder(folder: Path | str) -> Iterator[tuple[str, list[str], Counter[st
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = sorted(name for name in names if not name.startswith("."))
-        audio = [name for name in shown if _suffix(name) in AUDIO_SUFFIXES]
-        yield os.fspath(parent), audio, Counter(_suffix(name) for name in shown if _suffix(name) not in AUDIO_SUFFIXES)
+        suffixes = [_suffix(name) for name in shown]
+        audio = [name for name, suffix in zip(shown, suffixes, strict=True) if suffix in AUDIO_SUFFIXES]
+        yield os.fspath(parent), audio, Counter(suffix for suffix in suffixes if suffix not in AUDIO_SUFFIXES)
 
 
 def _cannot_list(error: OSError) -> None:

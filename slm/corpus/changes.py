@@ -16,6 +16,7 @@ from slm.corpus.plan import Plan, located, stored_path
 from slm.corpus.sources.base import Source, SourceClip, readable
 
 _END_BYTES = 1 << 12
+_SMALL_BYTES = 1 << 20  # half a minute of plain speech; there may be a million such files, and reading is what costs
 _ROWS = 10_000
 
 
@@ -49,8 +50,9 @@ def hash_source(source: Source) -> str:
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells a local file from another: `digest` is of its size and both ends, and no times are part of it, which
-    copying changes. `head` is the first 4 KiB. Of a remote file, and one that cannot be read, nothing is known."""
+    """What tells a local file from another: `digest` is of its size, its first 4 KiB and, above 1 MiB, its last, and no
+    times are part of it, which copying changes. `head` is the first 4 KiB. Of a remote file, and one that cannot be
+    read, nothing is known."""
 
     num_bytes: int = -1
     mtime_ns: int = -1
@@ -60,15 +62,15 @@ class FileState:
 
 def file_state(path: str) -> FileState:
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            return FileState(found.st_size, found.st_mtime_ns)
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe, which must not be waited for
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe, which must not be waited for
     except (OSError, ValueError):
         return FileState()
     try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            return FileState(found.st_size, found.st_mtime_ns)
         head = os.pread(handle, _END_BYTES, 0)
-        tail = os.pread(handle, _END_BYTES, max(_END_BYTES, found.st_size - _END_BYTES))
+        tail = os.pread(handle, _END_BYTES, found.st_size - _END_BYTES) if found.st_size > _SMALL_BYTES else b""
     except OSError:
         return FileState()
     finally:

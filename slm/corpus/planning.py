@@ -112,6 +112,7 @@ def _deal_out(
             writer.write_table(table)
             dealer.add(table)
             on_probed(dealer.num_rows)
+    dealer.end()
     return dealer
 
 
@@ -208,31 +209,43 @@ class _Dealer:
         self.num_rows = 0
         self.outside_s = 0.0
         self.any_segment = False
+        self._start = self._stop = self._num_clips = 0  # the shard that is filled
+        self._duration_s = 0.0
         self._hashes: list[np.ndarray] = []
 
     def add(self, table: pa.Table) -> None:
-        columns = (table[name].to_pylist() for name in ("id", "path", "duration_s", "reason", "start_s", "end_s"))
-        self.outside_s += sum(table["outside_s"].to_pylist())
-        hashes = []
-        for id, path, duration_s, reason, start_s, end_s in zip(*columns, strict=True):
-            hashes.append(hash(id))
-            if reason is None:
+        usable = table["reason"].is_null()
+        outside_s, start_s = table["outside_s"].to_numpy(), table.filter(usable)["start_s"].to_numpy()
+        self.outside_s += sum(outside_s[outside_s != 0].tolist())
+        self.any_segment |= bool((start_s > 0).any()) or table.filter(usable)["end_s"].null_count < len(start_s)
+        self._hashes.append(np.array(list(map(hash, table["id"].to_pylist())), np.int64))
+        for row, (is_usable, duration_s) in enumerate(
+            zip(usable.to_pylist(), table["duration_s"].to_pylist(), strict=True)
+        ):
+            if is_usable:
                 self._deal(duration_s)
-                self.any_segment |= start_s > 0 or end_s is not None
             else:
-                self.rejects[kind_of(reason)] += 1
-                self.first_reject = self.first_reject or Reject(id, os.fsdecode(path), reason)
+                self._leave_out(*(table[name][row].as_py() for name in ("id", "path", "reason")))
             self.num_rows += 1
-        self._hashes.append(np.array(hashes, np.int64))
+
+    def _leave_out(self, id: str, path: bytes, reason: str) -> None:
+        self.rejects[kind_of(reason)] += 1
+        self.first_reject = self.first_reject or Reject(id, os.fsdecode(path), reason)
 
     def _deal(self, duration_s: float) -> None:
-        row = self.num_rows
-        if not self.shards or self.shards[-1].duration_s + duration_s > self.shard_s:
-            self.shards.append(PlannedShard(len(self.shards), row, row + 1, 1, duration_s))
-            return
-        last = self.shards[-1]
-        whole = last.duration_s + duration_s
-        self.shards[-1] = PlannedShard(last.index, last.start, row + 1, last.num_clips + 1, whole)
+        if not self._num_clips or self._duration_s + duration_s > self.shard_s:
+            self.end()
+            self._start, self._num_clips, self._duration_s = self.num_rows, 0, 0.0
+        self._stop = self.num_rows + 1
+        self._num_clips += 1
+        self._duration_s += duration_s
+
+    def end(self) -> None:
+        """The shard that is filled is done."""
+        if self._num_clips:
+            made = PlannedShard(len(self.shards), self._start, self._stop, self._num_clips, self._duration_s)
+            self.shards.append(made)
+        self._num_clips = 0
 
     def twice(self, path: Path) -> set[str]:
         """The ids that come more than once in the rows that were written there."""

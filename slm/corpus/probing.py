@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,8 +23,10 @@ from slm.corpus.sources.base import SourceClip, readable
 from slm.errors import AudioError
 from slm.types import TokenizerSpec
 
-_ASKING = 4  # threads
 _ASKED_AT_ONCE = 1024  # files: of each the first few kilobytes are held
+_ASKED_ALONE = 64
+_SLOW_S = 2e-4  # for a file: five times of what one takes that the system has in memory
+_THREADS = 4
 
 
 def probe_clips(
@@ -45,15 +48,26 @@ def probe_clips(
 
 
 def _with_file_states(clips: Sequence[SourceClip]) -> Iterator[tuple[list[SourceClip], FileState]]:
-    """The clips of each file and its state. Several threads ask: a disk or a network that has to look for files answers
-    several questions in hardly more time than one."""
+    """The clips of each file and its state."""
     files = [list(found) for _, found in groupby(clips, lambda clip: clip.path)]
-    with ThreadPoolExecutor(_ASKING) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _ASKED_AT_ONCE):
             asked = files[start : start + _ASKED_AT_ONCE]
-            share = -(-len(asked) // _ASKING)
-            parts = [[found[0].path for found in asked[i : i + share]] for i in range(0, len(asked), share)]
-            yield from zip(asked, chain.from_iterable(pool.map(_file_states, parts)), strict=True)
+            yield from zip(asked, _ask([found[0].path for found in asked], pool), strict=True)
+
+
+def _ask(paths: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[FileState]:
+    """The state of each file. Where the first few take long, several threads ask for the rest: a disk or a network that
+    has to look for files answers several questions in hardly more time than one. Else threads would only be in each
+    other's way."""
+    begun = time.perf_counter()
+    alone, rest = _file_states(paths[:_ASKED_ALONE]), paths[_ASKED_ALONE:]
+    slow = time.perf_counter() - begun > _SLOW_S * len(alone)
+    if not slow:
+        return chain(alone, map(file_state, rest))
+    share = -(-len(rest) // _THREADS) or 1
+    parts = [rest[i : i + share] for i in range(0, len(rest), share)]
+    return chain(alone, chain.from_iterable(pool.map(_file_states, parts)))
 
 
 def _file_states(paths: Sequence[str]) -> list[FileState]:
@@ -118,6 +132,8 @@ def _segments(
 
 def _with_times(piece: SourceClip, end_s: float, of: str | None = None) -> SourceClip:
     """A segment tells in its metadata of what it is one, and which; nothing else does."""
+    if not piece.metadata and piece.start_s == 0 and piece.end_s is None:
+        return piece
     metadata = {name: value for name, value in piece.metadata.items() if name not in OF_SEGMENTS}
     if piece.start_s > 0 or piece.end_s is not None:
         metadata |= {"segment_of": of or readable(piece.path), "start_s": piece.start_s, "end_s": end_s}

@@ -90,7 +90,8 @@ def _processes(num_workers: int) -> ProcessPoolExecutor:
     """A pool of fresh processes: a fork of a process with threads or a GPU context may hang. They end with this one,
     however that ends."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["slm.corpus.probing", "slm.corpus.readers"])
+    # pyarrow imports pandas at its first array: once for all, if it is there.
+    context.set_forkserver_preload(["slm.corpus.probing", "slm.corpus.readers", "pandas"])
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin, initargs=(PATIENCE_S,))
 
 

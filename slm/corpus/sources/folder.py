@@ -40,9 +40,9 @@ class FolderSource(Source):
 def clips_of_folder(location: str, parent: str, names: list[str]) -> Iterator[SourceClip]:
     """The files `names` of one folder, at or below `location`, called by their paths from there."""
     below = os.path.relpath(parent, location)
-    prefix = "" if below == "." else readable(below) + "/"
+    prefix, folder = "" if below == "." else readable(below) + "/", os.path.join(parent, "")
     for name, id in zip(names, ids_of_files(names), strict=True):
-        yield SourceClip(prefix + id, os.path.join(parent, name))
+        yield SourceClip(prefix + id, folder + name)
 
 
 def ids_of_files(names: list[str]) -> list[str]:
