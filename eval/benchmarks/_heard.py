@@ -9,8 +9,7 @@ from typing import Any
 from eval.benchmarks._judged import Judged
 from eval.benchmarks._judgement import CONTINUATION, GIVEN, RECORDINGS, WHOLE, Bench
 from eval.benchmarks.base import MODEL
-from eval.judges.asr import SpeechRecognizer
-from eval.judges.text_lm import TextModel
+from eval.judges.crew import Asked
 from eval.metrics.gen_perplexity import GenPerplexity
 from eval.metrics.rating import Rating
 from eval.metrics.self_bleu import vert
@@ -37,25 +36,21 @@ def judge_texts(bench: Bench) -> None:
         _ratings(bench, asr, reader, judged)
 
 
-def transcribe(judged: Sequence[Judged], asr: SpeechRecognizer) -> list[Judged]:
+def transcribe(judged: Sequence[Judged], asr: Asked) -> list[Judged]:
     """With the transcripts of the prompt, of what was added (heard alone), and of both in one."""
-    parts = {
-        "prompt": [j.prompt for j in judged],
-        "continuation": [j.added for j in judged],
-        "whole": [j.whole for j in judged],
-    }
-    texts = {name: asr.transcribe(clips) for name, clips in parts.items()}
-    rests = dict(hear([j.rest for j in judged if j.rest], asr))
-    made = [{name: found[i] for name, found in texts.items()} for i in range(len(judged))]
-    return [replace(j, texts={**own, **({"rest": rests[j.id]} if j.rest else {})})
-            for j, own in zip(judged, made, strict=True)]  # fmt: skip
+    parts = [("prompt", j.prompt) for j in judged] + [("continuation", j.added) for j in judged]
+    parts += [("whole", j.whole) for j in judged] + [("rest", j.rest) for j in judged if j.rest]
+    texts: dict[str, dict[str, str]] = {j.id: {} for j in judged}
+    for (name, clip), text in zip(parts, asr.transcribe([clip for _, clip in parts]), strict=True):
+        texts[clip.id][name] = text
+    return [replace(j, texts=texts[j.id]) for j in judged]
 
 
-def hear(clips: Sequence[AudioClip], asr: SpeechRecognizer) -> list[tuple[str, str]]:
+def hear(clips: Sequence[AudioClip], asr: Asked) -> list[tuple[str, str]]:
     return [(clip.id, text) for clip, text in zip(clips, asr.transcribe(clips), strict=True)]
 
 
-def _diversity(bench: Bench, asr: SpeechRecognizer, added: Texts, references: Texts) -> None:
+def _diversity(bench: Bench, asr: Asked, added: Texts, references: Texts) -> None:
     convention = bench.convention(asr, "lower-case words without punctuation")
     for scorer, texts in ((MODEL, added), (RECORDINGS, references)):
         items = [Transcript(id, words_of(text)) for id, text in texts]
@@ -68,7 +63,7 @@ def _diversity(bench: Bench, asr: SpeechRecognizer, added: Texts, references: Te
             bench.sheet.number(CONTINUATION, "words", words, "words a clip", convention, len(items), scorer)
 
 
-def _errors(bench: Bench, asr: SpeechRecognizer, judged: Sequence[Judged]) -> None:
+def _errors(bench: Bench, asr: Asked, judged: Sequence[Judged]) -> None:
     """Against what should have been said, where the prompts say it; dWER against what is understood of a recording of
     it. A continuation that is free to say anything has no errors."""
     wanted = [j for j in judged if j.wanted]
@@ -94,16 +89,14 @@ def _values(items: Sequence[Transcription]) -> dict[str, float]:
     return {m.name: m.value(items) for m in metrics_of(Transcription)}
 
 
-def likelihoods(
-    reader: TextModel, texts: Texts, before: Sequence[str] | None = None
-) -> tuple[list[TextLikelihood], int]:
+def likelihoods(reader: Asked, texts: Texts, before: Sequence[str] | None = None) -> tuple[list[TextLikelihood], int]:
     """Of the texts that have a token, and how many have none."""
     found = reader.likelihoods([text for _, text in texts], before)
     items = [TextLikelihood(id, nll, count) for (id, _), (nll, count) in zip(texts, found, strict=True) if count]
     return items, len(texts) - len(items)
 
 
-def _perplexities(bench: Bench, asr: SpeechRecognizer, reader: TextModel, judged: Sequence[Judged],
+def _perplexities(bench: Bench, asr: Asked, reader: Asked, judged: Sequence[Judged],
                   references: Texts) -> None:  # fmt: skip
     prompts = [j.texts["prompt"] for j in judged]
     added = [(j.id, j.texts["continuation"]) for j in judged]
@@ -124,7 +117,7 @@ def _perplexities(bench: Bench, asr: SpeechRecognizer, reader: TextModel, judged
             bench.note([t.group for t in items], "nll_nats_per_token", [t.nll_nats / t.num_tokens for t in items])
 
 
-def _ratings(bench: Bench, asr: SpeechRecognizer, reader: TextModel, judged: Sequence[Judged]) -> None:
+def _ratings(bench: Bench, asr: Asked, reader: Asked, judged: Sequence[Judged]) -> None:
     """Of the transcripts that are not empty: a small model's are to be taken lightly."""
     for scorer, name in ((MODEL, "continuation"), (RECORDINGS, "rest")):
         texts = [j for j in judged if j.texts.get(name)]
@@ -138,7 +131,7 @@ def _ratings(bench: Bench, asr: SpeechRecognizer, reader: TextModel, judged: Seq
             bench.note([j.id for j in texts], "text_lm_rating", rated)
 
 
-def curve_values(texts: Texts, reader: TextModel) -> dict[str, Any]:
+def curve_values(texts: Texts, reader: Asked) -> dict[str, Any]:
     """Perplexity and VERT of a set of transcripts, NaN where there are too few, for a sweep."""
     items, empty = likelihoods(reader, texts)
     perplexity = GenPerplexity().value(items) if items else float("nan")

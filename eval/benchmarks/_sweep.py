@@ -8,8 +8,7 @@ from typing import Any
 
 from eval.benchmarks._heard import curve_values, hear
 from eval.benchmarks._judgement import RECORDINGS, Bench
-from eval.judges.asr import SpeechRecognizer
-from eval.judges.text_lm import TextModel
+from eval.judges.crew import Asked
 from eval.metrics.diversity_curve import Anchored, CurvePoint, anchored
 from slm.types import AudioClip
 
@@ -43,7 +42,7 @@ def sweep(bench: Bench, temperatures: Sequence[float],
     return {**made, "anchored": {name: None if math.isnan(v) else v for name, v in vars(found_at).items()}}
 
 
-def _convention(setting: str, asr: SpeechRecognizer, reader: TextModel) -> str:
+def _convention(setting: str, asr: Asked, reader: Asked) -> str:
     return "; ".join([setting, asr.record().sentence(), reader.record().sentence(), "prompt out of the text"])
 
 

@@ -58,15 +58,19 @@ class JudgedGeneration(Benchmark):
     def run(self, run: Run) -> Result:
         generation = self.setup.generation
         sheet = Sheet(self.name, "prompts", run.resamples, run.seed)
-        panel = Panel(self.setup.judges, getattr(run.lm, "device", "cpu"))
         judged, left_out = self._continued(run, generation.temperature)
         if not judged:
             raise UsageError(f"generation: nothing to judge; {left_out[0].item}: {left_out[0].reason}")
         references = self._references(judged, run.lm.spec.sample_rate_hz)
+        panel = Panel(self.setup.judges, getattr(run.lm, "device", "cpu"), run.out)
         bench = Bench(judged, references, panel, sheet, self.continuation._convention(run.seed), {}, {})
-        for judge in _JUDGEMENTS:
-            judge(bench)
-        swept = sweep(bench, self.temperatures, lambda t: self._at(run, t)) if self.temperatures else {}
+        try:
+            with run.processes.main_first():  # the others find what was said
+                for judge in _JUDGEMENTS:
+                    judge(bench)
+            swept = sweep(bench, self.temperatures, lambda t: self._at(run, t)) if self.temperatures else {}
+        finally:
+            panel.close()
         return self._result(bench, left_out, run.seed, swept)
 
     def _continued(self, run: Run, temperature: float) -> tuple[list[Judged], list[LeftOut]]:

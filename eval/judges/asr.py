@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, at_rate, from_local_or_hub, in_batches, tool
+from eval.judges.base import (
+    Judge,
+    JudgeRecord,
+    MissingJudgeError,
+    at_rate,
+    from_local_or_hub,
+    in_batches,
+    in_equal_batches,
+    tool,
+)
 from slm.types import AudioClip
 
 DEFAULT = "openai/whisper-tiny.en"
@@ -35,6 +44,8 @@ class SpeechRecognizer(Judge):
         search = "greedy" if self.beams == 1 else f"{self.beams} beams"
         windows = f"windows of {WINDOW_S:g} s, joined"
         settings = f"{search}, no timestamps" if self.is_whisper else "CTC, greedy"
+        if self.is_whisper and self.model.generation_config.is_multilingual:
+            settings += f", told {self.language}"
         return JudgeRecord(tool("transformers"), self.checkpoint, RATE_HZ, windows, settings)
 
     def _load(self) -> tuple[Any, Any, Any]:
@@ -95,19 +106,19 @@ class SpeechRecognizer(Judge):
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _ctc(self, windows: Sequence[np.ndarray]) -> list[str]:
-        """One at a time: some of these models have no mask, and padding would change what is heard."""
+        """Those of one length together: some of these models have no mask, and padding would change what is heard."""
         import torch
 
-        made = []
-        for window in windows:
-            heard = self.features(window, sampling_rate=RATE_HZ, return_tensors="pt")
+        made = [""] * len(windows)
+        for places in in_equal_batches(windows, self.batch_size):
+            heard = self.features([windows[i] for i in places], sampling_rate=RATE_HZ, return_tensors="pt")
             values = next(iter(heard.values())).to(self.device)
-            if values.shape[-1] < RATE_HZ // 20:  # shorter than the receptive field
-                made.append("")
+            if len(windows[places[0]]) < RATE_HZ // 20:  # shorter than the receptive field
                 continue
             with torch.inference_mode():
                 ids = self.model(values).logits.argmax(-1)
-            made.append(self.tokenizer.batch_decode(ids.cpu())[0])
+            for place, text in zip(places, self.tokenizer.batch_decode(ids.cpu()), strict=True):
+                made[place] = text
         return made
 
 

@@ -7,6 +7,7 @@ number that it had a part in: a metric's name alone is no definition. A judge th
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -72,6 +73,13 @@ def need(module: str, judge: str, install: str) -> Any:
         raise MissingJudgeError(f"{judge} needs {install} ({reason})") from None
 
 
+def session_options(runtime: Any) -> Any:
+    """Of onnxruntime, which does not ask OMP_NUM_THREADS by itself."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+    return options
+
+
 def from_local_or_hub(load: Callable[[bool], T], checkpoint: str, judge: str, other: str = "") -> T:
     """`load(local_files_only)` from a folder or the cache of the hub, then from the hub. MissingJudgeError where there
     is neither; `other` names another way."""
@@ -102,3 +110,12 @@ def in_batches(items: Sequence[T], size: int, length: Callable[[T], int]) -> lis
     """Places of the items, in batches of about equal length: little padding, and the same batches for any order."""
     order = sorted(range(len(items)), key=lambda i: (length(items[i]), i))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def in_equal_batches(items: Sequence[Any], size: int) -> list[list[int]]:
+    """Places of the items, in batches of exactly equal length: no padding, so that a model which would hear padding
+    hears each as it is alone."""
+    groups: dict[int, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(len(item), []).append(place)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]

@@ -42,13 +42,16 @@ class Judges:
     when not given."""
     batch_size: int = 8
     """Clips or texts that a judge takes at a time."""
+    workers: int = 0
+    """Processes that judge on a CPU, once there are clips enough to be worth their start; each has its own copy of the
+    weights. 0: one for each CPU, 1: none beside. On a GPU clips are judged in batches."""
 
     def __post_init__(self) -> None:
         for name in self.mos_names:
             if name not in MOS_NAMES:
                 raise UsageError(f"judges.mos: no predictor {name!r}{did_you_mean(name, MOS_NAMES)}")
-        if self.asr_beams < 1 or self.batch_size < 1:
-            raise UsageError("judges.asr_beams and judges.batch_size must be 1 or more")
+        if self.asr_beams < 1 or self.batch_size < 1 or self.workers < 0:
+            raise UsageError("judges.asr_beams and judges.batch_size must be 1 or more, judges.workers 0 or more")
 
     @property
     def mos_names(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, at_rate, need, tool
+from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, at_rate, need, session_options, tool
 from slm.errors import UsageError
 from slm.types import AudioClip
 
@@ -38,7 +38,7 @@ class SpeechEmbedding(EmbeddingJudge):
         install = "pip install --no-deps openwakeword==0.4.0, and pip install onnxruntime"
         runtime = need("onnxruntime", "the audio embedding", install)
         folder = _resources("openwakeword", install)
-        options = runtime.SessionOptions()
+        options = session_options(runtime)
         options.log_severity_level = 3
         self.mel, self.model = (
             runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
@@ -67,7 +67,7 @@ class EncoderEmbedding(EmbeddingJudge):
     def __init__(self, source: str, device: str = "cpu"):
         from slm.tokenizers._encoders import load_encoder
 
-        self.name = source
+        self.name, self.device = source, device
         checkpoint, _, layer = source.rpartition("@")
         if not checkpoint or not layer.isdigit():
             raise UsageError(

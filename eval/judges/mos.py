@@ -11,9 +11,20 @@ from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, at_rate, need, tool
+import numpy as np
+
+from eval.judges.base import (
+    Judge,
+    JudgeRecord,
+    MissingJudgeError,
+    at_rate,
+    in_equal_batches,
+    need,
+    session_options,
+    tool,
+)
 from slm.types import AudioClip
 
 if TYPE_CHECKING:
@@ -21,19 +32,28 @@ if TYPE_CHECKING:
 
 RATE_HZ = 16_000
 SHORTEST_S = 0.25
+DNSMOS_FILES = ("sig_bak_ovr.onnx", "model_v8.onnx")
 
 
 class MosJudge(Judge):
-    """`rate` gives one mapping a clip, from what is rated to its value; None for clips below `SHORTEST_S`."""
+    """`rate` gives one mapping a clip, from what is rated to its value; None for clips below `SHORTEST_S`. Clips of
+    one length are rated together: padding would be heard."""
+
+    batch_size = 8
 
     def rate(self, clips: Sequence[AudioClip]) -> list[dict[str, float] | None]:
-        made: list[dict[str, float] | None] = []
-        for clip in clips:
-            samples = at_rate(clip, RATE_HZ)
-            made.append(self._rate(samples.clip(-1, 1)) if len(samples) >= SHORTEST_S * RATE_HZ else None)
+        samples = [at_rate(clip, RATE_HZ).clip(-1, 1) for clip in clips]
+        heard = [i for i, one in enumerate(samples) if len(one) >= SHORTEST_S * RATE_HZ]
+        made: list[dict[str, float] | None] = [None] * len(clips)
+        for batch in in_equal_batches([samples[i] for i in heard], self.batch_size):
+            places = [heard[b] for b in batch]
+            rated = self._rate(np.stack([samples[i] for i in places]))
+            for place, one in zip(places, rated, strict=True):
+                made[place] = one
         return made
 
-    def _rate(self, samples: Any) -> dict[str, float]:
+    def _rate(self, samples: np.ndarray) -> list[dict[str, float]]:
+        """Of each row of `[B, N]`."""
         raise NotImplementedError
 
 
@@ -43,15 +63,22 @@ class Dnsmos(MosJudge):
     def __init__(self, source: str = "", device: str = "cpu"):
         self.name = "dnsmos"
         install = "pip install --no-deps speechmos==0.0.1.1, and pip install librosa onnxruntime"
-        self.tool = need("speechmos.dnsmos", "DNSMOS", install)
+        module = need("speechmos.dnsmos", "DNSMOS", install)
+        weights = [Path(module.__file__).parent / "dnsmos_models" / name for name in DNSMOS_FILES]
+        self.tool = module.DNSMOS(*map(str, weights))
+        runtime = need("onnxruntime", "DNSMOS", install)
+        self.tool.onnx_sess, self.tool.p808_onnx_sess = (
+            runtime.InferenceSession(str(file), session_options(runtime)) for file in weights
+        )
 
     def record(self) -> JudgeRecord:
-        return JudgeRecord(tool("speechmos"), "sig_bak_ovr.onnx and model_v8.onnx", RATE_HZ,
+        return JudgeRecord(tool("speechmos"), " and ".join(DNSMOS_FILES), RATE_HZ,
                            "windows of 9.01 s by 1 s, averaged; shorter clips repeated")  # fmt: skip
 
-    def _rate(self, samples: Any) -> dict[str, float]:
-        found = self.tool.run(samples, RATE_HZ)
-        return {f"dnsmos_{part}": float(found[f"{part}_mos"]) for part in ("ovrl", "sig", "bak", "p808")}
+    def _rate(self, samples: np.ndarray) -> list[dict[str, float]]:
+        found = [self.tool(one, RATE_HZ, False) for one in samples]
+        return [{f"dnsmos_{part}": float(one[f"{part}_mos"]) for part in ("ovrl", "sig", "bak", "p808")}
+                for one in found]  # fmt: skip
 
 
 class DistillMos(MosJudge):
@@ -67,11 +94,12 @@ class DistillMos(MosJudge):
         return JudgeRecord(tool("distillmos"), "distill_mos_v7", RATE_HZ,
                            "windows of 7.68 s by 1 s at most, averaged; shorter clips padded")  # fmt: skip
 
-    def _rate(self, samples: Any) -> dict[str, float]:
+    def _rate(self, samples: np.ndarray) -> list[dict[str, float]]:
         import torch
 
         with torch.inference_mode():
-            return {"distillmos": float(self.model(torch.from_numpy(samples)[None].to(self.device)))}
+            found = self.model(torch.from_numpy(samples).to(self.device)).reshape(len(samples))
+        return [{"distillmos": value} for value in found.tolist()]
 
 
 class Utmos(MosJudge):
@@ -98,11 +126,12 @@ class Utmos(MosJudge):
     def record(self) -> JudgeRecord:
         return JudgeRecord("torch.hub", f"utmos22_strong of {self.source}", RATE_HZ, "whole clips")
 
-    def _rate(self, samples: Any) -> dict[str, float]:
+    def _rate(self, samples: np.ndarray) -> list[dict[str, float]]:
         import torch
 
         with torch.inference_mode():
-            return {"utmos": float(self.model(torch.from_numpy(samples)[None].to(self.device), RATE_HZ))}
+            found = self.model(torch.from_numpy(samples).to(self.device), RATE_HZ).reshape(len(samples))
+        return [{"utmos": value} for value in found.tolist()]
 
 
 MOS_JUDGES: dict[str, type[Dnsmos] | type[DistillMos] | type[Utmos]] = {

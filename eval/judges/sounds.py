@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, tool
+from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, in_equal_batches, tool
 from slm.types import AudioClip
+
+BATCH = 8
 
 
 class Clap(Judge):
@@ -86,15 +88,16 @@ class SoundClassifier(Judge):
     def classify(self, clips: Sequence[AudioClip]) -> list[np.ndarray | None]:
         import torch
 
-        made: list[np.ndarray | None] = []
-        for clip in clips:
-            samples = at_rate(clip, self.rate_hz)
-            if len(samples) < 0.15 * self.rate_hz:  # AudioCraft leaves these out too
-                made.append(None)
-                continue
-            given = self.features(samples, sampling_rate=self.rate_hz, return_tensors="pt").to(self.device)
+        samples = [at_rate(clip, self.rate_hz) for clip in clips]
+        heard = [i for i, one in enumerate(samples) if len(one) >= 0.15 * self.rate_hz]  # as AudioCraft has it
+        made: list[np.ndarray | None] = [None] * len(clips)
+        for batch in in_equal_batches([samples[i] for i in heard], BATCH):
+            places = [heard[b] for b in batch]
+            given = self.features([samples[i] for i in places], sampling_rate=self.rate_hz, return_tensors="pt")
             with torch.inference_mode():
-                made.append(torch.softmax(self.model(**given).logits[0].double(), -1).cpu().numpy())
+                shares = torch.softmax(self.model(**given.to(self.device)).logits.double(), -1).cpu().numpy()
+            for place, one in zip(places, shares, strict=True):
+                made[place] = one
         return made
 
 

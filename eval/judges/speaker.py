@@ -7,25 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, need, tool
+from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, in_equal_batches, need, tool
 from slm.types import AudioClip
 
 RATE_HZ = 16_000
 SHORTEST_S = 0.25
+BATCH = 8
 
 
 class SpeakerJudge(Judge):
     """`embed` gives one vector `[D]` a clip; None where there is too little voice to tell."""
 
     def embed(self, clips: Sequence[AudioClip]) -> list[np.ndarray | None]:
-        made: list[np.ndarray | None] = []
-        for clip in clips:
-            samples = at_rate(clip, RATE_HZ)
-            heard = len(samples) >= SHORTEST_S * RATE_HZ and bool(samples.any())
-            made.append(self._embed(samples) if heard else None)
+        samples = [at_rate(clip, RATE_HZ) for clip in clips]
+        heard = [i for i, one in enumerate(samples) if len(one) >= SHORTEST_S * RATE_HZ and one.any()]
+        made: list[np.ndarray | None] = [None] * len(clips)
+        for place, vector in zip(heard, self._embed([samples[i] for i in heard]), strict=True):
+            made[place] = vector
         return made
 
-    def _embed(self, samples: np.ndarray) -> np.ndarray | None:
+    def _embed(self, clips: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
         raise NotImplementedError
 
 
@@ -42,9 +43,9 @@ class Resemblyzer(SpeakerJudge):
         return JudgeRecord(tool("Resemblyzer"), "pretrained.pt", RATE_HZ, "windows of 1.6 s, averaged",
                            "pauses cut by webrtcvad 3")  # fmt: skip
 
-    def _embed(self, samples: np.ndarray) -> np.ndarray | None:
-        voiced = self.tool.preprocess_wav(np.clip(samples, -1, 1), source_sr=RATE_HZ)
-        return self.model.embed_utterance(voiced) if len(voiced) >= SHORTEST_S * RATE_HZ else None
+    def _embed(self, clips: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
+        voiced = [self.tool.preprocess_wav(np.clip(one, -1, 1), source_sr=RATE_HZ) for one in clips]
+        return [self.model.embed_utterance(v) if len(v) >= SHORTEST_S * RATE_HZ else None for v in voiced]
 
 
 class XVector(SpeakerJudge):
@@ -66,13 +67,20 @@ class XVector(SpeakerJudge):
     def record(self) -> JudgeRecord:
         return JudgeRecord(tool("transformers"), self.source, RATE_HZ, "whole clips")
 
-    def _embed(self, samples: np.ndarray) -> np.ndarray | None:
+    def _embed(self, clips: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
+        """Clips of one length together: some of these models would hear padding."""
         import torch
 
-        heard = self.features(samples, sampling_rate=RATE_HZ, return_tensors="pt").input_values.to(self.device)
-        with torch.inference_mode():
-            return self.model(heard).embeddings[0].float().cpu().numpy()
+        made: list[np.ndarray | None] = [None] * len(clips)
+        for places in in_equal_batches(clips, BATCH):
+            heard = self.features([clips[i] for i in places], sampling_rate=RATE_HZ, return_tensors="pt").input_values
+            with torch.inference_mode():
+                found = self.model(heard.to(self.device)).embeddings.float().cpu().numpy()
+            for place, vector in zip(places, found, strict=True):
+                made[place] = vector
+        return made
 
 
 def speaker_judge(source: str, device: str = "cpu") -> SpeakerJudge:
-    return Resemblyzer(device=device) if source == "resemblyzer" else XVector(source, device)
+    """Resemblyzer is small, and hears voice on a CPU first: it stays there."""
+    return Resemblyzer() if source == "resemblyzer" else XVector(source, device)

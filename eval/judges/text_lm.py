@@ -85,9 +85,7 @@ class TextModel(Judge):
         """Of the last `counted` tokens of each row."""
         import torch
 
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+        ids, mask = self._padded(rows)
         with torch.inference_mode():
             logits = self.model(input_ids=ids, attention_mask=mask).logits.float()
         made = []
@@ -103,7 +101,12 @@ class TextModel(Judge):
         lost to parsing, and nothing is drawn."""
         questions = [self._ask(QUESTION.format(prompt=p, text=t)) for p, t in zip(prompts, texts, strict=True)]
         grades = [self._ids(grade)[-1] for grade in GRADES]
-        return [self._expected(ids[-self.max_tokens :], grades) for ids in questions]
+        rows = [ids[-self.max_tokens :] for ids in questions]
+        made = [0.0] * len(rows)
+        for batch in in_batches(rows, self.batch_size, len):
+            for i, value in zip(batch, self._expected([rows[i] for i in batch], grades), strict=True):
+                made[i] = value
+        return made
 
     def _ask(self, question: str) -> list[int]:
         if self.tokenizer.chat_template:
@@ -112,13 +115,26 @@ class TextModel(Judge):
             return self._ids(text + ANSWER)
         return [self._start(), *self._ids(f"{question}\n{ANSWER}")]
 
-    def _expected(self, ids: list[int], grades: list[int]) -> float:
+    def _expected(self, rows: Sequence[list[int]], grades: list[int]) -> list[float]:
+        """The mean grade after each row of ids."""
         import torch
 
+        ids, mask = self._padded(rows)
+        last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
         with torch.inference_mode():
-            logits = self.model(input_ids=torch.tensor([ids], device=self.device)).logits[0, -1].double()
-        shares = torch.softmax(logits[torch.tensor(grades, device=self.device)], 0).tolist()
-        return math.fsum(int(grade) * share for grade, share in zip(GRADES, shares, strict=True))
+            logits = self.model(input_ids=ids, attention_mask=mask).logits
+        own = logits[torch.arange(len(rows), device=self.device), last].double()
+        shares = torch.softmax(own[:, torch.tensor(grades, device=self.device)], 1).tolist()
+        return [math.fsum(int(grade) * s for grade, s in zip(GRADES, row, strict=True)) for row in shares]
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Any, Any]:
+        """Ids and mask `[B, L]`; what is added stands behind, where a causal model does not look."""
+        import torch
+
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+        return ids, mask
 
 
 def _after(text: str, context: str) -> str:

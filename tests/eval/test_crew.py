@@ -1,0 +1,215 @@
+"""Judges at work: what is kept, who is asked, and that processes and batches say what one clip alone is told."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import torch
+
+from eval.judges.answers import Answers, answers_of, key_of
+from eval.judges.base import Judge, JudgeRecord, in_equal_batches
+from eval.judges.crew import Asked, Crew, Recipe, weighs_too_much
+from eval.judges.mos import MosJudge, Utmos
+from eval.judges.speaker import SpeakerJudge, XVector
+from slm.types import AudioClip
+
+
+class Meter(Judge):
+    """Tells the level of a clip, who asked whom, and counts in this process."""
+
+    def __init__(self, settings: str = "plain"):
+        self.name, self.settings, self.heard = "meter", settings, []
+
+    def record(self):
+        return JudgeRecord("meter 1", "none", 8000, "whole clips", self.settings)
+
+    def rate(self, clips):
+        self.heard += [c.id for c in clips]
+        return [{"level": float(np.abs(c.samples).max())} if len(c.samples) else None for c in clips]
+
+    def embed(self, clips):
+        return [np.outer(c.samples[:2], [1.0, math.pi]).astype(np.float32) for c in clips]
+
+    def likelihoods(self, texts, before):
+        return [(float(len(t)), len(b)) for t, b in zip(texts, before, strict=True)]
+
+
+def clips(levels, length: int = 4000) -> list[AudioClip]:
+    return [AudioClip(f"c{i}", np.full(length, level, np.float32), 8000) for i, level in enumerate(levels)]
+
+
+def test_a_second_run_asks_only_about_what_is_new(tmp_path):
+    asked = Asked(Meter(), Crew(), folder=tmp_path)
+    assert asked.rate(clips([0.25, 0.5, 0.25])) == [{"level": 0.25}, {"level": 0.5}, {"level": 0.25}]
+    assert asked.judge.heard == ["c0", "c1"]  # equal ones once
+    again = Asked(Meter(), Crew(), folder=tmp_path)
+    assert again.rate([*clips([0.5, 0.75]), AudioClip("empty", np.zeros(0, np.float32), 8000)]) == [
+        {"level": 0.5}, {"level": 0.75}, None
+    ]  # fmt: skip
+    assert again.judge.heard == ["c1", "empty"]
+    assert Asked(Meter(), Crew(), folder=tmp_path).rate(clips([0.75])) == [{"level": 0.75}]
+    other = Asked(Meter("other settings"), Crew(), folder=tmp_path)
+    assert other.rate(clips([0.5]))[0] == {"level": 0.5}
+    assert other.judge.heard == ["c0"]
+
+
+def test_arrays_and_rows_of_texts_are_kept_to_the_last_bit(tmp_path):
+    first, second = Asked(Meter(), Crew(), folder=tmp_path), Asked(Meter(), Crew(), folder=tmp_path)
+    made, kept = first.embed(clips([0.1])), second.embed(clips([0.1]))
+    assert (made[0].dtype, made[0].shape) == (kept[0].dtype, kept[0].shape)
+    assert np.array_equal(made[0], kept[0])
+    for asked in (first, second):
+        assert [tuple(a) for a in asked.likelihoods(["ab", "c"], ["", "xyz"])] == [(2.0, 0), (1.0, 3)]
+
+
+def test_rate_and_samples_are_the_sound_and_the_name_is_not():
+    x = np.arange(10, dtype=np.float32)
+    assert key_of(AudioClip("a", x, 8000)) == key_of(AudioClip("b", x.astype(np.float64), 8000))
+    assert len({key_of(AudioClip("a", y, rate)) for y, rate in ((x, 8000), (x, 16_000), (x[1:], 8000))}) == 3
+
+
+def test_what_a_killed_run_left_unfinished_is_asked_again(tmp_path):
+    """Also where the end of the file is half a line: the next answer begins a new one."""
+    file = tmp_path / "a.jsonl"
+    Answers(file).add({"x": 1.5, "y": "two"})
+    whole = file.read_bytes()
+    for end in range(len(whole) - 8, len(whole)):
+        file.write_bytes(whole[:end])
+        Answers(file).add({"z": None})
+        known = Answers(file).known
+        assert (known["x"], known["z"]) == (1.5, None)
+        assert known.get("y", "two") == "two"
+
+
+def test_other_weights_in_the_same_folder_are_another_judge(tmp_path):
+    class Folder(Meter):
+        def record(self):
+            return JudgeRecord("meter 1", str(tmp_path / "weights"), 8000, "whole clips")
+
+    (tmp_path / "weights").mkdir()
+    files = []
+    for content in ("a", "ab"):
+        (tmp_path / "weights/model.safetensors").write_text(content)
+        files.append(answers_of(Folder(), "rate", tmp_path).file)
+    assert files[0] != files[1]
+    assert answers_of(Folder(), "embed", tmp_path).file != files[1]
+
+
+def test_processes_say_what_one_says(tmp_path):
+    """40 clips are worth two processes; the judge of this one hears none of them."""
+    levels = np.random.default_rng(0).random(40)
+    crew = Crew(workers=2)
+    beside = Asked(Meter(), crew, Recipe(Meter), tmp_path)
+    try:
+        assert beside.rate(clips(levels, 800)) == Meter().rate(clips(levels, 800))
+        assert beside.judge.heard == []
+        assert crew.busy_s > 0
+        assert beside.rate(clips([2.0, *levels], 800))[0] == {"level": 2.0}
+        assert beside.judge.heard == ["c0"]  # one is not worth a process
+    finally:
+        crew.close()
+    assert len((next(tmp_path.glob("*.jsonl"))).read_text().splitlines()) == 41
+
+
+def test_large_weights_stay_in_one_place(monkeypatch):
+    judge = Meter()
+    judge.model = torch.nn.Linear(100, 100)
+    assert not weighs_too_much(judge, 2)
+    monkeypatch.setattr("os.sysconf", lambda name: 1000 if "PAGES" in name else 64)
+    assert weighs_too_much(judge, 2)
+    crew = Crew(workers=2)
+    try:
+        assert Asked(judge, crew, Recipe(Meter)).rate(clips(np.arange(40.0) / 64))[32] == {"level": 0.5}
+        assert len(judge.heard) == 40  # asked from a thread
+        assert crew.processes is None
+    finally:
+        crew.close()
+
+
+def test_batches_of_one_length_hold_everything_once():
+    found = in_equal_batches(["aa", "b", "cc", "d", "ee", "f", "gg"], 3)
+    assert found == [[0, 2, 4], [6], [1, 3, 5]]
+
+
+class Sum(MosJudge):
+    name = "sum"
+
+    def record(self):
+        return JudgeRecord("sum 1", "none", 16_000, "whole clips")
+
+    def _rate(self, samples):
+        return [{"sum": float(row.sum()), "rows": len(samples)} for row in samples]
+
+
+class First(SpeakerJudge):
+    def record(self):
+        return JudgeRecord("first 1", "none", 16_000, "whole clips")
+
+    def _embed(self, clips):
+        return [None if clip[0] > 0.8 else clip[:1] for clip in clips]
+
+
+def test_clips_find_their_own_answer_whatever_was_heard_with_them():
+    lengths = [8000, 3999, 8000, 9000, 8000]
+    given = [AudioClip(f"{i}", np.full(n, (i + 1) / 8, np.float32), 16_000) for i, n in enumerate(lengths)]
+    rated = Sum().rate(given)
+    assert rated[1] is None
+    assert [r["sum"] for r in rated if r] == [1000.0, 3000.0, 4500.0, 5000.0]
+    assert [r["rows"] for r in rated if r] == [3, 3, 1, 3]
+    silent = AudioClip("s", np.zeros(8000, np.float32), 16_000)
+    assert First().embed([given[0], silent, given[1], given[2]]) == [0.125, None, None, 0.375]
+
+
+def test_x_vectors_of_a_batch_are_those_of_each_alone(tmp_path):
+    """Group norm over time: padding would change every frame, so only clips of one length are heard together."""
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+             "conv_dim": (8, 8), "conv_stride": (10, 32), "conv_kernel": (10, 32), "num_feat_extract_layers": 2,
+             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "tdnn_dim": (8, 8),
+             "tdnn_kernel": (3, 1), "tdnn_dilation": (1, 1), "xvector_output_dim": 6}  # fmt: skip
+    torch.manual_seed(0)
+    WavLMForXVector(WavLMConfig(**small)).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    judge, rng = XVector(str(tmp_path)), np.random.default_rng(0)
+    given = [AudioClip(f"{n}", rng.normal(0, 0.1, n).astype(np.float32), 16_000) for n in (8000, 9600, 8000, 4800)]
+    together, alone = judge.embed(given), [judge.embed([clip])[0] for clip in given]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    with torch.inference_mode():
+        heard = torch.from_numpy((given[1].samples - given[1].samples.mean()) / given[1].samples.std())[None]
+        np.testing.assert_allclose(together[1], judge.model(heard).embeddings[0], atol=1e-4)
+
+
+HUB = '''
+dependencies = ["torch"]
+import torch
+
+
+class Strong(torch.nn.Module):
+    """As utmos22_strong is called: waves [B, N] and their rate -> [B]."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, wave, sr):
+        assert sr == 16_000 and wave.ndim == 2
+        return 1 + self.scale * wave.abs().mean(dim=1)
+
+
+def utmos22_strong(progress=True):
+    return Strong()
+'''
+
+
+def test_utmos_is_asked_as_its_hub_file_defines_it(tmp_path):
+    (tmp_path / "hubconf.py").write_text(HUB)
+    judge = Utmos(str(tmp_path))
+    given = [AudioClip("a", np.full(8000, v, np.float32), 16_000) for v in (0.5, -0.25)]
+    assert judge.rate([*given, AudioClip("b", np.ones(100, np.float32), 16_000)]) == [
+        {"utmos": 2.0}, {"utmos": 1.5}, None
+    ]  # fmt: skip
+    assert json.dumps(judge.record().to_dict()).count(str(tmp_path)) == 1
+    assert not judge.model.training
