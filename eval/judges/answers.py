@@ -55,9 +55,14 @@ def answers_of(judge: Judge, question: str, folder: Path | None) -> Answers:
     """What is kept of a judge's answers to one kind of question; nothing is kept without a folder."""
     if folder is None:
         return Answers()
-    record = judge.record()
-    who = stable_hash([FORMAT, question, record.to_dict(), _state(Path(record.checkpoint))])
+    who = stable_hash([FORMAT, question, identity_of(judge)])
     return Answers(folder / f"{judge.name.replace('/', '-')}-{question}-{who[:16]}.jsonl")
+
+
+def identity_of(judge: Judge | Any) -> list[Any]:
+    """What makes it the judge that it is: its record, and the state of its weights where they lie in a folder."""
+    record = judge.record()
+    return [record.to_dict(), _state(Path(record.checkpoint))]
 
 
 def _state(folder: Path) -> list[list[Any]]:

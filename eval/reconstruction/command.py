@@ -9,10 +9,13 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
+from eval.judges.answers import FOLDER
+from eval.judges.crew import Crew
 from eval.metrics.signals import DOMAINS
 from eval.reconstruction.judging import Bench, Found, judge_domain
 from eval.reconstruction.material import Piece, find_recordings
@@ -49,9 +52,9 @@ def main(config: EvalConfig) -> None:
         systems: dict[str, list[Piece]] = dict.fromkeys(names, pieces)
     else:
         systems, left_out = find_pairs(Path(config.data), settings)
-    opinions = Opinions(settings, _device(config))
-    folders = []
-    with pool(settings.workers) as workers:
+    device, folders = _device(config), []
+    with pool(settings.workers) as workers, closing(Crew(settings.workers if workers else 1, workers)) as crew:
+        opinions = Opinions(settings, device, out / FOLDER, crew)
         bench = Bench(settings, [m for m in chosen if not m.missing()], workers, opinions)
         for number, (name, pieces) in enumerate(systems.items(), start=1):
             if len(systems) > 1:
@@ -155,6 +158,7 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
             print(f"{NAME}: {what}: {len(by_domain[domain]):,} recordings", file=sys.stderr, flush=True)
             found = Found(domain, codebooks, whole)
             all_found.append(judge_domain(source, by_domain[domain], found, bench, folder / NAME))
+            print(f"{NAME}: {what}: {told_time(found, bench)}", file=sys.stderr, flush=True)
     record: dict[str, Any] = {"results": []}
     for domain, all_found in founds.items():
         result = result_of(domain, all_found, bench, config.bootstrap, config.seed, left_out)
@@ -162,6 +166,17 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
     lines = [_line(one, found) for all_found in founds.values() for found in all_found for one in found.judged]
     write_text(folder / NAME / "items.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return record["results"]
+
+
+def told_time(found: Found, bench: Bench) -> str:
+    """What took how long, and how much of it an earlier run had done."""
+    if not found.time["pieces"]:
+        return "all had been judged before"
+    before, time_s = len(found.judged) - int(found.time["pieces"]), found.time
+    return (
+        f"{time_s['clock']:.1f} s (tokenizer {time_s['tokenizer']:.1f} s, metrics {time_s['metrics']:.1f} s in "
+        f"{bench.opinions.crew.workers} processes)" + (f"; {before:,} had been judged before" if before > 0 else "")
+    )
 
 
 def _line(judged: Any, found: Found) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,21 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.base import LeftOut
-from eval.metrics.signals import SignalMetric
+from eval.metrics.signals import SPEECH, SignalMetric
 from eval.reconstruction.alignment import Delay, common_delay, measure_delay
+from eval.reconstruction.kept import FORMAT as KEPT_FORMAT
+from eval.reconstruction.kept import KeptPieces, piece_key
 from eval.reconstruction.material import Piece
 from eval.reconstruction.opinions import Opinions
 from eval.reconstruction.scoring import Job, Judged, judge_all, with_lag
 from eval.reconstruction.settings import Reconstruction
 from eval.reconstruction.sources import Returned, Source
+from slm import __version__
 from slm.audio import read_audio, write_wav
 from slm.errors import AudioError
-from slm.types import AudioClip
+from slm.types import AudioClip, stable_hash
 
-CHUNK = 32  # pieces at a time; those of the first tell the common delay
+FIRST, CHUNK = 32, 16  # pieces at a time; those of the first tell the common delay
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Found:
     left_out: list[LeftOut] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    time: dict[str, float] = field(default_factory=dict)
+    """Seconds of this run: of the tokenizer, of all metrics together, and by the clock; and the pieces it made."""
 
     @property
     def undefined(self) -> dict[str, dict[str, int]]:
@@ -76,31 +82,99 @@ class Bench:
     workers: Executor | None
     opinions: Opinions
 
+    def metrics_of(self, domain: str, sample_rate_hz: int) -> dict[str, str]:
+        """Those that can be said of a domain, with what makes each the number that it is."""
+        return {m.name: m.convention(domain, sample_rate_hz) for m in self.metrics if domain in m.domains}
+
+
+Waiting = tuple[Sequence[Piece], Mapping[str, Returned], Iterator[Judged], Callable[[], dict[str, Any]]]
+
 
 def judge_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: Bench, keep: Path) -> Found:
-    """Fill `found` from the pieces of its domain. While the processes judge one chunk, the source makes the next.
-    Recordings to listen to go below `keep`."""
-    waiting: deque[tuple[Iterator[Judged], dict[str, dict[str, tuple[float, float]]]]] = deque()
-
-    def take() -> None:
-        judged, opinions = waiting.popleft()
-        found.judged += [_with_opinions(one, opinions.get(one.pair_id, {})) for one in judged]
-
-    for start in range(0, len(pieces), CHUNK):
-        chunk = pieces[start : start + CHUNK]
-        returned, left_out = source.make(chunk)
-        found.left_out += left_out
-        jobs, left_out = _jobs(returned, found, bench.settings, keep)
-        found.left_out += left_out
-        jobs = _aligned(jobs, found, bench.settings)
-        judged = judge_all(jobs, bench.metrics, bench.workers)
-        waiting.append((judged, bench.opinions.about(jobs, {p.id: p.text for p in chunk})))
-        while len(waiting) > 1:
-            take()
-    while waiting:
-        take()
+    """Fill `found` from the pieces of its domain; those that an earlier run judged are read. While the processes judge
+    one chunk, the source makes the next. Recordings to listen to go below `keep`."""
+    started = time.perf_counter()
+    busy_s = bench.opinions.crew.busy_s
+    kept = KeptPieces(keep / "kept" / f"{kept_name(source, pieces, found, bench)}.jsonl")
+    found.common = kept.common
+    rest: list[Piece] = []
+    for piece in pieces:
+        wanted = len(found.samples) + len(rest) < bench.settings.samples
+        if not _recalled(piece, kept, source, found, keep if wanted else None):
+            rest.append(piece)
+    found.time = {"tokenizer": 0.0, "metrics": 0.0, "pieces": len(rest)}
+    waiting: deque[Waiting] = deque()
+    while rest:
+        size = CHUNK if found.common or bench.settings.alignment != "constant" else FIRST
+        waiting.append(_begun(source, rest[:size], found, bench, keep, kept))
+        rest = rest[size:]
+        while len(waiting) > (1 if rest else 0):
+            _take(waiting.popleft(), found, kept)
+    order = {piece.id: number for number, piece in enumerate(pieces)}
+    found.judged.sort(key=lambda one: order[one.pair_id])
+    found.samples.sort(key=lambda one: order[one["id"]])
+    found.samples = found.samples[: bench.settings.samples]
+    found.time["metrics"] += bench.opinions.crew.busy_s - busy_s
+    found.time["clock"] = time.perf_counter() - started
+    bench.opinions.learn(name for one in found.judged for name in one.values)
     found.facts = source.facts()
     return found
+
+
+def kept_name(source: Source, pieces: Sequence[Piece], found: Found, bench: Bench) -> str:
+    """A hash of everything that the judgement of a piece depends on, beside the piece."""
+    settings = bench.settings
+    rate_hz = settings.rate_hz(found.domain, 0)
+    first = [piece_key(piece) for piece in pieces[:FIRST]] if settings.alignment == "constant" else []
+    depends = [
+        KEPT_FORMAT, __version__, list(source.identity), found.domain, rate_hz, settings.alignment,
+        settings.max_delay_s, bench.metrics_of(found.domain, rate_hz), first,
+        bench.opinions.identities if found.domain == SPEECH else [],
+    ]  # fmt: skip
+    books = f"-{found.codebooks}" if found.codebooks else ""
+    return f"{found.domain}{books}-{stable_hash(depends)[:16]}"
+
+
+def _recalled(piece: Piece, kept: KeptPieces, source: Source, found: Found, samples: Path | None) -> bool:
+    """Whether an earlier run judged it, and kept its recordings below `samples` where they are to be listened to."""
+    line = kept.find(piece)
+    if line is None:
+        return False
+    judged, trace, sample = line
+    if samples is not None:
+        if sample is None or not all((samples / name).is_file() for name in sample["files"].values()):
+            return False
+        found.samples.append(sample)
+    found.judged.append(judged)
+    found.sample_rate_hz = judged.sample_rate_hz
+    source.recall(trace)
+    return True
+
+
+def _begun(source: Source, chunk: Sequence[Piece], found: Found, bench: Bench, keep: Path, kept: KeptPieces) -> Waiting:
+    """Make and align a chunk, and have it judged."""
+    returned, left_out = source.make(chunk)
+    found.left_out += left_out
+    found.time["tokenizer"] += sum(one.trace.get("encode_s", 0) + one.trace.get("decode_s", 0) for one in returned)
+    jobs, left_out = _jobs(returned, found, bench.settings, keep)
+    found.left_out += left_out
+    jobs = _aligned(jobs, found, bench.settings)
+    if kept.common is None and found.common is not None:
+        kept.set_common(found.common)
+    judged = judge_all(jobs, bench.metrics, bench.workers)
+    opinions = bench.opinions.begin(jobs, {p.id: p.text for p in chunk})
+    return chunk, {one.piece.id: one for one in returned}, judged, opinions
+
+
+def _take(waiting: Waiting, found: Found, kept: KeptPieces) -> None:
+    """Wait until a chunk is judged, and keep it."""
+    chunk, returned, judged, waits = waiting
+    signals, opinions = list(judged), waits()
+    found.time["metrics"] += sum(one.took_s for one in signals)
+    made = {one.pair_id: _with_opinions(one, opinions.get(one.pair_id, {})) for one in signals}
+    found.judged += made.values()
+    samples = {sample["id"]: sample for sample in found.samples}
+    kept.add([(p, made[p.id], returned[p.id].trace, samples.get(p.id)) for p in chunk if p.id in made])
 
 
 def _with_opinions(judged: Judged, opinions: dict[str, tuple[float, float]]) -> Judged:
@@ -146,12 +220,11 @@ def _aligned(jobs: Sequence[Job], found: Found, settings: Reconstruction) -> lis
 
 def _keep(job: Job, one: Returned, found: Found, keep: Path) -> dict[str, Any]:
     """Write a recording, and what came back of it as it came; as the report reads samples."""
-    number = len(found.samples) + 1
-    truth = keep / f"{found.domain}-{number}-ground-truth.wav"
+    name = f"{found.domain}-{stable_hash(job.pair_id)[:8]}"
+    truth = keep / f"{name}-ground-truth.wav"
     what = f"{found.codebooks} codebooks" if found.codebooks else "reconstruction"
-    made = keep / f"{found.domain}-{number}-{what.replace(' ', '-')}.wav"
-    if not truth.is_file():
-        write_wav(truth, AudioClip(job.pair_id, job.reference, job.sample_rate_hz))
+    made = keep / f"{name}-{what.replace(' ', '-')}.wav"
+    write_wav(truth, AudioClip(job.pair_id, job.reference, job.sample_rate_hz))
     write_wav(made, AudioClip(job.pair_id, one.samples, one.sample_rate_hz))
     return {
         "id": job.pair_id,

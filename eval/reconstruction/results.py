@@ -117,6 +117,7 @@ def point_of(found: Found) -> dict[str, Any]:
         "undefined": found.undefined,
         "pieces": len(found.judged),
         "left_out": len(found.left_out),
+        "time_s": found.time,
     }
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 
+from eval.judges.crew import processes
 from eval.metrics.base import METRICS, metrics_of
 from eval.metrics.signals import SignalMetric, SignalPair, UndefinedError
 from eval.reconstruction.alignment import Delay, align, measure_delay
@@ -35,16 +36,20 @@ class Job:
 @dataclass(frozen=True)
 class Judged:
     """What was found of a pair. `values` are what it adds to both sums of each metric; `undefined` says why a metric
-    has nothing to say. `delay` is its own; `length_s` is how much longer the output is than the input."""
+    has nothing to say. `delay` is its own, `lag` what was removed, in samples; `length_s` is how much longer the output
+    is than the input."""
 
     pair_id: str
     group: str
     domain: str
     delay: Delay
     lag: int
+    sample_rate_hz: int
     length_s: float
     values: Mapping[str, tuple[float, float]]
     undefined: Mapping[str, str]
+    took_s: float = field(default=0.0, compare=False)
+    """Seconds that its metrics took."""
 
 
 def chosen_metrics(names: str) -> list[SignalMetric]:
@@ -60,6 +65,7 @@ def chosen_metrics(names: str) -> list[SignalMetric]:
 
 def judge(metrics: Sequence[str], job: Job) -> Judged:
     """Align, then ask every metric of that domain."""
+    started = time.perf_counter()
     delay = measure_delay(job.reference, job.made, job.sample_rate_hz, job.max_delay_s)
     lag = round(delay.delay_s * job.sample_rate_hz) if job.lag is None else job.lag
     reference, made = align(job.reference, job.made, lag)
@@ -79,7 +85,10 @@ def judge(metrics: Sequence[str], job: Job) -> Judged:
         except UndefinedError as error:
             undefined[name] = str(error)
     length_s = (len(job.made) - len(job.reference)) / job.sample_rate_hz
-    return Judged(job.pair_id, job.group, job.domain, delay, lag, length_s, values, undefined)
+    took_s = time.perf_counter() - started
+    return Judged(
+        job.pair_id, job.group, job.domain, delay, lag, job.sample_rate_hz, length_s, values, undefined, took_s
+    )
 
 
 def _nothing() -> tuple[float, float]:
@@ -93,14 +102,8 @@ def pool(workers: int) -> Iterator[Executor | None]:
     if number <= 1:
         yield None
         return
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(threads, "1"))  # of the workers, which inherit it: one thread each
-    try:
-        with ProcessPoolExecutor(number, get_context("spawn")) as made:
-            yield made
-    finally:
-        for name, value in threads.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    with processes(number) as made:
+        yield made
 
 
 def judge_all(jobs: Sequence[Job], metrics: Sequence[SignalMetric], workers: Executor | None) -> Iterator[Judged]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,12 +28,23 @@ class Returned:
     piece: Piece
     samples: np.ndarray
     sample_rate_hz: int
+    trace: Mapping[str, Any] = field(default_factory=dict)
+    """What facts need of it, JSON-able: see `Source.recall`."""
 
 
 class Source(Protocol):
     """Of one setting: a tokenizer with so many codebooks, or one system's recordings."""
 
+    @property
+    def identity(self) -> Sequence[str]:
+        """Everything that what it makes depends on, beside the recordings."""
+        ...
+
     def make(self, pieces: Sequence[Piece]) -> tuple[list[Returned], list[LeftOut]]: ...
+
+    def recall(self, trace: Mapping[str, Any]) -> None:
+        """Count a piece that an earlier run made, by its trace."""
+        ...
 
     def facts(self) -> dict[str, Any]:
         """What is known since it was last asked, in numbers."""
@@ -53,6 +66,11 @@ class RoundTrip:
     def __post_init__(self) -> None:
         self._reset()
 
+    @property
+    def identity(self) -> list[str]:
+        spec = self.tokenizer.spec
+        return [spec.fingerprint, spec.decoder_fingerprint, str(spec.codebook_sizes)]
+
     def _reset(self) -> None:
         self.counts = [np.zeros(size, np.int64) for size in self.tokenizer.spec.codebook_sizes]
         self.frames, self.audio_s, self.encode_s, self.decode_s = 0, 0.0, 0.0, 0.0
@@ -73,25 +91,34 @@ class RoundTrip:
             self.warm = True
         started = time.perf_counter()
         codes = self.tokenizer.encode(clips)
-        self.encode_s += time.perf_counter() - started
+        encode_s = (time.perf_counter() - started) / max(1e-9, sum(one.duration_s for one in codes))
         made = []
         for piece, one in zip(read, codes, strict=True):
             if len(one.codes):
-                made.append(Returned(piece, self._decode(one), rate_hz))
+                made.append(self._decode(piece, one, encode_s * one.duration_s))
             else:
                 left_out.append(LeftOut(piece.id, "shorter than one frame"))
         return made, left_out
 
-    def _decode(self, codes: Codes) -> np.ndarray:
+    def _decode(self, piece: Piece, codes: Codes, encode_s: float) -> Returned:
         """The samples that stand for frames: a tail that was dropped is no silence, it is missing."""
         started = time.perf_counter()
         samples = self.tokenizer.decode(codes).samples
-        self.decode_s += time.perf_counter() - started
-        self.audio_s += codes.duration_s
-        self.frames += len(codes.codes)
-        for counts, column in zip(self.counts, codes.codes.T, strict=True):
+        decode_s = time.perf_counter() - started
+        packed = base64.b64encode(zlib.compress(codes.codes.astype("<u4").T.tobytes())).decode()
+        trace = {"codes": packed, "audio_s": codes.duration_s, "encode_s": encode_s, "decode_s": decode_s}
+        self.recall(trace)
+        used = samples[: len(codes.codes) * codes.spec.hop_samples]
+        return Returned(piece, used, codes.spec.sample_rate_hz, trace)
+
+    def recall(self, trace: Mapping[str, Any]) -> None:
+        codes = np.frombuffer(zlib.decompress(base64.b64decode(trace["codes"])), "<u4").reshape(len(self.counts), -1)
+        for counts, column in zip(self.counts, codes, strict=True):
             counts += np.bincount(column, minlength=len(counts))
-        return samples[: len(codes.codes) * codes.spec.hop_samples]
+        self.frames += codes.shape[1]
+        self.audio_s += trace["audio_s"]
+        self.encode_s += trace["encode_s"]
+        self.decode_s += trace["decode_s"]
 
     def facts(self) -> dict[str, Any]:
         spec = self.tokenizer.spec
@@ -119,6 +146,8 @@ class RoundTrip:
 class Recorded:
     """Recordings that a system made, each beside its ground truth."""
 
+    identity = ("recordings",)
+
     def make(self, pieces: Sequence[Piece]) -> tuple[list[Returned], list[LeftOut]]:
         made, left_out = list[Returned](), list[LeftOut]()
         for piece in pieces:
@@ -131,6 +160,9 @@ class Recorded:
                 continue
             made.append(Returned(piece, samples, rate_hz))
         return made, left_out
+
+    def recall(self, trace: Mapping[str, Any]) -> None:
+        pass
 
     def facts(self) -> dict[str, Any]:
         return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,18 @@ def test_what_judges_say(opinions):
 def test_the_ground_truth_is_judged_once(opinions):
     for _ in range(3):
         opinions.about([job("a"), job("b")], {})
-    assert [judge.asked for judge in (opinions.mos[0], opinions.speaker, opinions.asr)] == [2 + 3 * 2] * 3
+    assert [one.judge.asked for one in (opinions.mos[0], opinions.speaker, opinions.asr)] == [2] * 3  # both are alike
+
+
+def test_only_what_is_new_is_asked_in_a_second_run(opinions, tmp_path):
+    settings = Reconstruction(mos="told")
+    first = Opinions(settings, "cpu", tmp_path).about([job("a")], {"a": "please"})
+    again = Opinions(settings, "cpu", tmp_path)
+    assert again.about([job("a")], {"a": "please"}) == first
+    assert [one.judge.asked for one in (again.mos[0], again.speaker, again.asr)] == [0] * 3
+    later = replace(job("a"), made=np.full(RATE, 2.25, np.float32))
+    assert again.about([later], {})["a"]["told"] == (2.5, 1.0)
+    assert again.mos[0].judge.asked == 1
 
 
 def test_a_judge_that_is_not_here_is_named_with_what_brings_it(opinions):
