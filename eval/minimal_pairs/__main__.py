@@ -1,29 +1,50 @@
-"""python -m eval.minimal_pairs --out DIR: the command. See the README beside this file."""
+"""python -m eval.minimal_pairs --out DIR: the command. See docs/minimal_pairs.md, and the README beside this file."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from slm.config import run_command
 from slm.errors import UsageError
 
+FIRST_VOICE = "hibari:heart"
+MINUTES = 45.0
+
 
 @dataclass(frozen=True)
 class MinimalPairsConfig:
-    """Make synthetic speech to train on and minimal pairs to test with, by neural text-to-speech, with no network."""
+    """Make minimal pairs to test with, and synthetic speech to train on, by text-to-speech, with no network.
+
+    Without --lexicon, --transcripts, --grammar and --voices: a small closed world of English, by one neural voice.
+    """
 
     out: str
     """Folder to write: corpus/, lexical/dev/, syntactic/dev/, generated.json. The same command continues it."""
     seed: int = 0
     """The same seed gives the same files, byte for byte."""
-    minutes: float = 45.0
-    """About how much speech to train on."""
+    minutes: float | None = None
+    """About how much speech to train on; 45, or none where --lexicon or --transcripts is given."""
     pairs: int = 250
-    """Pairs of the lexical task (four fifths of them of words in the corpus), and pairs of the syntactic task."""
+    """Pairs of the lexical task (a fifth of them of words that are never trained on), and of the syntactic task."""
+    voices: list[str] = field(default_factory=lambda: [FIRST_VOICE])
+    """ENGINE:VOICE, several one after the other, of one language: each pair is read by each. The first one says how
+    words without a pronunciation are pronounced. Engines: hibari (heart), espeak (LANGUAGE or LANGUAGE+VARIANT)."""
+    lexicon: str = ""
+    """The words to ask for: a .csv or .tsv with columns word, frequency (optional), pronunciation (optional: IPA, or
+    phonemes apart by blanks)."""
+    transcripts: str = ""
+    """What is trained on, to count words in: a text file, a folder of them, a tokenized corpus or a manifest with a
+    column text. Without --lexicon, also the words to ask for."""
+    grammar: str = ""
+    """Sentences: a YAML file, or english, french; none for words alone. Unless given, that of the voices' language."""
     tokenizer: str = ""
     """Also keep the deduplicated units of this tokenizer (a name, or a YAML file) from telling words from pseudo-words
     by their number or frequency. Without it pairs depend on no tokenizer, and such baselines are near 50 % only."""
@@ -31,39 +52,103 @@ class MinimalPairsConfig:
     """Processes; 0 for one for each core."""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or self.pairs < 1 or self.workers < 0:
-            raise UsageError("--minutes and --pairs must be above 0, and --workers 0 or more")
+        if self.pairs < 1 or self.workers < 0 or (self.minutes is not None and self.minutes < 0):
+            raise UsageError("--minutes must not be below 0, --pairs at least 1, and --workers 0 or more")
+        if self.is_closed_world and self.minutes == 0:
+            raise UsageError(
+                "--minutes must be above 0: the words of the closed world are counted in what is trained on"
+            )
+
+    @property
+    def is_closed_world(self) -> bool:
+        return not (self.lexicon or self.transcripts or self.grammar) and self.voices == [FIRST_VOICE]
+
+    @property
+    def processes(self) -> int:
+        return self.workers or os.cpu_count() or 1
 
 
-def main(config: MinimalPairsConfig, make_voice: Callable | None = None) -> None:
-    """Plan, synthesize, describe. `make_voice()` gives another Voice than hibari-tts (it is called in each process)."""
+def main(
+    config: MinimalPairsConfig, make_voice: Callable | None = None, make_voices: Callable[[], Mapping] | None = None
+) -> None:
+    """Plan, synthesize, describe. `make_voice()` gives another Voice of the closed world than hibari-tts,
+    `make_voices()` others than --voices names (they are called in each process)."""
+    from eval.minimal_pairs.engines import Voices
+
+    start = time.perf_counter()
+    if make_voices is None and config.is_closed_world:
+        done = make_closed_world(config, make_voice)
+    else:
+        done = make_benchmark(config, make_voices or Voices(tuple(config.voices)))
+    print(f"{done}: {time.perf_counter() - start:.0f} s" if done else f"{config.out} is complete: nothing to do")
+
+
+def make_closed_world(config: MinimalPairsConfig, make_voice: Callable | None) -> str:
+    """The closed world of `grammar.py`, by one voice. Returns what there is now; empty where there was all of it."""
     from eval.minimal_pairs.dataset import GENERATOR_VERSION, load_plan, make_plan, write_descriptions
+    from eval.minimal_pairs.engines.hibari import HibariVoice
     from eval.minimal_pairs.synthesis import open_studio
-    from eval.minimal_pairs.voice import HibariVoice
-    from slm.tokenizers import load_tokenizer
 
-    out, start = Path(config.out), time.perf_counter()
-    make_voice = make_voice or HibariVoice
+    out, make_voice = Path(config.out), make_voice or HibariVoice
     voice = make_voice()
-    spec = load_tokenizer(config.tokenizer).spec.describe() if config.tokenizer else None
     settings = {
         "generator_version": GENERATOR_VERSION,
         "tts": voice.engine,
-        "seed": config.seed,
-        "minutes": config.minutes,
-        "pairs": config.pairs,
-        "balanced_for_tokenizer": spec,
+        **common_settings(config, MINUTES),
     }
     plan = load_plan(out, settings)
     if plan and (out / "generated.json").is_file():
-        print(f"{out} is complete: nothing to do")
-        return
-    with open_studio(make_voice, config.workers or os.cpu_count() or 1, config.tokenizer) as studio:
+        return ""
+    with open_studio(partial(_alone, make_voice), config.processes, config.tokenizer) as studio:
         plan = plan or make_plan(out, settings, voice, studio)
         lengths = studio.write(out, plan.utterances())
-    summary = write_descriptions(out, settings, voice, plan, lengths)
-    print(f"{summary} in {out}: {time.perf_counter() - start:.0f} s")
+    return f"{write_descriptions(out, settings, voice, plan, lengths)} in {out}"
+
+
+def make_benchmark(config: MinimalPairsConfig, make_voices: Callable[[], Mapping]) -> str:
+    """Any lexicon, grammar and voices. Returns what there is now; empty where there was all of it."""
+    from eval.minimal_pairs.benchmark import describe, gather, make
+    from eval.minimal_pairs.dataset import load_plan, stored_settings
+    from eval.minimal_pairs.synthesis import open_studio
+
+    out = Path(config.out)
+    materials = gather(make_voices(), config.lexicon, config.transcripts, config.grammar)
+    default = MINUTES if materials.makes_its_corpus else 0.0
+    settings = {**materials.fingerprint(), **common_settings(config, default)}
+    plan = load_plan(out, settings)
+    if plan and (out / "generated.json").is_file():
+        return ""
+    with open_studio(make_voices, config.processes, config.tokenizer) as studio:
+        plan = plan or make(out, settings, materials, studio)
+        lengths = studio.write(out, plan.utterances())
+    return f"{describe(out, stored_settings(out), plan, lengths)} in {out}"
+
+
+def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any]:
+    from slm.tokenizers import load_tokenizer
+
+    return {
+        "seed": config.seed,
+        "minutes": minutes if config.minutes is None else config.minutes,
+        "pairs": config.pairs,
+        "balanced_for_tokenizer": load_tokenizer(config.tokenizer).spec.describe() if config.tokenizer else None,
+    }
+
+
+def _alone(make_voice: Callable) -> Mapping:
+    return {"": make_voice()}
+
+
+def join_voices(args: Sequence[str]) -> list[str]:
+    """`--voices A B` -> `--voices ["A", "B"]`, as the parser takes a list."""
+    made = list(args)
+    if "--voices" in made:
+        start = made.index("--voices") + 1
+        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
+        if end > start and not made[start].startswith("["):
+            made[start:end] = [json.dumps(made[start:end])]
+    return made
 
 
 if __name__ == "__main__":
-    run_command(main, MinimalPairsConfig, prog="python -m eval.minimal_pairs")
+    run_command(main, MinimalPairsConfig, join_voices(sys.argv[1:]), prog="python -m eval.minimal_pairs")

@@ -18,12 +18,13 @@ from eval.minimal_pairs.lexical import phoneme_features, plan_lexical
 from eval.minimal_pairs.phonology import phones
 from eval.minimal_pairs.syntactic import plan_syntactic
 from eval.minimal_pairs.synthesis import Studio
-from eval.minimal_pairs.utterance import Pair, Utterance
+from eval.minimal_pairs.utterance import Pair, Utterance, phonemes_of
 from eval.minimal_pairs.voice import FRAME_SAMPLES, RATE_HZ, Voice
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
 
 GENERATOR_VERSION = 1
+TASKS = ("lexical", "syntactic")
 LEXICAL_HEADER = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
 SYNTACTIC_HEADER = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
 
@@ -54,8 +55,12 @@ def load_plan(out: Path, settings: dict[str, Any]) -> Plan | None:
     ]
     if changed:
         raise UsageError(f"{out} was made with other settings ({'; '.join(changed)}); use those, or another --out")
-    pairs = {task: [_pair(p) for p in stored[task]] for task in ("lexical", "syntactic")}
+    pairs = {task: [_pair(p) for p in stored[task]] for task in TASKS}
     return Plan([Utterance(**u) for u in stored["corpus"]], **pairs)
+
+
+def stored_settings(out: Path) -> dict[str, Any]:
+    return read_json(out / "plan.json")["settings"]
 
 
 def make_plan(out: Path, settings: dict[str, Any], voice: Voice, studio: Studio) -> Plan:
@@ -70,8 +75,18 @@ def make_plan(out: Path, settings: dict[str, Any], voice: Voice, studio: Studio)
             f"ask for --pairs {min(len(lexical), len(syntactic))} or fewer"
         )
     plan = Plan(corpus, lexical, syntactic)
-    write_json(out / "plan.json", {"settings": settings, **asdict(plan)})
+    store_plan(out, settings, plan)
     return plan
+
+
+def store_plan(out: Path, settings: dict[str, Any], plan: Plan) -> None:
+    """plan.json. Where there is one voice its utterances do not name it."""
+    stored = asdict(plan)
+    utterances = [*stored["corpus"], *(p[side] for t in TASKS for p in stored[t] for side in ("right", "wrong"))]
+    for said in utterances:
+        if not said["voice"]:
+            del said["voice"]
+    write_json(out / "plan.json", {"settings": settings, **stored})
 
 
 def _pair(stored: dict[str, Any]) -> Pair:
@@ -93,20 +108,9 @@ def _numbered(pairs: Sequence[Pair], folder: str) -> list[Pair]:
 
 def write_descriptions(out: Path, settings: dict, voice: Voice, plan: Plan, lengths: Sequence[int]) -> str:
     """manifest.jsonl, both gold.csv and generated.json; returns one line about them."""
-    rows: list[dict[str, Any]] = [
-        {
-            "path": Path(u.path).name,
-            "text": u.text,
-            "phones": u.phonemes,
-            "speaker": voice.name,
-            "duration_s": round(n / RATE_HZ, 4),
-        }
-        for u, n in zip(plan.corpus, lengths, strict=False)
-    ]
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(out / "corpus/manifest.jsonl", "".join(lines))
-    write_text(out / "lexical/dev/gold.csv", _csv(LEXICAL_HEADER, _lexical_rows(plan, voice)))
-    write_text(out / "syntactic/dev/gold.csv", _csv(SYNTACTIC_HEADER, _syntactic_rows(plan, voice)))
+    rows = write_manifest(out, plan.corpus, lengths, voice.name)
+    write_text(out / "lexical/dev/gold.csv", csv_text(LEXICAL_HEADER, _lexical_rows(plan, voice)))
+    write_text(out / "syntactic/dev/gold.csv", csv_text(SYNTACTIC_HEADER, _syntactic_rows(plan, voice)))
     minutes = sum(row["duration_s"] for row in rows) / 60
     seen = sum(pair.labels["frequency"] > 0 for pair in plan.lexical)
     counts = {
@@ -128,17 +132,36 @@ def write_descriptions(out: Path, settings: dict, voice: Voice, plan: Plan, leng
     return f"{minutes:.1f} minutes to train on, {len(plan.lexical)} + {len(plan.syntactic)} pairs"
 
 
+def write_manifest(
+    out: Path, corpus: Sequence[Utterance], lengths: Sequence[int], speaker: str = ""
+) -> list[dict[str, Any]]:
+    """corpus/manifest.jsonl; `lengths` are those of its utterances, and others after them. Returns its rows."""
+    rows: list[dict[str, Any]] = [
+        {
+            "path": Path(u.path).name,
+            "text": u.text,
+            "phones": u.phonemes,
+            "speaker": u.voice or speaker,
+            "duration_s": round(n / RATE_HZ, 4),
+        }
+        for u, n in zip(corpus, lengths, strict=False)
+    ]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(out / "corpus/manifest.jsonl", "".join(lines))
+    return rows
+
+
 def shortcut_statistics(plan: Plan) -> dict[str, dict[str, float]]:
     """For each task, how far properties that must not matter favour the right item: accuracies of 0.5 are the aim."""
     counts = Counter(phones("".join(u.phonemes for u in plan.corpus)))
-    return {"lexical": _statistics(plan.lexical, counts), "syntactic": _statistics(plan.syntactic, counts)}
+    return {"lexical": statistics(plan.lexical, counts), "syntactic": statistics(plan.syntactic, counts)}
 
 
-def _statistics(pairs: Sequence[Pair], counts: Counter) -> dict[str, float]:
+def statistics(pairs: Sequence[Pair], counts: Counter) -> dict[str, float]:
     frames = np.array([(p.lengths[0] - p.lengths[1]) / FRAME_SAMPLES for p in pairs])
     features = phoneme_features(counts)
     log_frequency = np.array([features(p)[len(counts)] for p in pairs])
-    phonemes = [len(phones(p.right.phonemes)) - len(phones(p.wrong.phonemes)) for p in pairs]
+    phonemes = [len(right) - len(wrong) for right, wrong in map(phonemes_of, pairs)]
     return {
         "different_phoneme_counts": int(np.count_nonzero(phonemes)),
         "largest_duration_difference_frames": round(float(np.abs(frames).max()), 3),
@@ -171,7 +194,7 @@ def _syntactic_rows(plan: Plan, voice: Voice) -> list[tuple]:
     ]
 
 
-def _csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
+def csv_text(header: Sequence[str], rows: Sequence[tuple]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -11,7 +11,7 @@ man/men, himself/herself).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -67,6 +67,10 @@ class Design:
     @property
     def held_out(self) -> bool:
         return int(stable_hash([self.subtype, *self.content])[:8], 16) % HELD_OUT_SHARE == 0
+
+
+Designs = Mapping[str, Sequence[Design]]
+"""By subtype."""
 
 
 def _cross(type: str, subtype: str, content: tuple, heads: tuple[str, str], tails: tuple[str, str]) -> Design:
@@ -135,18 +139,20 @@ def designs() -> dict[str, list[Design]]:
     return by_subtype
 
 
-def training_sentences(rng: random.Random) -> Iterator[str]:
+def training_sentences(rng: random.Random, groups: Designs | None = None) -> Iterator[str]:
     """Correct sentences without end: each subtype equally often, either half of a design, no content of the test."""
-    trained = [[d for d in group if not d.held_out] for group in designs().values()]
+    trained = [[d for d in group if not d.held_out] for group in (groups or designs()).values()]
+    trained = [group for group in trained if group]
     while True:
         yield rng.choice(rng.choice(rng.choice(trained)).correct)
 
 
-def test_designs(rng: random.Random) -> Iterator[Design]:
-    """Held-out designs without repetition, one subtype after the other."""
-    groups = [rng.sample(held, len(held)) for g in designs().values() if (held := [d for d in g if d.held_out])]
-    while any(groups):
-        for group in groups:
+def test_designs(rng: random.Random, groups: Designs | None = None, held_out: bool = True) -> Iterator[Design]:  # noqa: PT028
+    """Designs without repetition, one subtype after the other: those held out, or all."""
+    tested = [[d for d in group if d.held_out or not held_out] for group in (groups or designs()).values()]
+    left = [rng.sample(group, len(group)) for group in tested if group]
+    while any(left):
+        for group in left:
             if group:
                 yield group.pop()
 

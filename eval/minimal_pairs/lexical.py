@@ -13,7 +13,7 @@ from eval.minimal_pairs import grammar
 from eval.minimal_pairs.balance import choose_balanced
 from eval.minimal_pairs.phonology import Phonotactics, phones
 from eval.minimal_pairs.synthesis import Studio
-from eval.minimal_pairs.utterance import Pair, Utterance, utterance
+from eval.minimal_pairs.utterance import Pair, Utterance, phonemes_of, utterance
 from eval.minimal_pairs.voice import FRAME_SAMPLES, Voice
 from slm.types import stable_hash
 
@@ -48,7 +48,7 @@ def plan_lexical(voice: Voice, studio: Studio, seed: int, pairs: int, corpus: Se
         groups = _spread(_equally_long(candidates, frequency, studio), number, rng)
         features = [phoneme_features(counts), duration_features]
         if studio.tokenizer:
-            features.append(_unit_features(studio, corpus, groups))
+            features.append(unit_features(studio, corpus, [pair for group in groups for pair in group]))
         options = [np.array([[v for f in features for v in f(pair)] for pair in group]) for group in groups]
         picked = choose_balanced(options, np.random.default_rng(seed))
         chosen += [group[i] for group, i in zip(groups, picked, strict=True)]
@@ -96,7 +96,7 @@ def phoneme_features(counts: Counter) -> Features:
     inventory = sorted(counts)
 
     def features(pair: Pair) -> list[float]:
-        right, wrong = Counter(phones(pair.right.phonemes)), Counter(phones(pair.wrong.phonemes))
+        right, wrong = (Counter(side) for side in phonemes_of(pair))
         by_phoneme = [right[c] - wrong[c] for c in inventory]
         log_frequency = sum(n * math.log(counts[c]) for n, c in zip(by_phoneme, inventory, strict=True))
         return [*by_phoneme, log_frequency, SIGN_WEIGHT * _sign(log_frequency)]
@@ -110,12 +110,12 @@ def duration_features(pair: Pair) -> list[float]:
     return [frames, SIGN_WEIGHT * _sign(frames)]
 
 
-def _unit_features(studio: Studio, corpus: Sequence[Utterance], groups: list[list[Pair]]) -> Features:
+def unit_features(studio: Studio, corpus: Sequence[Utterance], pairs: Sequence[Pair]) -> Features:
     """Right minus wrong: each unit, and with their signs the number of units and the sum and mean of the units'
     log-frequency in (a sample of) the corpus."""
     counts = 1 + np.sum(studio.count_units(corpus[:SAMPLE_UTTERANCES]), axis=0)
     log_frequency = np.log(counts / counts.sum())
-    items = list(dict.fromkeys(u for group in groups for pair in group for u in (pair.right, pair.wrong)))
+    items = list(dict.fromkeys(u for pair in pairs for u in (pair.right, pair.wrong)))
     histogram = dict(zip(items, studio.count_units(items), strict=True))
 
     def features(pair: Pair) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,13 @@ from slm.tokenizers import Tokenizer
 T = TypeVar("T")
 
 # One of each for each process.
-_voice: Voice
+_voices: Mapping[str, Voice]
 _tokenizer: Tokenizer
 
 
-def _start(make_voice: Callable[[], Voice], tokenizer: str) -> None:
-    global _voice, _tokenizer
-    _voice = make_voice()
+def _start(make_voices: Callable[[], Mapping[str, Voice]], tokenizer: str) -> None:
+    global _voices, _tokenizer
+    _voices = make_voices()
     if tokenizer:
         import torch
 
@@ -35,8 +35,12 @@ def _start(make_voice: Callable[[], Voice], tokenizer: str) -> None:
         _tokenizer = load_tokenizer(tokenizer)
 
 
+def _render(item: Utterance) -> np.ndarray:
+    return render(_voices[item.voice], item.phonemes, item.speed, item.seed)
+
+
 def _length(item: Utterance) -> int:
-    return len(render(_voice, item.phonemes, item.speed, item.seed))
+    return len(_render(item))
 
 
 def _count_units(item: Utterance) -> np.ndarray:
@@ -46,7 +50,7 @@ def _count_units(item: Utterance) -> np.ndarray:
     from slm.units import deduplicate
 
     spec = _tokenizer.spec
-    samples = render(_voice, item.phonemes, item.speed, item.seed).astype(np.float32) / 32768
+    samples = _render(item).astype(np.float32) / 32768
     clip = AudioClip(item.path, soxr.resample(samples, RATE_HZ, spec.sample_rate_hz), spec.sample_rate_hz)
     units, _ = deduplicate(_tokenizer.encode([clip])[0].codes[:, :1])
     return np.bincount(units[:, 0], minlength=spec.codebook_sizes[0])
@@ -58,7 +62,7 @@ def _write(folder: Path, item: Utterance) -> int:
     path = folder / item.path
     if path.exists():
         return sf.info(path).frames
-    samples = render(_voice, item.phonemes, item.speed, item.seed)
+    samples = _render(item)
     with atomic_file(path) as temporary:
         sf.write(temporary, samples, RATE_HZ, format="WAV", subtype="PCM_16")
     return len(samples)
@@ -91,12 +95,12 @@ class Studio:
 
 
 @contextmanager
-def open_studio(make_voice: Callable[[], Voice], workers: int, tokenizer: str = "") -> Iterator[Studio]:
-    """A studio of `workers` processes, each with its own voice; of this process alone for 1."""
+def open_studio(make_voices: Callable[[], Mapping[str, Voice]], workers: int, tokenizer: str = "") -> Iterator[Studio]:
+    """A studio of `workers` processes, each with its own voices; of this process alone for 1."""
     if workers == 1:
-        _start(make_voice, tokenizer)
+        _start(make_voices, tokenizer)
         yield Studio(map, tokenizer)
         return
     # "spawn": a forked copy of a running inference engine may hang.
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (make_voice, tokenizer)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _start, (make_voices, tokenizer)) as pool:
         yield Studio(partial(pool.imap, chunksize=16), tokenizer)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.minimal_pairs.phonology import phones
 from slm.types import stable_hash
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One file: where it goes and what makes it. `seed` makes its noise its own."""
+    """One file: where it goes and what makes it. `seed` makes its noise its own, `voice` is who reads it (empty where
+    there is only one)."""
 
     path: str
     text: str
     phonemes: str
     speed: float
     seed: int
+    voice: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,5 +33,11 @@ class Pair:
     lengths: tuple[int, int]
 
 
-def utterance(seed: int, path: str, text: str, phonemes: str, speed: float = 1.0) -> Utterance:
-    return Utterance(path, text, phonemes, speed, int(stable_hash([seed, path, phonemes, speed])[:8], 16))
+def utterance(seed: int, path: str, text: str, phonemes: str, speed: float = 1.0, voice: str = "") -> Utterance:
+    return Utterance(path, text, phonemes, speed, int(stable_hash([seed, path, phonemes, speed])[:8], 16), voice)
+
+
+def phonemes_of(pair: Pair) -> tuple[Sequence[str], Sequence[str]]:
+    """The phonemes of both sides: as `labels` have them, or the letters of the voice's own alphabet."""
+    right, wrong = pair.labels.get("phones") or (phones(pair.right.phonemes), phones(pair.wrong.phonemes))
+    return right, wrong

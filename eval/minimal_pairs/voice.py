@@ -1,16 +1,11 @@
-"""The voice that reads everything, and how a reading becomes a file: trimmed, 16 kHz, 16 bits."""
+"""What a voice can do, and how a reading becomes a file: trimmed, 16 kHz, 16 bits."""
 
 from __future__ import annotations
 
-import gzip
-import json
-from importlib.metadata import version
-from importlib.resources import files
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
-
-from slm.errors import UsageError
 
 RATE_HZ = 16_000
 FRAME_SAMPLES = 320  # 20 ms: the step of most semantic tokenizers
@@ -28,44 +23,32 @@ class Voice(Protocol):
     """Package and version."""
     rate_hz: int
 
-    def phonemize(self, text: str) -> str: ...
+    language: str
+    """"en", "fr": without region."""
+
+    def learn(self, words: Iterable[str]) -> None:
+        """Told once of all words that there are, before `ipa` and `spoken` are asked."""
+        ...
+
+    def phonemize(self, text: str) -> str:
+        """In the voice's own alphabet; empty for what it cannot read."""
+        ...
 
     def synthesize(self, phonemes: str, speed: float, seed: int) -> np.ndarray:
         """float32 `[N]` at `rate_hz`."""
         ...
 
     def pronunciations(self) -> list[str]:
-        """Its lexicon: what counts as a real word."""
+        """Its lexicon, in its own alphabet: what counts as a real word. Empty where it has none."""
         ...
 
+    def ipa(self, phonemes: str) -> tuple[str, ...]:
+        """Its own alphabet -> IPA phonemes, stress before the vowel."""
+        ...
 
-class HibariVoice:
-    """hibari-tts, voice "heart" (Apache-2.0, in the wheel). UsageError when the package is missing."""
-
-    name = "heart"
-    rate_hz = 24_000
-
-    def __init__(self) -> None:
-        try:
-            from hibari import Hibari
-        except ImportError as error:
-            raise UsageError("minimal pairs need the package hibari-tts: pip install hibari-tts==0.2.1") from error
-        self.engine = f"hibari-tts {version('hibari-tts')}"
-        self._tts = Hibari(voice=self.name, threads=1)
-
-    def phonemize(self, text: str) -> str:
-        return " ".join(self._tts.phonemize(text))
-
-    def synthesize(self, phonemes: str, speed: float, seed: int) -> np.ndarray:
-        return self._tts.from_phonemes(phonemes, speed=speed, seed=seed)
-
-    def pronunciations(self) -> list[str]:
-        found: list[str] = []
-        for name in ("lexicon_us_gold.json.gz", "lexicon_us_silver.json.gz"):
-            entries = json.loads(gzip.decompress(files("hibari").joinpath("assets", name).read_bytes()))
-            for entry in entries.values():
-                found += [p for p in (entry.values() if isinstance(entry, dict) else [entry]) if p]
-        return found
+    def spoken(self, pronunciation: Sequence[str]) -> str | None:
+        """IPA phonemes -> its own alphabet; None where it lacks one."""
+        ...
 
 
 def render(voice: Voice, phonemes: str, speed: float, seed: int) -> np.ndarray:

@@ -15,8 +15,9 @@ import soundfile as sf
 from eval.minimal_pairs import grammar
 from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
 from eval.minimal_pairs.balance import choose_balanced
+from eval.minimal_pairs.engines.hibari import HibariVoice
 from eval.minimal_pairs.phonology import Phonotactics, phones
-from eval.minimal_pairs.voice import HibariVoice, render, trim
+from eval.minimal_pairs.voice import render, trim
 from slm.errors import UsageError
 
 SPOKEN = {
