@@ -66,6 +66,16 @@ def is_runnable(row: TokenizerRecord) -> bool:
     return row.loads in TOKENIZERS.names()
 
 
+def modes_of(row: TokenizerRecord) -> dict[str, str]:
+    """Mode -> what is known of its codes; none for what is not loaded, or cannot be."""
+    if row.loads is None or not is_runnable(row):
+        return {}
+    try:
+        return dict(TOKENIZERS.get(row.loads).known_modes())
+    except UsageError:  # a broken plug-in, of which its note tells
+        return {}
+
+
 def list_tokenizers(config: ListConfig) -> None:
     found, unknown = select(catalogue(), config)
     if config.json:
@@ -189,7 +199,12 @@ def sizes(codebooks: tuple[int, ...] | None) -> str:
 
 def as_dict(row: TokenizerRecord) -> dict[str, Any]:
     """A record with what follows from it, fit for JSON."""
-    derived = {"frame_rates_hz": row.frame_rates_hz, "bitrate_bps": row.bitrate_bps, "runnable": is_runnable(row)}
+    derived: dict[str, Any] = {
+        "frame_rates_hz": row.frame_rates_hz,
+        "bitrate_bps": row.bitrate_bps,
+        "runnable": is_runnable(row),
+    }
+    derived |= {"modes": modes_of(row)}
     return {**asdict(row), "settings": dict(row.settings), **derived}
 
 

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     import torch
 
 
+_FASTER = {
+    "batched": "clips share batches of fixed shapes, equal in exact arithmetic",
+    "tf32": "as batched, with the TensorFloat-32 products that PyTorch makes on GPUs by default",
+    "bf16": "as batched, with the encoder in bfloat16",
+}
+_MEASURED = {
+    "batched": "with random weights on a CPU",
+    "tf32": "with random weights on one H100, clip by clip",
+    "bf16": "with random weights on a CPU",
+}
+
+
 class NeuralCodec(Tokenizer):
     """A codec in fp32. A family loads `model` and `spec`, and maps signals to codes and back.
 
@@ -41,23 +53,29 @@ class NeuralCodec(Tokenizer):
     every layer. `samples`: so, without the filling up.
     """
     mismatch: ClassVar[Mapping[str, str]] = {}
-    """Mode -> how many codes it changed, as `_batched.code_mismatch` has it, with random weights and a CPU."""
+    """Mode -> how many codes it changed, as `_batched.code_mismatch` has it, with random weights, there where
+    `_MEASURED` says; what is not here is not measured."""
     batch_s: Mapping[str, float] = {"cuda": 64.0, "cpu": 0.0}
     """Seconds of audio in a batch, by type of device. 0: one by one, as on a CPU, where a batch gains nothing."""
     piece_s: float = 60.0
     context_frames: int | None = None
     decoder_context_frames: int | None = None
 
+    @classmethod
+    def known_modes(cls) -> Mapping[str, str]:
+        if cls.batching == "none":
+            return super().known_modes()
+        modes = {mode: about for mode, about in _FASTER.items() if mode != "bf16" or mode in cls.mismatch}
+        shares = {mode: cls.mismatch.get(mode) for mode in modes}
+        told = {
+            mode: f"{share} of codes differed from exact, {_MEASURED[mode]}" if share else "not measured against exact"
+            for mode, share in shares.items()
+        }
+        return {**super().known_modes(), **{mode: f"{about}; {told[mode]}" for mode, about in modes.items()}}
+
     @property
     def modes(self) -> Mapping[str, str]:
-        if self.batching == "none":
-            return super().modes
-        modes = {**super().modes, "batched": "clips share batches of fixed shapes, equal in exact arithmetic"}
-        modes["tf32"] = "as batched, with the TensorFloat-32 products that PyTorch makes on GPUs by default"
-        if hasattr(self.model, "quantizer"):
-            modes["bf16"] = "as batched, with the encoder in bfloat16"
-        measured = {mode: f"; {share} of codes differed from exact" for mode, share in self.mismatch.items()}
-        return {mode: about + measured.get(mode, "") for mode, about in modes.items()}
+        return self.known_modes() if self.batching != "none" else super().known_modes()
 
     def use_mode(self, mode: str) -> None:
         entering = mode != self.mode

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from slm.errors import UsageError
-from slm.tokenizers._catalogue import as_dict, catalogue, is_runnable
+from slm.tokenizers._catalogue import as_dict, catalogue, is_runnable, modes_of
 from slm.tokenizers.database import TokenizerRecord, find_records, text
 
 WIDTH = 100
@@ -72,6 +72,7 @@ def page(row: TokenizerRecord, measured: Mapping[str, str] | None = None) -> lis
         **{name: getattr(row, name) for name in ("streamable", "domains")},
         "parameters": _published(row.parameters, 1e6, "M"),
         "operations": _published(row.macs_per_s, 1e9, "G multiply-accumulates per second of audio"),
+        **{f"mode {mode}": known for mode, known in modes_of(row).items()},
         "licence": row.licence,
         "paper": row.paper and f"{row.paper.title}, {row.paper.year}, {_arxiv(row)}",
         "in the survey": row.survey or "no",

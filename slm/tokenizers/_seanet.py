@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -61,11 +60,6 @@ def pick(values: Any, names: Iterable[str], where: str) -> dict[str, Any]:
     if missing := [name for name in names if name not in values]:
         raise UsageError(f"{where} lacks {', '.join(missing)}: it must be the configuration that the authors publish")
     return {name: values[name] for name in names}
-
-
-def refuse_filled_folder(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
 
 
 def fill_with_noise(model: Any, rate_hz: int) -> None:

@@ -59,14 +59,18 @@ class CausalCodec(NeuralCodec):
     def _encode_long(self, signal: np.ndarray) -> np.ndarray:
         if not self.is_causal:
             return super()._encode_long(signal)
-        stream = self.stream_encoder()
-        return np.concatenate([stream.feed(signal), stream.finish()])
+        stream = CodecStreamEncoder(self)
+        step = stream.piece_frames * self.spec.hop_samples
+        made = [stream.feed(signal[start : start + step]) for start in range(0, len(signal), step)]
+        return np.concatenate([*made, stream.finish()])
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         if not self.is_causal or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
             return super()._decode(codes)
-        stream = self.stream_decoder()
-        return np.concatenate([stream.feed(codes), stream.finish()])
+        stream = CodecStreamDecoder(self)
+        step = stream.piece_frames
+        made = [stream.feed(codes[start : start + step]) for start in range(0, len(codes), step)]
+        return np.concatenate([*made, stream.finish()])
 
 
 class _Stream:
@@ -76,6 +80,8 @@ class _Stream:
         from slm.tokenizers.networks.causal import CausalRun
 
         self._codec, self._waiting, self._frame, self._needed = codec, waiting, frame, start_frames
+        self.piece_frames = max(start_frames, int(codec.piece_s * codec.spec.frame_rate_hz))
+        """How many are run at once, at most."""
         self._run = CausalRun()
         self._started = self._finished = False
 
@@ -84,10 +90,9 @@ class _Stream:
         if self._finished:
             raise ValueError("the stream is finished: open another one for the next clip")
         self._waiting = np.concatenate([self._waiting, more])
-        most = max(self._needed, int(self._codec.piece_s * self._codec.spec.frame_rate_hz))
         pieces = []
         while (frames := len(self._waiting) // self._frame) >= self._needed:
-            cut = min(frames, most) * self._frame
+            cut = min(frames, self.piece_frames) * self._frame
             pieces.append(self._waiting[:cut])
             self._waiting, self._started, self._needed = self._waiting[cut:], True, 1
         self._waiting = self._waiting.copy()

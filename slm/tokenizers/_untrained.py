@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 
+def own_folder(folder: str | Path) -> Path:
+    """The folder for an untrained checkpoint; UsageError where something is in it."""
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
+    return folder
+
+
 def write_untrained(
     network: Any, config: dict[str, Any], folder: Path, seed: int, prepare: Callable[[Any, int], None]
 ) -> None:
@@ -26,8 +34,7 @@ def write_untrained(
     """
     import torch
 
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
+    own_folder(folder)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = network(network.config_class(**config)).eval()

@@ -51,10 +51,15 @@ class Tokenizer(ABC):
     about: ClassVar[Mapping[str, str]] = {}
     """Registered name -> its line in `python -m slm.tokenizers`: codebooks, rates, what it needs. Loads nothing."""
 
+    @classmethod
+    def known_modes(cls) -> Mapping[str, str]:
+        """The modes of the family -> what is known of their codes, without loading anything."""
+        return {EXACT: "the reference's codes, clip by clip"}
+
     @property
     def modes(self) -> Mapping[str, str]:
-        """The modes there are -> what is known of their codes."""
-        return {EXACT: "the reference's codes, clip by clip"}
+        """Those that this tokenizer has: a checkpoint may be of a form that has fewer than its family."""
+        return self.known_modes()
 
     def use_mode(self, mode: str) -> None:
         """Encode in `mode` from now on; `load_tokenizer(..., mode=)` calls it before it hands the tokenizer out.

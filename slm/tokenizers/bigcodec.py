@@ -12,7 +12,7 @@ from slm.errors import UsageError
 from slm.files import atomic_directory
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import conv_context
-from slm.tokenizers._seanet import SEANetCodec, refuse_filled_folder
+from slm.tokenizers._seanet import SEANetCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -80,14 +80,14 @@ class BigCodecTokenizer(SEANetCodec):
         return np.concatenate([audio[0, 0].cpu().numpy() for audio in made])
 
     @classmethod
-    def write_untrained(cls, folder: Path, seed: int = 0, **changes: Any) -> None:
+    def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:
         """`bigcodec.pt` as the authors publish it, with random weights; `changes` are fields of `BigCodecConfig`."""
         import torch
 
-        from slm.tokenizers._untrained import noise, redraw
+        from slm.tokenizers._untrained import noise, own_folder, redraw
         from slm.tokenizers.networks.bigcodec import BigCodecConfig, BigCodecNetwork, published_names
 
-        refuse_filled_folder(folder)
+        folder = own_folder(folder)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             network = BigCodecNetwork(BigCodecConfig(**changes)).eval()

@@ -63,8 +63,9 @@ class LogMelFrames(FrameEncoder):
             )
             parts.append(spectrum.abs().square().T @ self.filters)
         power = torch.cat(parts)
+        del parts
         peak = power.max().clamp_min(_QUIETEST_PEAK)
-        return (power / peak).clamp_min(10**_FLOOR).log10()[None]
+        return power.div_(peak).clamp_min_(10**_FLOOR).log10_()[None]  # in place: of three hours, 0.17 GB each
 
     def identity(self, layer: int) -> dict[str, Any]:
         # Filters and window are computed: their last bits may differ between machines, so they are not hashed.

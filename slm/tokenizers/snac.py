@@ -143,14 +143,13 @@ class SnacTokenizer(NeuralCodec):
             yield first, last, max(0, first - context), min(frames, last + context)
 
     @classmethod
-    def write_untrained(cls, folder: Path, seed: int = 0, **changes: Any) -> None:
+    def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:
         """`config.json` (of 24 kHz) and `pytorch_model.bin` with random weights; `changes` are fields of the former."""
         import torch
 
-        from slm.tokenizers._untrained import noise
+        from slm.tokenizers._untrained import noise, own_folder
 
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
+        folder = own_folder(folder)
         config = {**SNAC_24KHZ, **changes}
         network = require_snac()
         with torch.random.fork_rng(devices=[]), torch.no_grad():

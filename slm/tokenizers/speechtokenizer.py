@@ -14,7 +14,8 @@ from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import conv_context
-from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick, refuse_filled_folder
+from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick
+from slm.tokenizers._untrained import own_folder
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -110,11 +111,11 @@ class SpeechTokenizer(SEANetCodec):
         return np.concatenate([audio[0, 0].cpu().numpy() for audio in made])
 
     @classmethod
-    def write_untrained(cls, folder: Path, seed: int = 0, **changes: Any) -> None:
+    def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:
         """A checkpoint as the authors publish it, with random weights; `changes` are fields of `config.json`."""
         import torch
 
-        refuse_filled_folder(folder)
+        folder = own_folder(folder)
         config = {**PUBLISHED, **changes}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from slm.errors import UsageError
 from slm.files import atomic_directory
@@ -54,6 +54,7 @@ class SQCodecTokenizer(NeuralCodec):
     Follows github.com/yangdongchao/SimpleSpeech and `sq_codec.py` of SpeechBrain 1.0.
     """
 
+    batching: Literal["none", "frames", "samples"] = "samples"
     mismatch: ClassVar[Mapping[str, str]] = {"batched": "under 0.01 %"}
     about: ClassVar[Mapping[str, str]] = {
         "sq-codec": "19683 x 4 (scalars in threes) at 50 Hz from 16 kHz; decodes; needs SQ-Codec.zip of "
@@ -66,7 +67,8 @@ class SQCodecTokenizer(NeuralCodec):
         self.model = build(config, {name: value.float() for name, value in state.items()}, checkpoint).to(device)
         hop, offset = self.model.frame_rule()
         # Other forms leave out windows at the end of a clip that are not full, which rows of a batch would fill.
-        self.batching = "samples" if config["causal"] and config["num_samples"] == 1 else "none"
+        if not config["causal"] or config["num_samples"] != 1:
+            self.batching = "none"
         # Averaging over `num_samples`, where there is any, reaches no further than one frame.
         self.context_frames = conv_context(self.model.encoder, hop) + 1
         self.decoder_context_frames = conv_context(self.model.decoder, hop, from_frames=True) + 1
@@ -104,17 +106,16 @@ class SQCodecTokenizer(NeuralCodec):
         return 3 ** torch.arange(DIGITS, device=like.device)[:, None]
 
     @classmethod
-    def write_untrained(cls, folder: Path, seed: int = 0, **changes: Any) -> None:
+    def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:
         """`config.yaml` and `.pth` as in the authors' archive, with random weights; `changes` are fields of the
         configuration. The archive was not at hand: the sizes are ones that give the published number of parameters."""
         import torch
         import yaml
 
-        from slm.tokenizers._untrained import noise, redraw
+        from slm.tokenizers._untrained import noise, own_folder, redraw
         from slm.tokenizers.networks.sq_codec import Resample
 
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"{folder} is not empty: an untrained checkpoint needs a folder of its own")
+        folder = own_folder(folder)
         config = {**UNTRAINED, **changes}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)

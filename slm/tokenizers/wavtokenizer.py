@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_text
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
-from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick, refuse_filled_folder
+from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick
+from slm.tokenizers._untrained import own_folder
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -83,7 +84,9 @@ class WavTokenizer(SEANetCodec):
         return self.model.decode(codes)
 
     @classmethod
-    def write_untrained(cls, folder: Path, seed: int = 0, width: int = 32, hop: int = 320, **changes: Any) -> None:
+    def write_untrained(
+        cls, folder: str | Path, seed: int = 0, width: int = 32, hop: int = 320, **changes: Any
+    ) -> None:
         """A checkpoint as the authors publish it, with random weights.
 
         `hop` 320 or 600 gives either release; `width` are the encoder's first channels; `changes` are fields of the
@@ -92,7 +95,7 @@ class WavTokenizer(SEANetCodec):
         import torch
         import yaml
 
-        refuse_filled_folder(folder)
+        folder = own_folder(folder)
         form = _published_form(hop)
         for section in form.values():
             section.update({name: value for name, value in changes.items() if name in section})

@@ -97,7 +97,9 @@ def test_the_mode_is_part_of_the_spec(folders: dict[str, str], tmp_path: Path) -
     assert "mode" not in exact.spec.settings
     assert batched.spec.fingerprint != exact.spec.fingerprint
     assert batched.spec.taxonomy["mode"].startswith("batched: ")
-    assert batched.spec.taxonomy["mode"].endswith("4.5 % of codes differed from exact")
+    assert batched.spec.taxonomy["mode"].endswith("4.5 % of codes differed from exact, with random weights on a CPU")
+    tf32 = load_tokenizer("mimi", checkpoint=folders["mimi"], mode="tf32")
+    assert tf32.spec.taxonomy["mode"].endswith("not measured against exact")
     assert load_tokenizer(batched.spec).spec == batched.spec
     (tmp_path / "fast.yaml").write_text(f"name: mimi\nmode: batched\ncheckpoint: {folders['mimi']}\n")
     assert load_tokenizer(tmp_path / "fast.yaml").spec == batched.spec
@@ -108,11 +110,13 @@ def test_the_mode_is_part_of_the_spec(folders: dict[str, str], tmp_path: Path) -
 def test_the_page_says_what_the_specs_say(folders: dict[str, str]) -> None:
     page = (Path(__file__).parents[2] / "docs/tokenizers.md").read_text(encoding="utf-8")
     table = page.split("## Batches")[1].split("\n## ")[0]
-    told = dict(re.findall(r"^\| ([\w-]+)(?: \(causal\))? \| (.*? \| .*?) \|$", table, re.M))
+    told = dict(re.findall(r"^\| ([\w-]+)(?: \(causal\))? \| (.*? \| .*? \| .*?) \|$", table, re.M))
     for name, folder in folders.items():
         tokenizer: Any = load_tokenizer(name, checkpoint=folder)
-        assert told[name] == " | ".join(tokenizer.mismatch.get(mode, "none") for mode in ("batched", "bf16"))
+        shares = {mode: tokenizer.mismatch.get(mode, "not measured") for mode in tokenizer.modes}
+        assert told[name] == " | ".join(shares.get(mode, "none") for mode in ("batched", "tf32", "bf16"))
         assert set(tokenizer.mismatch) | {"tf32"} == set(tokenizer.modes) - {"exact"} | {"tf32"}
+        assert tokenizer.modes == type(tokenizer).known_modes()
 
 
 def test_a_mode_that_a_tokenizer_has_not_is_refused(folders: dict[str, str]) -> None:
