@@ -50,7 +50,7 @@ def transcribe(lib: ctypes.CDLL, text: str, mode: int) -> str:
     return " ".join(c.strip() for c in clauses if c.strip())
 
 
-def speak(lib: ctypes.CDLL, phonemes: str, rate: int) -> bytes:
+def speak(lib: ctypes.CDLL, phonemes: str, rate: int, seed: int) -> bytes:
     """int16 samples of phonemes in eSpeak's own alphabet, at `rate` words a minute.
 
     Some variants have an echo, which fills the last buffer of 60 ms: what comes after the end of the sentence is cut.
@@ -68,6 +68,7 @@ def speak(lib: ctypes.CDLL, phonemes: str, rate: int) -> bytes:
             i += 1
         return 0
 
+    lib.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # breath and roughness; unless told, the clock is the seed
     lib.espeak_SetSynthCallback(heard)
     lib.espeak_SetParameter(RATE, rate, 0)
     text = f"[[{phonemes}]]".encode()
@@ -82,7 +83,7 @@ def answer(lib: ctypes.CDLL, request: dict) -> tuple[dict, bytes]:
     if lib.espeak_SetVoiceByName(request["voice"].encode()) != 0:
         return {"error": f"espeak-ng has no voice {request['voice']!r}"}, b""
     if "speak" in request:
-        return {}, speak(lib, request["speak"], request["rate"])
+        return {}, speak(lib, request["speak"], request["rate"], request["seed"])
     both = [[transcribe(lib, text, 0), transcribe(lib, text, IPA)] for text in request["texts"]]
     return {"transcriptions": both}, b""
 

@@ -32,7 +32,7 @@ _STRESS = {"'": "ˈ", "''": "ˈ", ",": "ˌ", "%": "", "=": ""}  # eSpeak's marks
 class EspeakVoice:
     """`espeak:LANGUAGE` or `espeak:LANGUAGE+VARIANT`, such as en-us+f3, fr, de+m2.
 
-    UsageError when the package is missing or the voice unknown. eSpeak NG has no noise, so the seed changes nothing.
+    UsageError when the package is missing or the voice unknown. The seed makes the noise of variants that have any.
     What it writes of a word in its own alphabet and in IPA, phoneme by phoneme, tells how to write one in the other.
     """
 
@@ -116,7 +116,7 @@ class EspeakVoice:
     def synthesize(self, phonemes: str, speed: float, seed: int) -> np.ndarray:
         """float32 `[N]`. The full stop that ends an utterance is melody here, too."""
         own = phonemes.rstrip(".!")
-        _, samples = self._ask(speak=own, rate=round(WORDS_A_MINUTE * speed))
+        _, samples = self._ask(speak=own, rate=round(WORDS_A_MINUTE * speed), seed=seed)
         return np.frombuffer(samples, np.int16).astype(np.float32) / 32768
 
     def pronunciations(self) -> list[str]:
