@@ -8,7 +8,7 @@ length, rate and judges, so it is the one to hold the model's against.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ class JudgedGeneration(Benchmark):
     def run(self, run: Run) -> Result:
         generation = self.setup.generation
         sheet = Sheet(self.name, "prompts", run.resamples, run.seed)
-        judged, left_out = self._continued(run, generation.temperature)
+        judged, left_out, samples = self._continued(run, generation.temperature)
         if not judged:
             raise UsageError(f"generation: nothing to judge; {left_out[0].item}: {left_out[0].reason}")
         references = self._references(judged, run.lm.spec.sample_rate_hz)
@@ -71,14 +71,17 @@ class JudgedGeneration(Benchmark):
             swept = sweep(bench, self.temperatures, lambda t: self._at(run, t)) if self.temperatures else {}
         finally:
             panel.close()
-        return self._result(bench, left_out, run.seed, swept)
+        return self._result(bench, left_out, run.seed, swept, samples)
 
-    def _continued(self, run: Run, temperature: float) -> tuple[list[Judged], list[LeftOut]]:
+    def _continued(self, run: Run, temperature: float) -> tuple[list[Judged], list[LeftOut], list[dict[str, Any]]]:
+        """What to judge, what not and why, and where to listen to it if `continuation` does not say so already."""
         made, out, left_out = find_or_make(self.setup, run, temperature)
         g = self.setup.generation
         rate_hz = run.lm.spec.sample_rate_hz
         judged, silent = read_judged(made, out, self.continuation.prompts, g.prompt_s, g.continue_s, rate_hz)
-        return judged, [*left_out, *silent]
+        below = out.relative_to(run.out).as_posix()
+        samples = [{**one, "folder": f"{below}/{one['folder']}"} for one in made] if below != "." else []
+        return judged, [*left_out, *silent], samples
 
     def _at(self, run: Run, temperature: float) -> tuple[str, list[AudioClip]]:
         generation = replace(self.setup.generation, temperature=temperature)
@@ -90,7 +93,8 @@ class JudgedGeneration(Benchmark):
             return read_references(location, self.setup.generation.continue_s, rate_hz)
         return [j.rest for j in judged if j.rest]
 
-    def _result(self, bench: Bench, left_out: Sequence[LeftOut], seed: int, swept: dict[str, Any]) -> Result:
+    def _result(self, bench: Bench, left_out: Sequence[LeftOut], seed: int, swept: dict[str, Any],
+                samples: Sequence[Mapping[str, Any]]) -> Result:  # fmt: skip
         prompts = self.continuation.prompts
         texts = [bench.notes.get(j.id, {}).get("texts") for j in bench.judged]
         counts = {"prompts": len(prompts), "prompts_continued": len(bench.judged), "references": len(bench.references)}
@@ -114,6 +118,7 @@ class JudgedGeneration(Benchmark):
                 "not_told": bench.unheard,
                 "prompt_audio_sha256": hash_of_prompts(bench.judged),
                 "sweep": swept,
+                "samples": samples,
                 "judged": [{"id": j.id, **bench.notes.get(j.id, {})} for j in bench.judged],
                 "note": note_of(bench),
             },

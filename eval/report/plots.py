@@ -24,8 +24,27 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
+    """A line; `labels`, where there are some, stand beside its points."""
+
     name: str
     points: Points
+    labels: tuple[str, ...] = ()
+
+    def table(self, most: int = 12) -> list[tuple[str, float, float]]:
+        """(label, x, y) of each point, of a long line some and the last."""
+        rows = [
+            (label, *point) for label, point in zip(self.labels or ("",) * len(self.points), self.points, strict=True)
+        ]
+        return rows if len(rows) <= most else [*rows[:: len(rows) // most + 1], rows[-1]]
+
+    def trace(self, lines: bool) -> dict[str, Any]:
+        """As Plotly has it."""
+        mode = "lines+markers" if lines and len(self.points) > 1 else "markers"
+        made: dict[str, Any] = {"type": "scatter", "mode": mode, "name": self.name,
+                                "x": [x for x, _ in self.points], "y": [y for _, y in self.points]}  # fmt: skip
+        if self.labels:
+            made |= {"text": list(self.labels), "mode": f"{mode}+text", "textposition": "top center"}
+        return made
 
 
 @dataclass(frozen=True)
@@ -42,11 +61,7 @@ class View:
 
     def figure(self) -> dict[str, Any]:
         """`data` and `layout` of Plotly. Colours are left to the page, which knows whether it is dark."""
-        data = [
-            {"type": "scatter", "mode": "lines+markers" if self.lines and len(s.points) > 1 else "markers",
-             "name": s.name, "x": [x for x, _ in s.points], "y": [y for _, y in s.points]}
-            for s in self.series
-        ]  # fmt: skip
+        data = [s.trace(self.lines) for s in self.series]
         layout: dict[str, Any] = {
             "xaxis": {"title": {"text": self.x}, "type": "log" if self.log_x else "linear"},
             "yaxis": {"title": {"text": self.y}},
@@ -77,7 +92,7 @@ def plotly_script() -> Path | None:
 
 
 def make_plots(evaluated: Sequence[Evaluated], trainings: Sequence[Training]) -> list[Plot]:
-    return [quality_plot(evaluated), zero_shot_plot(evaluated), compute_plot(trainings)]
+    return [quality_plot(evaluated), zero_shot_plot(evaluated), sweep_plot(evaluated), compute_plot(trainings)]
 
 
 def quality_plot(evaluated: Sequence[Evaluated]) -> Plot:
@@ -141,6 +156,44 @@ def _bits_per_s(result: Mapping[str, Any]) -> float | None:
     found = [s for s in result["scores"][MODEL] if s["metric"] == "bits_per_s"]
     right = [s for s in found if s["item"].endswith("right items")]
     return (right or found)[0]["value"] if found else None
+
+
+def sweep_plot(evaluated: Sequence[Evaluated]) -> Plot:
+    """The curve of each model over temperatures: perplexity of what it says against VERT; recordings; and where the
+    curve meets theirs. Points go by temperature, not by VERT."""
+    views: dict[str, list[Series]] = {}
+    for run in evaluated:
+        for result in run.record["results"]:
+            if swept := result["details"].get("sweep"):
+                own = views.setdefault(f"{result['benchmark']}, {result['split']}", [])
+                own += [s for s in swept_series(run.name, swept) if s.points and s not in own]
+    made = [View(name, "VERT (%): less is more diverse", "perplexity of the transcripts", tuple(series))
+            for name, series in views.items() if series]  # fmt: skip
+    about = (
+        "A model that is sampled colder says likelier and duller things, so models compare along the whole curve, and "
+        "with recordings where it meets their VERT or their perplexity. A curve that does not come there has no such "
+        "point. Perplexities of different text models or recognizers cannot be compared."
+    )
+    absent = (
+        "" if made else "No temperatures were swept: --benchmarks generation --generation.temperatures 0.5,0.8,1.1."
+    )
+    return Plot("sweep", "Perplexity against diversity", about, tuple(made), absent)
+
+
+def swept_series(name: str, swept: Mapping[str, Any]) -> list[Series]:
+    """The curve, the recordings, and the two points where they meet."""
+    points = sorted(swept["points"], key=lambda p: p["temperature"])
+    found = [(p["vert"], p["gen_ppl"], f"T={p['temperature']:g}") for p in points if _finite(p["vert"], p["gen_ppl"])]
+    real, met = swept["recordings"], swept["anchored"]
+    made = [Series(name, [(100 * x, y) for x, y, _ in found], tuple(label for _, _, label in found))]
+    for title, x, y in (
+        ("recordings", real["vert"], real["gen_ppl"]),
+        (f"{name} at the recordings' VERT", real["vert"], met["perplexity_at_vert"]),
+        (f"{name} at the recordings' perplexity", met["vert_at_perplexity"], real["gen_ppl"]),
+    ):
+        if _finite(x, y):
+            made.append(Series(title, [(100 * x, y)]))
+    return made
 
 
 LOSSES = {

@@ -1,14 +1,16 @@
 """What models and tokenizers made of the same recordings, side by side: players, waveforms, spectrograms.
 
 A result tells of its recordings in `details`: `prompts` as the continuation benchmark writes them, or `samples`, each
-with `id`, `folder` and `files` (what it is -> the name of a WAV file in the folder).
+with `id`, `folder` and `files` (what it is -> the name of a WAV file in the folder). What judges said of a continuation
+is read from `judged` of the generation benchmark.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +33,9 @@ class Take:
     what: str
     file: Path
     cut_s: float
+    heard: str | None = None
+    """What a recognizer understood: of the prompt, or of what the model added to it. None: nobody listened."""
+    ratings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Player:
     audio: str
     picture: str
     wave: Waveform
+    heard: str | None = None
+    ratings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,44 @@ def collect_takes(evaluated: Sequence[Evaluated]) -> dict[str, tuple[str, list[T
     """Id of a recording -> its text and its takes; the recording itself once, though every run has it."""
     made: dict[str, tuple[str, list[Take]]] = {}
     for run in evaluated:
+        notes = judged_notes(run)
         for result in run.record["results"]:
             for entry in (*result["details"].get("prompts", ()), *result["details"].get("samples", ())):
                 _, takes = made.setdefault(str(entry["id"]), (entry.get("text") or "", []))
                 given = {take.what for take in takes if take.what in ("prompt", "original")}
-                takes += [take for take in _takes(run, entry) if take.what not in given]
+                takes += [noted(take, notes.get(str(entry["id"]), {})) for take in _takes(run, entry)
+                          if take.what not in given]  # fmt: skip
     return {key: (text, takes) for key, (text, takes) in made.items() if takes}
+
+
+def judged_notes(run: Evaluated) -> dict[str, Mapping[str, Any]]:
+    """Id of a prompt -> what judges said of it and of its continuation, as the generation benchmark has it."""
+    return {str(note["id"]): note for r in run.record["results"] for note in r["details"].get("judged", ())}
+
+
+def noted(take: Take, note: Mapping[str, Any]) -> Take:
+    """With the transcript of the part that it is about, and the ratings of a continuation."""
+    texts = note.get("texts") or {}
+    if take.what == "prompt":
+        return replace(take, heard=texts.get("prompt"))
+    return replace(take, heard=texts.get("continuation"), ratings=ratings_of(note)) if take.what == "whole" else take
+
+
+def ratings_of(note: Mapping[str, Any]) -> tuple[str, ...]:
+    """Opinions, each with its name: `distillmos 3.42`. The perplexity is that of the transcript alone."""
+    found: dict[str, float] = {}
+    for name, value in note.items():
+        found |= value if isinstance(value, Mapping) and name != "texts" else {}
+    made = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if isinstance(value, int | float)]
+    if (rating := note.get("text_lm_rating")) is not None:
+        made.append(f"makes sense {rating:.2f} of 5, says the text model")
+    if (nats := note.get("nll_nats_per_token")) is not None:
+        made.append(f"perplexity {format_plain(math.exp(min(nats, 700.0)))}")
+    return tuple(made)
+
+
+def format_plain(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _takes(run: Evaluated, entry: Mapping[str, Any]) -> Iterator[Take]:
@@ -94,4 +133,5 @@ def _player(take: Take, name: str, out: Path) -> Player:
     wave = draw_waveform(take.file, take.cut_s or 1e9)  # all of one colour where nothing was added
     given = take.what in ("prompt", "original")
     title = TITLES.get(take.what, take.what.replace("_", " "))
-    return Player(title, "" if given else take.run.name, quote(f"media/{name}.wav"), quote(f"media/{name}.png"), wave)
+    return Player(title, "" if given else take.run.name, quote(f"media/{name}.wav"), quote(f"media/{name}.png"), wave,
+                  take.heard, take.ratings)  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.eval.material import LevelLM, random_lexical, random_syntactic, write_level, write_lexical, write_syntactic
+from tests.eval.site_material import build, write_results
 
 
 @pytest.fixture
@@ -26,3 +27,14 @@ def lm(monkeypatch) -> LevelLM:
     made = LevelLM()
     monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
     return made
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> list[Path]:
+    """Folders to make a site of. Nothing is written to them later."""
+    return write_results(tmp_path_factory.mktemp("given"))
+
+
+@pytest.fixture(scope="module")
+def site(given, tmp_path_factory) -> Path:
+    return build(given, tmp_path_factory.mktemp("made") / "site")
