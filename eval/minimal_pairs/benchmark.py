@@ -191,7 +191,13 @@ def _shortcuts(pairs: Sequence[Pair], phonemes: Counter[str]) -> dict[str, Any]:
         of_voice = [pair for pair in pairs if pair.labels["voice"] == name]
         heard = phonemes + Counter(p for pair in of_voice for side in phonemes_of(pair) for p in side)
         faster = sum((p.right.speed > p.wrong.speed) + (p.right.speed == p.wrong.speed) / 2 for p in of_voice)
-        made[name] = {**statistics(of_voice, heard), "faster_is_right": round(faster / len(of_voice), 4)}
+        counts = [(len(right), len(wrong)) for right, wrong in map(phonemes_of, of_voice)]
+        longer = sum((right > wrong) + (right == wrong) / 2 for right, wrong in counts)
+        made[name] = {
+            **statistics(of_voice, heard),
+            "more_phonemes_is_right": round(longer / len(of_voice), 4),
+            "faster_is_right": round(faster / len(of_voice), 4),
+        }
     return made
 
 

@@ -28,8 +28,8 @@ SPARE = 1.3  # designs tried for each that is wanted
 
 @dataclass
 class Sieve:
-    """Lets designs pass of which every voice says the right and the wrong sentence with equally many phonemes, and all
-    words of which are trained on. `left_out`: reason -> how many designs, and for words never trained on, which."""
+    """Lets designs pass of which every voice says the two right sentences with as many phonemes as the two wrong ones,
+    and all words of which are trained on. `left_out`: reason -> how many designs."""
 
     voices: Mapping[str, Voice]
     trained: Mapping[str, int] | None
@@ -48,8 +48,10 @@ class Sieve:
 
 
 def _equal(voice: Voice, design: grammar.Design) -> bool:
+    """Where one sentence of a pair has a phoneme more (is, are), that of the other pair has one less: the right
+    sentence is the longer one in just one of the two. False also for what the voice cannot read."""
     counts = [[len(voice.ipa(voice.phonemize(text))) for text in side] for side in (design.correct, design.incorrect)]
-    return counts[0] == counts[1] and all(counts[0])
+    return sum(counts[0]) == sum(counts[1]) and all(map(all, counts))
 
 
 def plan_sentences(

@@ -51,18 +51,20 @@ class EspeakVoice:
         self._said: dict[str, str] = {}
         self._ipa: dict[str, str] = {}  # eSpeak's phoneme -> IPA
         self._seen: dict[str, Counter[str]] = {}  # IPA -> eSpeak's phonemes
-        self._check_variant()
-        self._transcribe([""])
+        self._check_names()
 
-    def _check_variant(self) -> None:
+    def _check_names(self) -> None:
         """eSpeak NG takes an unknown variant for none."""
-        _, plus, variant = self.name.partition("+")
+        language, plus, variant = self.name.partition("+")
         folder = Path(self._places[1], "voices", "!v")
         if not folder.is_dir():
             folder = Path(self._places[1], "espeak-ng-data", "voices", "!v")
         if plus and not (folder / variant).is_file():
             known = sorted(p.name for p in folder.iterdir())
             raise UsageError(f"espeak has no variant {variant!r}; known: {', '.join(known)}")
+        languages = sorted(p.name.lower() for p in (folder.parent.parent / "lang").rglob("*") if p.is_file())
+        if language.lower() not in languages:
+            raise UsageError(f"espeak has no language {language!r}; known: {', '.join(languages)}")
 
     def _ask(self, **request: Any) -> tuple[dict[str, Any], bytes]:
         if self._process is None:
