@@ -25,6 +25,9 @@ from slm.types import stable_hash
 READINGS = 3  # of each sentence by each voice, at speeds of their own
 SPARE = 1.3  # designs tried for each that is wanted
 
+Readings = Sequence[Mapping[str, Pair]]
+"""Of one pair: at each speed, the voices that could match it."""
+
 
 @dataclass
 class Sieve:
@@ -60,14 +63,15 @@ def plan_sentences(
     """`pairs` pairs, fewer where not so many can be matched, each by every voice: whole designs, the subtypes in turn.
     `held_out`: only of contents that no training sentence made here has."""
     rng = random.Random(stable_hash(["sentences", seed]))
-    wanted = round((pairs + 1) // 2 * SPARE) + 2
-    designs = list(islice(_designs(world, rng, sieve, held_out), wanted))
-    contrasts = [c for d in designs for c in _contrasts(voices, d, rng)]
-    found = equally_long(contrasts, studio, seed)
-    readings = [found[i : i + READINGS] for i in range(0, len(found), READINGS)]  # of each pair
-    both = zip(readings[::2], readings[1::2], strict=True)
-    whole = [half for halves in both if all(_by_all(voices, half) for half in halves) for half in halves][:pairs]
-    groups = [[r[name] for r in half if name in r] for half in whole for name in voices]
+    designs = _designs(world, rng, sieve, held_out)
+    whole: list[Readings] = []
+    while len(whole) < pairs and (more := list(islice(designs, round((pairs - len(whole)) / 2 * SPARE) + 2))):
+        contrasts = [c for design in more for c in _contrasts(voices, design, rng)]
+        found = equally_long(contrasts, studio, seed)
+        readings = [found[i : i + READINGS] for i in range(0, len(found), READINGS)]  # of each pair
+        both = zip(readings[::2], readings[1::2], strict=True)
+        whole += [half for halves in both if all(_by_all(voices, half) for half in halves) for half in halves]
+    groups = [[r[name] for r in half if name in r] for half in whole[:pairs] for name in voices]
     options = [np.array([[*duration_features(p), *speed_features(p)] for p in group]) for group in groups]
     picked = choose_balanced(options, np.random.default_rng(seed))
     chosen = [group[i] for group, i in zip(groups, picked, strict=True)]
@@ -78,7 +82,7 @@ def _designs(world: Grammar, rng: random.Random, sieve: Sieve, held_out: bool) -
     return filter(sieve.passes, grammar.test_designs(rng, world.designs, held_out))
 
 
-def _by_all(voices: Mapping[str, Voice], readings: Sequence[Mapping[str, Pair]]) -> bool:
+def _by_all(voices: Mapping[str, Voice], readings: Readings) -> bool:
     return all(any(name in reading for reading in readings) for name in voices)
 
 

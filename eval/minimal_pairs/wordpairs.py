@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,19 +35,19 @@ def plan_words(
     corpus: Sequence[Utterance],
 ) -> list[Option]:
     """`pairs` words, fewer where not so many can be matched: a fifth of frequency 0, the others in equal parts of the
-    bands of frequency as far as there are words; of each the candidate that, with the others, leaves no property that
+    bands of frequency, as far as there are words; of each the candidate that, with the others, leaves no property that
     tells words from pseudo-words."""
-    rng = random.Random(stable_hash(["words", seed]))
-    chosen: list[Option] = []
-    unheard = [w for w in vocabulary.words if not w.frequency]
-    heard = [[w for w in vocabulary.words if low <= w.frequency < high] for low, high in BANDS]
-    number = pairs if not any(heard) else min(round(pairs * HELD_OUT_SHARE), len(unheard))
-    for bands, wanted in (([unheard], number), (heard, pairs - number)):
-        if wanted:
-            words = _sample(bands, wanted, rng)
-            groups = _options(voices, studio, vocabulary, words, rng, seed)
-            chosen += _balanced(_take(groups, bands, wanted), studio, vocabulary, corpus, seed)
-    return chosen
+    maker = _Maker(voices, studio, vocabulary, seed)
+    unheard = _Pool(maker, [[w for w in vocabulary.words if not w.frequency]])
+    heard = _Pool(maker, [[w for w in vocabulary.words if low <= w.frequency < high] for low, high in BANDS])
+    few = unheard.find(round(pairs * HELD_OUT_SHARE))
+    many = heard.find(pairs - few)
+    few = unheard.find(pairs - many) if few + many < pairs else few
+    return [
+        option
+        for pool, number in ((unheard, few), (heard, many))
+        for option in _balanced(pool.take(number), studio, vocabulary, corpus, seed)
+    ]
 
 
 def shares(available: Sequence[int], wanted: int) -> list[int]:
@@ -60,31 +61,58 @@ def shares(available: Sequence[int], wanted: int) -> list[int]:
     return made
 
 
-def _sample(bands: Sequence[Sequence[Word]], wanted: int, rng: random.Random) -> list[Word]:
-    numbers = shares([len(band) for band in bands], round(wanted * SPARE) + 2)
-    return [word for band, n in zip(bands, numbers, strict=True) for word in rng.sample(list(band), n)]
+@dataclass(frozen=True)
+class _Maker:
+    """Candidates of words. Those of a word depend on it and the seed alone."""
+
+    voices: Mapping[str, Voice]
+    studio: Studio
+    vocabulary: Vocabulary
+    seed: int
+
+    def options(self, words: Sequence[Word]) -> dict[Word, list[Option]]:
+        """Of each word, the candidates that every voice can match; words without any are absent."""
+        contrasts, of = list[Contrast](), list[Word]()
+        for word in words:
+            rng = random.Random(stable_hash(["pseudo-words", self.seed, word.text]))
+            for made in self.vocabulary.chains.pseudo_words(word.pronunciation, rng, CANDIDATES):
+                if contrast := _contrast(self.voices, word, made):
+                    contrasts.append(contrast)
+                    of.append(word)
+        options: dict[Word, list[Option]] = {}
+        for word, matched in zip(of, equally_long(contrasts, self.studio, self.seed), strict=True):
+            if len(matched) == len(self.voices):
+                options.setdefault(word, []).append([matched[name] for name in self.voices])
+        return options
 
 
-def _options(
-    voices: Mapping[str, Voice],
-    studio: Studio,
-    vocabulary: Vocabulary,
-    words: Sequence[Word],
-    rng: random.Random,
-    seed: int,
-) -> dict[Word, list[Option]]:
-    """Of each word, the candidates that every voice can match; words without any are absent."""
-    contrasts, of = list[Contrast](), list[Word]()
-    for word in words:
-        for made in vocabulary.chains.pseudo_words(word.pronunciation, rng, CANDIDATES):
-            if contrast := _contrast(voices, word, made):
-                contrasts.append(contrast)
-                of.append(word)
-    options: dict[Word, list[Option]] = {}
-    for word, matched in zip(of, equally_long(contrasts, studio, seed), strict=True):
-        if len(matched) == len(voices):
-            options.setdefault(word, []).append([matched[name] for name in voices])
-    return options
+class _Pool:
+    """Words in bands, in an order of chance, tried until enough have been matched."""
+
+    def __init__(self, maker: _Maker, bands: Sequence[Sequence[Word]]):
+        rng = random.Random(stable_hash(["words", maker.seed]))
+        self.maker = maker
+        self.bands = [rng.sample(list(band), len(band)) for band in bands]
+        self.tried = [0] * len(bands)
+        self.found: dict[Word, list[Option]] = {}
+
+    def find(self, wanted: int) -> int:
+        """How many of `wanted` words there are."""
+        while len(self.found) < wanted:
+            left = [len(band) - n for band, n in zip(self.bands, self.tried, strict=True)]
+            more = shares(left, round((wanted - len(self.found)) * SPARE) + 2)
+            if not any(more):
+                break
+            parts = zip(self.bands, self.tried, more, strict=True)
+            self.found |= self.maker.options([w for band, n, m in parts for w in band[n : n + m]])
+            self.tried = [n + m for n, m in zip(self.tried, more, strict=True)]
+        return min(wanted, len(self.found))
+
+    def take(self, wanted: int) -> list[list[Option]]:
+        """The options of so many words, in equal parts of the bands."""
+        matched = [[w for w in band if w in self.found] for band in self.bands]
+        numbers = shares([len(band) for band in matched], wanted)
+        return [self.found[word] for band, n in zip(matched, numbers, strict=True) for word in band[:n]]
 
 
 def _contrast(voices: Mapping[str, Voice], word: Word, made: Pronunciation) -> Contrast | None:
@@ -97,13 +125,6 @@ def _contrast(voices: Mapping[str, Voice], word: Word, made: Pronunciation) -> C
     both = [*map(bare, word.pronunciation)], [*map(bare, made)]
     labels = {"word": word.text, "frequency": word.frequency}
     return Contrast(word.text, "".join(both[1]), said, dict.fromkeys(voices, both), labels)
-
-
-def _take(groups: Mapping[Word, list[Option]], bands: Sequence[Sequence[Word]], wanted: int) -> list[list[Option]]:
-    """The options of `wanted` words, in equal parts of the bands."""
-    matched = [[w for w in band if w in groups] for band in bands]
-    numbers = shares([len(band) for band in matched], wanted)
-    return [groups[word] for band, n in zip(matched, numbers, strict=True) for word in band[:n]]
 
 
 def _balanced(

@@ -227,6 +227,16 @@ def test_too_few_pairs_say_why(sources, tmp_path):
         make(tmp_path / "out", transcripts=str(tmp_path / "text.txt"), grammar=sources["grammar"])
 
 
+def test_as_many_pairs_as_the_complaint_promises_can_be_made(sources, tmp_path):
+    (tmp_path / "some.csv").write_text("word,frequency\n" + "".join(f"{w},{i % 3}\n" for i, w in enumerate(WORDS[:40])))
+    given = {"lexicon": str(tmp_path / "some.csv"), "grammar": sources["grammar"]}
+    with pytest.raises(UsageError) as complaint:
+        make(tmp_path / "out", pairs=100, **given)
+    promised = int(str(complaint.value).split("--pairs ")[1].split()[0])
+    assert promised >= 10
+    assert len(gold(make(tmp_path / "out", pairs=promised, **given), "lexical")) == 4 * promised
+
+
 def test_shares_by_hand():
     assert shares([10, 10, 10, 10], 8) == [2, 2, 2, 2]
     assert shares([1, 0, 10, 3], 8) == [1, 0, 4, 3]
