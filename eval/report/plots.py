@@ -44,6 +44,7 @@ class Series:
                                 "x": [x for x, _ in self.points], "y": [y for _, y in self.points]}  # fmt: skip
         if self.labels:
             made |= {"text": list(self.labels), "mode": f"{mode}+text", "textposition": "top center"}
+            made["cliponaxis"] = False
         return made
 
 

@@ -6,14 +6,16 @@ import json
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from eval.judges.answers import Answers, answers_of, key_of
 from eval.judges.base import Judge, JudgeRecord, in_equal_batches
 from eval.judges.crew import Asked, Crew, Recipe, weighs_too_much
-from eval.judges.mos import MosJudge, Utmos
+from eval.judges.mos import Dnsmos, MosJudge, Utmos
 from eval.judges.speaker import SpeakerJudge, XVector
 from slm.types import AudioClip
+from tests.tokenizers.speech import real_clips
 
 
 class Meter(Judge):
@@ -184,6 +186,7 @@ def test_x_vectors_of_a_batch_are_those_of_each_alone(tmp_path):
 
 HUB = '''
 dependencies = ["torch"]
+import pytest
 import torch
 
 
@@ -213,3 +216,13 @@ def test_utmos_is_asked_as_its_hub_file_defines_it(tmp_path):
     ]  # fmt: skip
     assert json.dumps(judge.record().to_dict()).count(str(tmp_path)) == 1
     assert not judge.model.training
+
+
+def test_dnsmos_is_what_its_own_command_says():
+    """Its package begins a session with threads of its own choice; here they are as many as we are given."""
+    package = pytest.importorskip("speechmos.dnsmos", reason="pip install --no-deps speechmos==0.0.1.1")
+    clip = real_clips(16_000, 1)[0].samples[: 5 * 16_000]  # twice it is one window
+    (found,) = Dnsmos().rate([AudioClip("x", clip, 16_000)])
+    said = package.run(clip, 16_000)
+    assert found == {f"dnsmos_{part}": pytest.approx(said[f"{part}_mos"], abs=1e-4)
+                     for part in ("ovrl", "sig", "bak", "p808")}  # fmt: skip

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,3 +222,26 @@ def test_a_metric_whose_package_is_not_there_says_what_installs_it(monkeypatch):
     monkeypatch.setattr("eval.metrics.signals.find_spec", lambda name: None)
     assert METRICS.get("pesq")().missing() == "pip install pesq"
     assert METRICS.get("snr")().missing() == ""
+
+
+@pytest.mark.parametrize(
+    ("domain", "rate", "options"), [("speech", 16_000, ["--speech_mode"]), ("music", 48_000, [])]
+)
+def test_visqol_is_what_its_own_command_says_of_the_files(tmp_path, domain, rate, options):
+    """The command reads WAV files, and chooses mode, model and mapping by itself."""
+    asked = metric("visqol")
+    pytest.importorskip("ai_edge_litert", reason="pip install 'visqol-python[lattice]'")
+    import soxr
+
+    x = soxr.resample(speech(), 16_000, rate) if rate != 16_000 else speech()
+    files = {"reference": x, "degraded": x + noise(3, 0.02, len(x))}
+    for name, samples in files.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate, subtype="PCM_16")
+    read = [soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0] for name in files]
+    command = [sys.executable, "-m", "visqol", *options]
+    command += [part for name in files for part in (f"--{name}", str(tmp_path / f"{name}.wav"))]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    expected = float(re.search(r"MOS-LQO:\s*([\d.]+)", said)[1])
+    found = asked.measure(SignalPair("a", *read, rate, domain))[0]
+    assert 1 < found < 4.9
+    assert found == pytest.approx(expected, abs=5e-5)
