@@ -9,9 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -117,7 +118,8 @@ class Utmos(MosJudge):
             raise MissingJudgeError(f"UTMOS needs {how} and --judges.utmos DIR")
         try:
             where = "local" if is_local else "github"
-            made = torch.hub.load(self.source, "utmos22_strong", source=where, trust_repo=True, verbose=False)
+            with _torchaudio_or_stub(), _without("speechmos"):
+                made = torch.hub.load(self.source, "utmos22_strong", source=where, trust_repo=True, verbose=False)
         except (OSError, ImportError, RuntimeError, ValueError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MissingJudgeError(f"UTMOS needs {how} and --judges.utmos DIR ({reason})") from None
@@ -141,15 +143,39 @@ MOS_JUDGES: dict[str, type[Dnsmos] | type[DistillMos] | type[Utmos]] = {
 
 @contextmanager
 def _torchaudio_or_stub() -> Iterator[None]:
-    """DistillMOS imports torchaudio to read files, which is not used here: where it does not import, an empty module
-    stands in for it, for as long as the import takes. Left there, it would mislead others."""
+    """DistillMOS imports torchaudio to read files, UTMOS to resample; neither is needed here. Where it does not import,
+    a module of that name stands in for it, for as long as the import takes. Left there, it would mislead others."""
     try:
         import torchaudio  # noqa: F401
     except (ImportError, OSError):
-        sys.modules["torchaudio"] = ModuleType("torchaudio")
+        stub = ModuleType("torchaudio")
+        stub.__spec__ = ModuleSpec("torchaudio", None)  # torch.hub looks for it
+        stub.functional = SimpleNamespace(resample=_at_one_rate)  # type: ignore[attr-defined]
+        sys.modules["torchaudio"] = stub
         try:
             yield
         finally:
             sys.modules.pop("torchaudio", None)
     else:
         yield
+
+
+def _at_one_rate(wave: Any, orig_freq: int, new_freq: int) -> Any:
+    assert orig_freq == new_freq == RATE_HZ
+    return wave
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Another package of that name may be imported inside: UTMOS's code is called as DNSMOS's package is."""
+
+    def named() -> list[str]:
+        return [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+
+    before = {name: sys.modules.pop(name) for name in named()}
+    try:
+        yield
+    finally:
+        for name in named():
+            del sys.modules[name]
+        sys.modules.update(before)

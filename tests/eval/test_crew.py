@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -184,37 +185,41 @@ def test_x_vectors_of_a_batch_are_those_of_each_alone(tmp_path):
         np.testing.assert_allclose(together[1], judge.model(heard).embeddings[0], atol=1e-4)
 
 
-HUB = '''
-dependencies = ["torch"]
-import pytest
+HUB = 'dependencies = ["torch", "torchaudio"]\nfrom speechmos.utmos22 import Strong as utmos22_strong\n'
+STRONG = '''
 import torch
+import torchaudio
 
 
 class Strong(torch.nn.Module):
     """As utmos22_strong is called: waves [B, N] and their rate -> [B]."""
 
-    def __init__(self):
+    def __init__(self, progress=True, pretrained=True):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(2.0))
 
     def forward(self, wave, sr):
-        assert sr == 16_000 and wave.ndim == 2
+        wave = torchaudio.functional.resample(wave, orig_freq=sr, new_freq=16000)
         return 1 + self.scale * wave.abs().mean(dim=1)
-
-
-def utmos22_strong(progress=True):
-    return Strong()
 '''
 
 
-def test_utmos_is_asked_as_its_hub_file_defines_it(tmp_path):
+def test_utmos_is_loaded_beside_a_package_of_the_same_name(tmp_path, monkeypatch):
+    """Its code lies in a folder `speechmos`, as DNSMOS's package is called; torchaudio need not be there."""
+    other = ModuleType("speechmos")
+    monkeypatch.setitem(sys.modules, "speechmos", other)
+    (tmp_path / "speechmos").mkdir()
+    (tmp_path / "speechmos/__init__.py").touch()
+    (tmp_path / "speechmos/utmos22.py").write_text(STRONG)
     (tmp_path / "hubconf.py").write_text(HUB)
     judge = Utmos(str(tmp_path))
+    assert sys.modules["speechmos"] is other
+    assert "speechmos.utmos22" not in sys.modules
     given = [AudioClip("a", np.full(8000, v, np.float32), 16_000) for v in (0.5, -0.25)]
     assert judge.rate([*given, AudioClip("b", np.ones(100, np.float32), 16_000)]) == [
         {"utmos": 2.0}, {"utmos": 1.5}, None
     ]  # fmt: skip
-    assert json.dumps(judge.record().to_dict()).count(str(tmp_path)) == 1
+    assert str(tmp_path) in judge.record().sentence()
     assert not judge.model.training
 
 
