@@ -2,7 +2,8 @@
 
 sdpa, eager: a mask [B, 1, L, L]. flex_attention: the same rule as a block mask, which costs no memory in L^2.
 varlen (PyTorch's own flash attention), flash_attention_2, _3: all rows laid in one, with the places where documents
-begin; padding is a document of its own.
+begin; padding is a document of its own. by_document: the same by one causal sdpa for each document, anywhere; on a CPU
+that is faster than a mask, by as much as documents are shorter than rows.
 The rule is given outright because some families (OPT) do not derive it from positions, and none does for several
 rows under flash attention. `check_attention` finds the families for which it is not the whole truth.
 """
@@ -14,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,22 +23,24 @@ from torch.nn import functional as F
 
 from slm.errors import UsageError, did_you_mean
 
-BACKENDS = ("sdpa", "eager", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention")
-_FLATTENED = ("varlen", "flash_attention_2", "flash_attention_3")
-REFERENCE = "slm_document_by_document"  # what flash attention is checked with where it cannot run
+BACKENDS = ("sdpa", "eager", "by_document", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention")
+_FLATTENED = ("by_document", "varlen", "flash_attention_2", "flash_attention_3")
 
 
 def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
     """The backend that an option means. `auto`: on CUDA the fastest flash attention there is, if weights are computed
-    with in bf16, else flex attention when compiled; else sdpa, or what the family has. UsageError where one cannot run.
+    with in bf16, else flex attention when compiled; on a CPU by_document, unless compiled, which it cannot be; else
+    sdpa, or what the family has. UsageError where one cannot run.
     """
     installed = _flash_attention()
+    if name == "auto" and not cuda:
+        return "auto" if compiled else "by_document"
     if name == "auto":
-        flash = [backend for backend, there in installed.items() if there and cuda and bf16]
-        return flash[0] if flash else "flex_attention" if cuda and compiled else "auto"
+        flash = [backend for backend, there in installed.items() if there and bf16]
+        return flash[0] if flash else "flex_attention" if compiled else "auto"
     if name not in BACKENDS:
         raise UsageError(f"model.attention: no {name!r}{did_you_mean(name, ('auto', *BACKENDS))}")
-    if name in ("sdpa", "eager"):
+    if name in ("sdpa", "eager", "by_document"):
         return name
     if not cuda:
         raise UsageError(f"model.attention {name} needs a CUDA device: take auto or sdpa")
@@ -76,6 +78,8 @@ def register_attention(backend: str) -> None:
     """Make a backend that is not transformers' own known to it."""
     from transformers import AttentionInterface
 
+    if backend == "by_document":
+        AttentionInterface.register(backend, by_document)
     attend = _varlen_attention()
     if backend != "varlen" or attend is None:
         return
@@ -97,7 +101,7 @@ def register_attention(backend: str) -> None:
 
 def is_flattened(backend: str) -> bool:
     """Whether this backend takes all rows as one."""
-    return backend in (*_FLATTENED, REFERENCE)
+    return backend in _FLATTENED
 
 
 def document_starts(positions: Tensor) -> Tensor:
@@ -141,17 +145,19 @@ def _block_mask(document: Tensor) -> Any:
     return create_block_mask(visible, rows, None, length, length, device=str(on), _compile=on.type == "cuda")
 
 
-def document_by_document(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
-                         scaling: float | None = None, cu_seq_lens_q: Tensor | None = None,
-                         **_: Any) -> tuple[Tensor, None]:  # fmt: skip
-    """What flash attention computes, slowly and anywhere: causal attention within each span of `cu_seq_lens_q` of one
-    row. Query `[1, heads, N, D]` -> `[1, N, heads, D]`. A family that does not hand the spans on lets documents mix."""
-    spans = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+def by_document(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
+                scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None,
+                **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+    """What flash attention computes, anywhere: causal attention within each span of `cu_seq_lens_q` of one row, without
+    them within each row. Query `[B, heads, N, D]` -> `[B, N, heads, D]`. A family that does not hand the spans on lets
+    documents mix."""
+    if query.shape[2] != key.shape[2]:
+        raise ValueError("by_document attention takes whole documents: none that goes on from a cache")
+    lengths = [query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
+    documents = zip(*(x.to(value.dtype).split(lengths, dim=2) for x in (query, key, value)), strict=True)
     made = [
-        F.scaled_dot_product_attention(
-            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=True
-        )
-        for a, b in pairwise(spans)
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
+        for q, k, v in documents
     ]
     return torch.cat(made, dim=2).transpose(1, 2), None
 
@@ -159,8 +165,6 @@ def document_by_document(module: Any, query: Tensor, key: Tensor, value: Tensor,
 @contextmanager
 def reference_attention(body: Any) -> Iterator[None]:
     """Inside, a body that attends by flash or flex attention does so by equals that run on any device."""
-    from transformers import AttentionInterface
-
     backend = body.config._attn_implementation
     if backend == "flex_attention":
         with torch.compiler.set_stance("force_eager"):
@@ -169,8 +173,8 @@ def reference_attention(body: Any) -> Iterator[None]:
     if not is_flattened(backend):
         yield
         return
-    AttentionInterface.register(REFERENCE, document_by_document)
-    body.config._attn_implementation = REFERENCE
+    register_attention("by_document")
+    body.config._attn_implementation = "by_document"
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from slm.data.mixture import Mixture
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
-from slm.model.attention import choose_attention
+from slm.model.attention import choose_attention, is_flattened
 from slm.model.backbone import build_causal_lm, twist_causal_lm, use_liger
 from slm.model.check import check_attention
 from slm.model.checkpoint import ModelRecord
@@ -104,9 +104,18 @@ def make_model(config: TrainConfig, pattern: Pattern) -> AcousticLM:
     weights = config.codebook_weights
     if weights is not None and len(weights) != pattern.num_codebooks:
         raise UsageError(f"codebook_weights: {len(weights)} given for {pattern.num_codebooks} codebooks")
+    cuda, asked = torch.cuda.is_available(), config.model.attention
+    backend = choose_attention(asked, cuda, config.compile, bf16=computes_in_bf16(config.precision))
+    try:
+        return _make_model(config, pattern, backend)
+    except UsageError:  # of a family, perhaps, that does not hand on where documents begin
+        if asked != "auto" or not is_flattened(backend):
+            raise
+        return _make_model(config, pattern, "auto")
+
+
+def _make_model(config: TrainConfig, pattern: Pattern, backend: str) -> AcousticLM:
     options = config.model
-    cuda = torch.cuda.is_available()
-    backend = choose_attention(options.attention, cuda, config.compile, bf16=computes_in_bf16(config.precision))
     if options.init_from:
         source, file = options.init_from, options.init_gguf_file
         body = twist_causal_lm(source, pattern, config.seed, file, attention=backend, depth=options.depth)
@@ -115,7 +124,7 @@ def make_model(config: TrainConfig, pattern: Pattern) -> AcousticLM:
     longest = getattr(body.config, "max_position_embeddings", None)
     if longest is not None and longest < config.row_length:
         raise UsageError(f"row_length {config.row_length} is beyond the model's max_position_embeddings, {longest}")
-    model = AcousticLM(body, pattern, weights)
+    model = AcousticLM(body, pattern, config.codebook_weights)
     check_attention(model, pattern, config.row_length)
     if options.kernels == "liger":  # now, since its kernels run on CUDA only
         use_liger(body)

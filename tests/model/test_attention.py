@@ -13,14 +13,14 @@ import torch
 from slm.errors import UsageError
 from slm.model import attention
 from slm.model.acoustic_lm import AcousticLM
-from slm.model.attention import choose_attention, depends_on_length
+from slm.model.attention import depends_on_length
 from slm.model.backbone import build_causal_lm
 from slm.model.check import check_attention
 from slm.patterns import PATTERNS
 from tests.fakes import TINY_BACKBONE
 from tests.model.test_acoustic_lm import FAMILIES, make, steps_of
 
-BACKENDS = ["sdpa", "eager", "flex_attention", "varlen", "flash_attention_2", "flash_attention_3"]
+BACKENDS = ["sdpa", "eager", "by_document", "flex_attention", "varlen", "flash_attention_2", "flash_attention_3"]
 
 
 def softmax_by_hand(q, k, v, scale):
@@ -76,6 +76,7 @@ def on(monkeypatch):
 
     monkeypatch.setattr(attention, "_varlen_attention", lambda: varlen_attn)
     attention.register_attention("varlen")
+    attention.register_attention("by_document")
     monkeypatch.setattr(flash_attention, "get_target_dtype", lambda *_: None)  # else it casts to half precision
     monkeypatch.setattr(flash, "_loaded_implementation", None)
     monkeypatch.setattr(flash, "_lazy_imports", lambda *_, **__: (flash_attn_func, flash_attn_varlen_func, *[None] * 3))
@@ -207,17 +208,10 @@ def test_logits_that_are_made_otherwise_are_refused(monkeypatch):
         check_attention(model, pattern, 64)
 
 
-def test_a_family_that_hands_no_spans_to_flash_attention_is_refused(monkeypatch):
-    """As if a family dropped the arguments on their way."""
-    from transformers.models.llama.modeling_llama import LlamaAttention
-
-    forward = LlamaAttention.forward
-    drop = {"cu_seq_lens_q": None, "cu_seq_lens_k": None}
-    monkeypatch.setattr(LlamaAttention, "forward", lambda self, *a, **k: forward(self, *a, **{**k, **drop}))
-    model, pattern = make()
-    model.causal_lm.base_model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(UsageError, match="does not keep packed documents apart"):
-        check_attention(model, pattern, 64)
+def test_by_document_goes_on_from_no_cache():
+    query, longer = torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 5, 4)
+    with pytest.raises(ValueError, match="whole documents"):
+        attention.by_document(None, query, longer, longer, None)
 
 
 def test_a_depth_transformer_that_sees_the_future_is_refused():
@@ -251,29 +245,3 @@ def test_a_long_row_is_checked_on_a_short_one():
     model.causal_lm.get_input_embeddings().register_forward_hook(lambda _, a, o: lengths.append(a[0].shape[1]))
     check_attention(model, pattern, 500_000)
     assert max(lengths) == 16
-
-
-def test_the_backend_that_an_option_means(monkeypatch):
-    import transformers.utils as utils
-
-    installed = {"cuda": True, "compiled": True, "bf16": True}
-    assert choose_attention("auto", cuda=False, compiled=True, bf16=True) == "auto"
-    assert choose_attention("auto", **installed) == "varlen"
-    assert choose_attention("auto", cuda=True, compiled=False, bf16=False) == "auto"
-    assert choose_attention("auto", cuda=True, compiled=True, bf16=False) == "flex_attention"
-    monkeypatch.setattr(attention, "_varlen_attention", lambda: None)
-    assert choose_attention("auto", **installed) == "flex_attention"
-    assert choose_attention("auto", cuda=True, compiled=False, bf16=True) == "auto"
-    assert choose_attention("eager", cuda=False, compiled=False, bf16=False) == "eager"
-    for name in ("flash_attention_2", "varlen"):
-        with pytest.raises(UsageError, match="not installed"):
-            choose_attention(name, **installed)
-    monkeypatch.setattr(utils, "is_flash_attn_2_available", lambda: True)
-    assert choose_attention("auto", **installed) == "flash_attention_2"
-    assert choose_attention("auto", cuda=True, compiled=False, bf16=False) == "auto"
-    with pytest.raises(UsageError, match="half precision"):
-        choose_attention("flash_attention_2", cuda=True, compiled=False, bf16=False)
-    with pytest.raises(UsageError, match="needs a CUDA device"):
-        choose_attention("flex_attention", cuda=False, compiled=False, bf16=False)
-    with pytest.raises(UsageError, match="did you mean 'flash_attention_2'"):
-        choose_attention("flash_attention2", **installed)

@@ -89,8 +89,11 @@ def kill_after(command: list[str], run_dir: Path, steps: int) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.thorough)])
-def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, processes):
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, [40]), *(pytest.param(n, kills, marks=pytest.mark.thorough) for n, kills in ((1, [12, 25, 55]), (2, [40])))],
+)
+def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, processes, kills):
     start = TORCHRUN if processes == 2 else [sys.executable]
     dropout = {**TINY_BACKBONE, "attention_dropout": 0.1}  # so that random states matter too
     settings = {"steps": 90, "save_every": 15, "eval_every": 45, "rows_per_batch": 8 // processes,
@@ -99,7 +102,7 @@ def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, process
     assert run([*start, "train_lm.py", *as_arguments(undisturbed, tmp_path / "a.yaml")]).returncode == 0
     disturbed = config(corpora["two"], tmp_path / "killed", **settings)
     killed = [*start, "train_lm.py", *as_arguments(disturbed, tmp_path / "b.yaml")]
-    for steps in (25, 55) if processes == 1 else (40,):
+    for steps in kills:
         kill_after(killed, tmp_path / "killed", steps)
     finished = run(killed)
     assert finished.returncode == 0, finished.stderr
