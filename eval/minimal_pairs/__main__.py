@@ -87,7 +87,7 @@ def make_closed_world(config: MinimalPairsConfig, make_voice: Callable | None) -
     """The closed world of `grammar.py`, by one voice. Returns what there is now; empty where there was all of it."""
     from eval.minimal_pairs.dataset import GENERATOR_VERSION, load_plan, make_plan, write_descriptions
     from eval.minimal_pairs.engines.hibari import HibariVoice
-    from eval.minimal_pairs.synthesis import open_studio
+    from eval.minimal_pairs.synthesis import alone, open_studio
 
     out, make_voice = Path(config.out), make_voice or HibariVoice
     voice = make_voice()
@@ -99,7 +99,7 @@ def make_closed_world(config: MinimalPairsConfig, make_voice: Callable | None) -
     plan = load_plan(out, settings)
     if plan and (out / "generated.json").is_file():
         return ""
-    with open_studio(partial(_alone, make_voice), config.processes, config.tokenizer) as studio:
+    with open_studio(partial(alone, make_voice), config.processes, config.tokenizer) as studio:
         plan = plan or make_plan(out, settings, voice, studio)
         lengths = studio.write(out, plan.utterances())
     return f"{write_descriptions(out, settings, voice, plan, lengths)} in {out}"
@@ -133,10 +133,6 @@ def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any
         "pairs": config.pairs,
         "balanced_for_tokenizer": load_tokenizer(config.tokenizer).spec.describe() if config.tokenizer else None,
     }
-
-
-def _alone(make_voice: Callable) -> Mapping:
-    return {"": make_voice()}
 
 
 def join_voices(args: Sequence[str]) -> list[str]:

@@ -94,6 +94,11 @@ class Studio:
         return list(track(self._run(function, items), description=description, total=len(items)))
 
 
+def alone(make_voice: Callable[[], Voice]) -> Mapping[str, Voice]:
+    """One voice, which utterances need not name."""
+    return {"": make_voice()}
+
+
 @contextmanager
 def open_studio(make_voices: Callable[[], Mapping[str, Voice]], workers: int, tokenizer: str = "") -> Iterator[Studio]:
     """A studio of `workers` processes, each with its own voices; of this process alone for 1."""

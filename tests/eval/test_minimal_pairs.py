@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import pickle
 import random
 from collections import Counter
 from pathlib import Path
@@ -204,6 +205,21 @@ def test_finished_folder_is_left_alone_and_other_settings_are_refused(made, caps
     with pytest.raises(UsageError, match="other settings"):
         make(made, seed=1)
     assert tree(made) == before
+
+
+def test_processes_can_be_told_their_voices_by_the_command(tmp_path, monkeypatch):
+    """Of a module that runs as the command, other processes find nothing."""
+    sent = []
+
+    def no_studio(make_voices, workers, tokenizer):
+        sent.append(pickle.dumps(make_voices))
+        raise UsageError("closed")
+
+    monkeypatch.setattr("eval.minimal_pairs.synthesis.open_studio", no_studio)
+    with pytest.raises(UsageError, match="closed"):
+        make(tmp_path / "out")
+    assert b"__main__" not in sent[0]
+    assert pickle.loads(sent[0])()[""].name == "tones"
 
 
 def test_more_pairs_than_can_be_matched_is_a_usage_error(tmp_path, monkeypatch):
