@@ -94,7 +94,10 @@ class Centroids:
 
     def assign(self, features: torch.Tensor) -> torch.Tensor:
         """Features `[T, d]` -> the index of the nearest centroid `[T]`, int64."""
-        return nearest(self.standardize(features), self.centroids)[0]
+        import torch
+
+        parts = features.split(CHUNK_FRAMES)
+        return torch.cat([nearest(self.standardize(part), self.centroids)[0] for part in parts])
 
 
 def find_centroids(source: str | Path) -> Path:
