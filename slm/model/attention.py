@@ -32,9 +32,9 @@ def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
     with in bf16, else flex attention when compiled; on a CPU by_document, unless compiled, which it cannot be; else
     sdpa, or what the family has. UsageError where one cannot run.
     """
-    installed = _flash_attention()
-    if name == "auto" and not cuda:
+    if name == "auto" and not cuda:  # at once: to look for flash attention takes seconds
         return "auto" if compiled else "by_document"
+    installed = _flash_attention()
     if name == "auto":
         flash = [backend for backend, there in installed.items() if there and bf16]
         return flash[0] if flash else "flex_attention" if compiled else "auto"
@@ -80,8 +80,8 @@ def register_attention(backend: str) -> None:
 
     if backend == "by_document":
         AttentionInterface.register(backend, by_document)
-    attend = _varlen_attention()
-    if backend != "varlen" or attend is None:
+    attend = _varlen_attention() if backend == "varlen" else None
+    if attend is None:
         return
 
     def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
@@ -117,7 +117,8 @@ def document_attention(
     restart at 0 in each. `starts`: see `document_starts`, by which they are found if they are not given."""
     if is_flattened(backend):
         starts = document_starts(positions) if starts is None else starts
-        torch._dynamo.maybe_mark_dynamic(starts, 0)  # as many as there are documents: compiled once for any number
+        if backend != "by_document":  # which is never compiled
+            torch._dynamo.maybe_mark_dynamic(starts, 0)  # as many as there are documents: compiled once for any number
         longest = positions.shape[1]  # a row is the longest that a document can be: nothing waits for the device
         return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
     document = (positions == 0).cumsum(dim=1)
