@@ -7,8 +7,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,28 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def append_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """One line each, at the end of the file, in one piece. What a killed process left there unfinished stays a line of
+    its own, which `read_json_lines` passes over."""
+    lines = "".join(json.dumps(value) + "\n" for value in values)
+    if not lines:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            lines = "\n" + lines
+        file.write(lines.encode())
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of the lines that are whole; none where there is no file."""
+    made = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            made.append(json.loads(line))
+    return made
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,15 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from slm.files import atomic_directory, atomic_file, read_json, write_json, write_text
+from slm.files import (
+    append_json_lines,
+    atomic_directory,
+    atomic_file,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,3 +128,17 @@ def test_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
     write_text(tmp_path / "ours", "x")
     assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "plain").st_mode
+
+
+def test_lines_after_one_that_a_kill_cut_short_are_read(tmp_path):
+    file = tmp_path / "new" / "lines.jsonl"
+    assert read_json_lines(file) == []
+    append_json_lines(file, [])
+    assert not file.exists()
+    append_json_lines(file, [{"a": 1}, ["b", "ü"]])
+    whole = file.read_bytes()
+    for cut in range(1, len(whole)):
+        file.write_bytes(whole[:cut])
+        left = [v for v, end in (({"a": 1}, whole.index(b"\n")), (["b", "ü"], len(whole) - 1)) if cut >= end]
+        append_json_lines(file, [3])
+        assert read_json_lines(file) == [*left, 3]

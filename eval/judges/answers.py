@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from eval.judges.base import Judge
+from slm.files import append_json_lines, read_json_lines
 from slm.types import AudioClip, stable_hash
 
 FORMAT = 1
@@ -29,26 +29,13 @@ class Answers:
 
     def __init__(self, file: Path | None = None):
         self.file = file
-        self.known: dict[str, Any] = {}
-        if file is not None and file.is_file():
-            for line in file.read_bytes().splitlines():
-                try:
-                    key, answer = json.loads(line)
-                except ValueError:
-                    continue
-                self.known[key] = unpacked(answer)
+        self.known = {key: unpacked(answer) for key, answer in read_json_lines(file)} if file else {}
 
     def add(self, answers: Mapping[str, Any]) -> None:
         """Into memory, and to the end of the file in one piece."""
         self.known |= answers
-        if self.file is None or not answers:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps([key, packed(answer)]) + "\n" for key, answer in answers.items())
-        with open(self.file, "ab+") as file:
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                lines = "\n" + lines  # after what a killed run left
-            file.write(lines.encode())
+        if self.file is not None:
+            append_json_lines(self.file, ([key, packed(answer)] for key, answer in answers.items()))
 
 
 def answers_of(judge: Judge, question: str, folder: Path | None) -> Answers:

@@ -7,7 +7,6 @@ and judges with their versions), and a line is found by the recording's name, by
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any
 from eval.reconstruction.alignment import Delay
 from eval.reconstruction.material import Piece
 from eval.reconstruction.scoring import Judged
+from slm.files import append_json_lines, read_json_lines
 from slm.types import stable_hash
 
 FORMAT = 1
@@ -30,12 +30,7 @@ class KeptPieces:
         self.file = file
         self.common: Delay | None = None
         self._lines: dict[str, Mapping[str, Any]] = {}
-        lines = file.read_bytes().splitlines() if file.is_file() else []
-        for line in lines:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
+        for found in read_json_lines(file):
             if "common" in found:
                 self.common = Delay(**found["common"])
             else:
@@ -53,21 +48,14 @@ class KeptPieces:
 
     def set_common(self, delay: Delay) -> None:
         self.common = delay
-        self._write([{"common": asdict(delay)}])
+        append_json_lines(self.file, [{"common": asdict(delay)}])
 
     def add(self, made: Sequence[tuple[Piece, Judged, Mapping[str, Any], Mapping[str, Any] | None]]) -> None:
-        self._write(
+        lines = (
             {"key": piece_key(piece), "judged": asdict(judged), "trace": trace, "sample": sample}
             for piece, judged, trace, sample in made
         )
-
-    def _write(self, lines: Any) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "ab+") as file:
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                text = "\n" + text  # after what a killed run left
-            file.write(text.encode())
+        append_json_lines(self.file, lines)
 
 
 def piece_key(piece: Piece) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import read_json_lines, write_text
 from slm.training.config import TrainConfig
 
 
@@ -99,13 +99,7 @@ def flat_options(config: TrainConfig) -> dict[str, Any]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    made = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            made.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return made
+    return read_json_lines(path)
 
 
 def nats_per_code(prefix: str, nll: Sequence[float], count: Sequence[float]) -> dict[str, float]:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from slm.spoken_lm import SpokenLM
 from tests.eval.material import LevelLM, random_lexical, random_syntactic, write_level, write_lexical, write_syntactic
 from tests.eval.site_material import build, write_results
+from tests.fakes import ArithmeticTokenizer
+from tests.test_spoken_lm import make_lm
 
 
 @pytest.fixture
@@ -25,6 +28,15 @@ def root(tmp_path) -> Path:
 @pytest.fixture
 def lm(monkeypatch) -> LevelLM:
     made = LevelLM()
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
+    return made
+
+
+@pytest.fixture
+def real_lm(monkeypatch) -> SpokenLM:
+    """A small model of real code, with random weights, over two codebooks."""
+    made = make_lm("flat", 2)
+    made.tokenizer = ArithmeticTokenizer(2)
     monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
     return made
 

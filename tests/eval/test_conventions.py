@@ -157,14 +157,6 @@ def log_likelihoods_by_unit(lm: SpokenLM, codes: Sequence[Codes]) -> list[list[f
     return made
 
 
-@pytest.fixture
-def real_lm(monkeypatch) -> SpokenLM:
-    made = make_lm("flat", 2)
-    made.tokenizer = ArithmeticTokenizer(2)
-    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
-    return made
-
-
 def test_further_conventions_of_a_run_stand_in_its_results(root, real_lm):
     asked = "llama-mimi,weighted-10:1-mean,local-0.1s,local-0.1s+eos-strict,normalized,normalized-mean+eos"
     main(config(root, benchmarks="swuggy", conventions=asked, per_frame=True, baselines="yes"))

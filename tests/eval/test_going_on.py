@@ -20,18 +20,7 @@ from eval.tokens import tokenize_items
 from slm.config import run_command
 from slm.data.store import CodeStore
 from slm.errors import UsageError
-from slm.spoken_lm import SpokenLM
 from tests.eval.material import LevelLM, config, scores, write_lexical
-from tests.fakes import ArithmeticTokenizer
-from tests.test_spoken_lm import make_lm
-
-
-@pytest.fixture
-def real_lm(monkeypatch) -> SpokenLM:
-    made = make_lm("flat", 2)
-    made.tokenizer = ArithmeticTokenizer(2)
-    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: made)
-    return made
 
 
 class NoNumberLM(LevelLM):
