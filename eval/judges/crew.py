@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from typing import Any
 
 from eval.judges.answers import Answers, answers_of, distinct
 from eval.judges.base import Judge, JudgeRecord
+from slm.errors import UsageError
 from slm.types import AudioClip
 
 WORTH = 16
@@ -76,10 +78,15 @@ class Crew:
             self.processes = processes(self.workers)
         size = max(1, min(8, -(-len(items) // self.workers)))
         parts = [items[i : i + size] for i in range(0, len(items), size)]
-        return self._later([self.processes.submit(_answer_there, recipe, question, part) for part in parts])
+        with deaths_are_told():
+            return self._later([self.processes.submit(_answer_there, recipe, question, part) for part in parts])
 
     def _later(self, futures: Sequence[Future]) -> Callable[[], list[Any]]:
-        return lambda: self._count([future.result() for future in futures])
+        def finish() -> list[Any]:
+            with deaths_are_told():
+                return self._count([future.result() for future in futures])
+
+        return finish
 
     def _count(self, parts: Sequence[tuple[list[Any], float]]) -> list[Any]:
         self.busy_s += sum(took_s for _, took_s in parts)
@@ -90,6 +97,18 @@ class Crew:
             if executor is not None:
                 executor.shutdown(cancel_futures=True)
         self.thread = None
+
+
+@contextmanager
+def deaths_are_told() -> Iterator[None]:
+    """UsageError where a process that judges was killed from outside."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "a process that judges was killed, most likely for want of memory: give fewer (--judges.workers 1, "
+            "--reconstruction.workers 1); the same command goes on with what is left"
+        ) from error
 
 
 def processes(number: int) -> ProcessPoolExecutor:

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from eval.judges.crew import processes
+from eval.judges.crew import deaths_are_told, processes
 from eval.metrics.base import METRICS, metrics_of
 from eval.metrics.signals import SignalMetric, SignalPair, UndefinedError
 from eval.reconstruction.alignment import Delay, align, measure_delay
@@ -102,7 +102,7 @@ def pool(workers: int) -> Iterator[Executor | None]:
     if number <= 1:
         yield None
         return
-    with processes(number) as made:
+    with deaths_are_told(), processes(number) as made:
         yield made
 
 

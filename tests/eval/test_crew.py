@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
 from types import ModuleType
 
@@ -15,6 +17,8 @@ from eval.judges.base import Judge, JudgeRecord, in_equal_batches
 from eval.judges.crew import Asked, Crew, Recipe, weighs_too_much
 from eval.judges.mos import Dnsmos, MosJudge, Utmos
 from eval.judges.speaker import SpeakerJudge, XVector
+from eval.reconstruction.scoring import pool
+from slm.errors import UsageError
 from slm.types import AudioClip
 from tests.tokenizers.speech import real_clips
 
@@ -114,6 +118,24 @@ def test_processes_say_what_one_says(tmp_path):
     finally:
         crew.close()
     assert len((next(tmp_path.glob("*.jsonl"))).read_text().splitlines()) == 41
+
+
+class Fatal(Meter):
+    """Its process is killed, as one is that wants too much memory."""
+
+    def rate(self, clips):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_death_of_a_process_is_told_in_one_line():
+    crew = Crew(workers=2)
+    try:
+        with pytest.raises(UsageError, match=r"was killed, most likely for want of memory.*workers 1"):
+            Asked(Fatal(), crew, Recipe(Fatal)).rate(clips(np.arange(40.0), 80))
+    finally:
+        crew.close()
+    with pytest.raises(UsageError, match="was killed"), pool(2) as workers:
+        workers.submit(os._exit, 9).result()
 
 
 def test_large_weights_stay_in_one_place(monkeypatch):
