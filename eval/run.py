@@ -32,8 +32,8 @@ from eval.judges.config import Judges
 from eval.kept import KeptScorer
 from eval.processes import Processes, join_processes
 from eval.reconstruction.settings import Reconstruction
-from eval.several import Failure, join_models, name_models, report_failures
-from slm.config import run_command
+from eval.several import Failure, name_models, report_failures
+from slm.config import join_list, run_command
 from slm.errors import UsageError
 from slm.files import write_json, write_text
 from slm.types import Scorer, stable_hash
@@ -301,4 +301,4 @@ def keep_training_curve(config: EvalConfig, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, EvalConfig, join_models(sys.argv[1:]))
+    run_command(main, EvalConfig, join_list(sys.argv[1:], "--model"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,17 +23,6 @@ def name_models(paths: Sequence[str]) -> dict[str, str]:
         if names.count(name) > 1:
             raise UsageError(f"--model {path}: another model would share its folder {name}; rename or link one of them")
     return dict(zip(names, paths, strict=True))
-
-
-def join_models(args: Sequence[str]) -> list[str]:
-    """`--model A B C` -> `--model [A, B, C]`, as the parser takes a list."""
-    made = list(args)
-    if "--model" in made:
-        start = made.index("--model") + 1
-        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
-        if end - start > 1:
-            made[start:end] = [json.dumps(made[start:end])]
-    return made
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,17 @@ def name_words(args: Sequence[str], names: Sequence[str], cls: type[Any]) -> lis
     return [*made, *words]
 
 
+def join_list(args: Sequence[str], option: str, fewest: int = 2) -> list[str]:
+    """`--option A B` -> `--option ["A", "B"]`, as the parser takes a list, where `fewest` or more words follow."""
+    made = list(args)
+    if option in made:
+        start = made.index(option) + 1
+        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
+        if end - start >= fewest and not made[start].startswith("["):
+            made[start:end] = [json.dumps(made[start:end])]
+    return made
+
+
 Command = tuple[Callable[[Any], int | None], type[Any], tuple[str, ...]]
 """What runs, its options, and which of these the words after the command's name stand for."""
 

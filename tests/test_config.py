@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import pytest
 
-from slm.config import name_words, parse_config, run_command, spell_out_flags
+from slm.config import join_list, name_words, parse_config, run_command, spell_out_flags
 from slm.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -253,3 +253,11 @@ def test_words_and_flags_spelt_out(args: list[str], expected: list[str]) -> None
 
 def test_a_word_too_many_is_said() -> None:
     assert "unrecognized arguments: b" in complaint(*name_words(["a", "b"], ["out"], Settings))
+
+
+def test_the_words_after_an_option_are_a_list():
+    assert join_list(["--a", "b:c", "d", "--out", "x"], "--a") == ["--a", '["b:c", "d"]', "--out", "x"]
+    assert join_list(["--a", "b"], "--a") == ["--a", "b"]
+    assert join_list(["--a", "b"], "--a", fewest=1) == ["--a", '["b"]']
+    assert join_list(["--a"], "--a", fewest=1) == ["--a"]
+    assert join_list(["--a", '["b"]'], "--a", fewest=1) == ["--a", '["b"]']

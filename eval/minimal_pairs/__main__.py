@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slm.config import run_command
+from slm.config import join_list, run_command
 from slm.errors import UsageError
 
 FIRST_VOICE = "hibari:heart"
@@ -135,16 +134,6 @@ def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any
     }
 
 
-def join_voices(args: Sequence[str]) -> list[str]:
-    """`--voices A B` -> `--voices ["A", "B"]`, as the parser takes a list."""
-    made = list(args)
-    if "--voices" in made:
-        start = made.index("--voices") + 1
-        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
-        if end > start and not made[start].startswith("["):
-            made[start:end] = [json.dumps(made[start:end])]
-    return made
-
-
 if __name__ == "__main__":
-    run_command(main, MinimalPairsConfig, join_voices(sys.argv[1:]), prog="python -m eval.minimal_pairs")
+    arguments = join_list(sys.argv[1:], "--voices", fewest=1)
+    run_command(main, MinimalPairsConfig, arguments, prog="python -m eval.minimal_pairs")

@@ -15,7 +15,7 @@ import soundfile as sf
 from eval.benchmarks.base import Setup
 from eval.benchmarks.sblimp import SBlimp
 from eval.benchmarks.swuggy import SWuggy
-from eval.minimal_pairs.__main__ import MinimalPairsConfig, join_voices, main
+from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
 from eval.minimal_pairs.engines import Voices, open_voices
 from eval.minimal_pairs.ipa import is_vowel, to_nuclei
 from eval.minimal_pairs.voice import render
@@ -254,8 +254,6 @@ def test_shares_by_hand():
 
 
 def test_voices_of_the_command_line():
-    assert join_voices(["--voices", "a:b", "c", "--out", "x"]) == ["--voices", '["a:b", "c"]', "--out", "x"]
-    assert join_voices(["--voices", "a:b"]) == ["--voices", '["a:b"]']
     with pytest.raises(UsageError, match="unknown speech engine 'hibary'; did you mean 'hibari'"):
         open_voices(["hibary:heart"])
     with pytest.raises(UsageError, match="names none"):

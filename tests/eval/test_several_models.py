@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 import eval.tokens
-from eval.run import EvalConfig, join_models, main, name_models
-from slm.config import parse_config
+from eval.run import EvalConfig, main, name_models
+from slm.config import join_list, parse_config
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.model.backbone import build_causal_lm
@@ -126,10 +126,10 @@ def test_what_was_scored_is_not_scored_again(root, models, monkeypatch):
 
 
 def test_models_follow_each_other_on_the_command_line():
-    args = join_models(["--model", "a", "b/final", "--benchmarks", "swuggy", "--out", "o"])
+    args = join_list(["--model", "a", "b/final", "--benchmarks", "swuggy", "--out", "o"], "--model")
     assert args == ["--model", '["a", "b/final"]', "--benchmarks", "swuggy", "--out", "o"]
     assert parse_config(EvalConfig, args).models == ["a", "b/final"]
-    one = join_models(["--benchmarks", "swuggy", "--out", "o", "--model", "a"])
+    one = join_list(["--benchmarks", "swuggy", "--out", "o", "--model", "a"], "--model")
     assert parse_config(EvalConfig, one).models == ["a"]
     assert parse_config(EvalConfig, [*one[:-1], "runs/1e5/final"]).models == ["runs/1e5/final"]
 
@@ -191,7 +191,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "--out", str(two)], cwd=Path(__file__).parents[2], env=environment, timeout=240)
     assert done.returncode == 0, Path(f"{log}-0").read_text() + Path(f"{log}-1").read_text()
-    main(parse_config(EvalConfig, join_models([*arguments, "--out", str(one)])))
+    main(parse_config(EvalConfig, join_list([*arguments, "--out", str(one)], "--model")))
     a, b = (json.loads((out / "comparison.json").read_text()) for out in (one, two))
     assert [m["fingerprint"] for m in a["models"]] == [m["fingerprint"] for m in b["models"]]
     for name in ("m0", "m1"):

@@ -21,10 +21,10 @@ def start(rank: int, port: str, log: str, arguments: list[str]) -> int:
         os.dup2(file, 2)
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                           MASTER_PORT=port)  # fmt: skip
-        from eval.run import EvalConfig, join_models, main
-        from slm.config import run_command
+        from eval.run import EvalConfig, main
+        from slm.config import join_list, run_command
 
-        run_command(main, EvalConfig, join_models(arguments))
+        run_command(main, EvalConfig, join_list(arguments, "--model"))
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
