@@ -215,9 +215,9 @@ class _Dealer:
 
     def add(self, table: pa.Table) -> None:
         usable = table["reason"].is_null()
-        outside_s, start_s = table["outside_s"].to_numpy(), table.filter(usable)["start_s"].to_numpy()
+        used, outside_s = table.filter(usable), table["outside_s"].to_numpy()
         self.outside_s += sum(outside_s[outside_s != 0].tolist())
-        self.any_segment |= bool((start_s > 0).any()) or table.filter(usable)["end_s"].null_count < len(start_s)
+        self.any_segment |= bool((used["start_s"].to_numpy() > 0).any()) or used["end_s"].null_count < len(used)
         self._hashes.append(np.array(list(map(hash, table["id"].to_pylist())), np.int64))
         for row, (is_usable, duration_s) in enumerate(
             zip(usable.to_pylist(), table["duration_s"].to_pylist(), strict=True)
