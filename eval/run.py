@@ -34,7 +34,7 @@ from eval.processes import Processes, join_processes
 from eval.reconstruction.settings import Reconstruction
 from eval.several import Failure, name_models, report_failures
 from slm.config import join_list, run_command
-from slm.errors import UsageError
+from slm.errors import UsageError, did_you_mean
 from slm.files import write_json, write_text
 from slm.types import Scorer, stable_hash
 
@@ -152,8 +152,12 @@ def main(config: EvalConfig) -> None:
 
 
 def is_reconstruction(config: EvalConfig) -> bool:
-    """UsageError where a model and the benchmark of tokenizers are asked for at once, or neither."""
+    """UsageError for an unknown benchmark, and where a model and the benchmark of tokenizers are asked for at once, or
+    neither."""
     names = {name.strip() for name in config.benchmarks.split(",") if name.strip()}
+    known = [*BENCHMARKS.names(), "reconstruction"]
+    for name in sorted(names.difference(known)):
+        raise UsageError(f"unknown benchmark {name!r}{did_you_mean(name, known)}")
     if "reconstruction" in names and (config.model or len(names) > 1):
         raise UsageError(
             "`reconstruction` judges tokenizers, not models: run it by itself, with --tokenizer NAME and no --model"

@@ -240,6 +240,7 @@ def test_numbers_of_codebooks():
         ({"model": "x"}, "with --tokenizer NAME and no --model"),
         ({"benchmarks": "reconstruction,swuggy", "model": "x"}, "run it by itself"),
         ({"benchmarks": "swuggy"}, "--model is missing"),
+        ({"benchmarks": "reconstructon"}, "unknown benchmark .reconstructon.; did you mean .reconstruction."),
         ({"tokenizer": "mimi,mimi"}, "give each once"),
         ({"tokenizer": "mimi,encodecc"}, "unknown tokenizer 'encodecc'"),
         ({"tokenizer": "mimi,gone.yaml"}, "no such tokenizer file: gone.yaml"),
