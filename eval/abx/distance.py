@@ -5,9 +5,9 @@ Summed in float32, as libri-light does; many pairs of segments at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,31 +17,27 @@ BATCH_CELLS = 4_000_000  # of the alignments held at once: 32 MB
 class Representation(Protocol):
     """What units are compared as."""
 
-    def distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Codes `[N, S, K]`, `[N, T, K]` -> angles between frames in units of pi, float32 `[N, S, T]`; 0 where all
-        codes are equal."""
+    def between(self, x: Any, y: Any) -> Any:
+        """Codes `[..., K]` that broadcast against each other -> angles between frames in units of pi, float32 `[...]`;
+        0 where all codes are equal. Arrays of numpy, or those that `moved` is of."""
 
-    def vectors(self, codes: np.ndarray) -> np.ndarray:
-        """Codes `[T, K]` -> the vectors `[T, D]` whose angles these are, float32."""
+    def moved(self, to: Callable[[np.ndarray], Any]) -> Representation:
+        """The same for arrays such as `to` makes, tensors of a device."""
 
 
-@dataclass(frozen=True)
 class OneHot:
     """The one-hot vectors of all codebooks, put together; `sizes` are those of the codebooks. Frames of which no code
     agrees are at 1/2."""
 
-    sizes: tuple[int, ...]
+    def __init__(self, sizes: Sequence[int], to: Callable[[np.ndarray], Any] = np.asarray):
+        self.sizes = tuple(sizes)
+        self._angles = to((np.arccos(np.arange(len(self.sizes) + 1) / len(self.sizes)) / np.pi).astype(np.float32))
 
-    def distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        agree = (x[:, :, None, :] == y[:, None, :, :]).sum(axis=3)
-        angles = np.arccos(np.arange(len(self.sizes) + 1) / len(self.sizes)) / np.pi
-        return angles.astype(np.float32)[agree]
+    def between(self, x: Any, y: Any) -> Any:
+        return self._angles[(x == y).sum(-1)]
 
-    def vectors(self, codes: np.ndarray) -> np.ndarray:
-        made = np.zeros((len(codes), sum(self.sizes)), np.float32)
-        starts = np.cumsum([0, *self.sizes[:-1]])
-        np.put_along_axis(made, codes.astype(np.int64) + starts, 1, axis=1)
-        return made
+    def moved(self, to: Callable[[np.ndarray], Any]) -> OneHot:
+        return OneHot(self.sizes, to)
 
 
 class Embedded:
@@ -51,20 +47,24 @@ class Embedded:
     Angles come from products of codes, in float64: frames of equal codes are at 0, and none depends on its company.
     """
 
-    def __init__(self, tables: Sequence[np.ndarray]):
+    def __init__(self, tables: Sequence[np.ndarray], to: Callable[[np.ndarray], Any] = np.asarray):
         self.tables = [np.asarray(t, np.float64) for t in tables]
-        self._products = [t @ t.T for t in self.tables]
+        self._products = [to(t @ t.T) for t in self.tables]
+        self._float32 = to(np.zeros(1, np.float32)).dtype
 
-    def distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        x, y = x[:, :, None, :], y[:, None, :, :]
+    def between(self, x: Any, y: Any) -> Any:
+        of: Any = np
+        if not isinstance(x, np.ndarray):
+            import torch as of
         product = sum(p[x[..., k], y[..., k]] for k, p in enumerate(self._products))
         lengths = [sum(p[z[..., k], z[..., k]] for k, p in enumerate(self._products)) for z in (x, y)]
-        norm = np.sqrt(lengths[0] * lengths[1])
-        cosine = np.where(norm > 0, np.clip(product / np.where(norm > 0, norm, 1), -1, 1), -1)
-        return np.where((x == y).all(axis=3), 0, np.arccos(cosine) / np.pi).astype(np.float32)
+        norm = of.sqrt(lengths[0] * lengths[1])
+        cosine = of.where(norm > 0, of.clip(product / of.where(norm > 0, norm, 1.0), -1, 1), -1.0)
+        angles = of.where((x == y).all(-1), 0.0, of.arccos(cosine) / np.pi)
+        return of.asarray(angles, dtype=self._float32)
 
-    def vectors(self, codes: np.ndarray) -> np.ndarray:
-        return np.concatenate([t[codes[:, k]] for k, t in enumerate(self.tables)], axis=1).astype(np.float32)
+    def moved(self, to: Callable[[np.ndarray], Any]) -> Embedded:
+        return Embedded(self.tables, to)
 
 
 def align(costs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def segment_distances(segments: Padded, pairs: np.ndarray, units: Representation
         batch = _batch(sizes, order, at)
         longest = sizes[batch].max(axis=0)
         x, y = (segments.codes[pairs[batch, side], : longest[side]] for side in (0, 1))
-        made[batch] = align(units.distances(x, y), sizes[batch])
+        made[batch] = align(units.between(x[:, :, None], y[:, None]), sizes[batch])
         at += len(batch)
     return made
 

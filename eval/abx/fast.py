@@ -1,22 +1,25 @@
-"""The same through `fastabx`, where it is installed (it needs Python 3.12): quicker, and on a GPU where there is one.
+"""The same through `fastabx`, where it is installed (it needs Python 3.12): on a GPU where there is one.
 
-It is given the codes that `eval.abx.items` cut, so that only what is drawn from large groups differs.
+It is given the same segments in the same triples, and distances between frames that are exactly those of
+`eval.abx.distance`: units tie often, and rounded angles would break ties by chance. The errors are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from eval.abx.distance import Representation
-from eval.abx.items import COLUMNS, Segment
-from eval.abx.score import Limits, Speaker
+from eval.abx.items import Segment
+from eval.abx.score import Limits, Speaker, average, make_cells
 from slm.errors import UsageError
 
-CONTEXT = ["prev-phone", "next-phone"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fastabx_version() -> str | None:
@@ -43,39 +46,42 @@ def fastabx_errors(
 def _errors(
     segments: Sequence[Segment], speaker: Speaker, units: Representation, limits: Limits
 ) -> dict[tuple[str, str], float]:
-    from fastabx import Dataset, Score, Subsampler, Task
+    import polars as pl
+    import torch
+    from fastabx import Dataset, InMemoryAccessor, Score, Task
 
-    within = speaker == "within"
-    with TemporaryDirectory() as name:
-        item, vectors = _write(segments, units, Path(name))
-        # One frame a second, so that times are numbers of frames.
-        dataset = Dataset.from_item(item, name, 1, feature_maker=vectors, extension=".codes")
-    task = Task(
-        dataset,
-        on="#phone",
-        by=[*CONTEXT, "speaker"] if within else CONTEXT,
-        across=None if within else ["speaker"],
-        subsampler=Subsampler(limits.group, None if within else limits.speakers, limits.seed),
-    )
-    if not len(task):
+    cells, within = make_cells(segments, speaker, limits), speaker == "within"
+    if not cells:
         return {}
-    rows = Score(task, "angular").details(levels=[(CONTEXT[1], CONTEXT[0]), "speaker"]).iter_rows(named=True)
-    return {(row["#phone"], row["#phone_b"]): float(row["score"]) for row in rows}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ends = np.cumsum([0, *(len(s.codes) for s in segments)]).tolist()
+    codes = torch.from_numpy(np.concatenate([s.codes for s in segments]).astype(np.int64))
+    accessor = InMemoryAccessor(dict(enumerate(pairwise(ends))), codes, device)
+    dataset = Dataset(pl.DataFrame({"phone": [s.item.phone for s in segments]}), accessor)
+    columns: dict[str, list] = {f"index_{side}": [list(getattr(c, side)) for c in cells] for side in "abx"}
+    columns |= {name: ["-".join(c.phones) for c in cells] for name in ("header", "description")}
+    task = Task.from_cells(dataset, pl.DataFrame(columns), is_symmetric=within)
+    on_device = units.moved(lambda array: torch.from_numpy(array).to(device))
+
+    def frame_distances(x: Tensor, y: Tensor) -> Tensor:
+        """Codes `[N, S, K]` and `[M, T, K]` -> `[N, M, S, T]`."""
+        return on_device.between(x[:, None, :, None], y[None, :, None])
+
+    score = Score(task, frame_distances, alignment=_align_within if within else _align)
+    return average(cells, score.cells["score"].to_list())
 
 
-def _write(segments: Sequence[Segment], units: Representation, folder: Path) -> tuple[Path, Any]:
-    """An .item file of all segments, each as a recording of its own, and what gives its vectors by its path."""
-    lines = [" ".join(COLUMNS)]
-    for i, segment in enumerate(segments):
-        item = segment.item
-        lines.append(f"{i:07d} 0 {len(segment.codes)} {item.phone} {' '.join(item.context)} {item.speaker}")
-        (folder / f"{i:07d}.codes").touch()
-    path = folder / "segments.item"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _align(costs: Tensor, x_sizes: Tensor, y_sizes: Tensor, *, symmetric: bool) -> Tensor:
+    """Frame distances `[N, M, S, T]` -> those of segments `[N, M]`."""
+    from torchdtw import dtw_batch
 
-    def vectors(file: str | Path) -> Any:
-        import torch
+    return dtw_batch(costs, x_sizes, y_sizes, symmetric=symmetric)
 
-        return torch.from_numpy(units.vectors(segments[int(Path(file).stem)].codes))
 
-    return path, vectors
+def _align_within(costs: Tensor, x_sizes: Tensor, y_sizes: Tensor, *, symmetric: bool) -> Tensor:
+    """The same where the first N of the M are X themselves. Of paths that cost the same, which one is taken depends on
+    which segment gives the rows: of two of one group it is the earlier one, as in libri-light, whichever is X."""
+    made = _align(costs, x_sizes, y_sizes, symmetric=symmetric)
+    own = made[:, : len(made)]
+    own.copy_(own.triu() + own.triu(1).T)
+    return made
