@@ -18,7 +18,9 @@ from slm.units import Units
 
 @dataclass(frozen=True)
 class Parting:
-    """The first unit of an item that its partner does not share, and the frame at which that unit begins."""
+    """The first unit of an item that its partner does not share, and the frame at which that unit begins. A byte pair
+    of several codebooks may begin within a frame, and no clip does: there it is the last unit before that begins one,
+    so that what follows is the same units alone as after what is shared."""
 
     row: int
     frame: int
@@ -43,7 +45,7 @@ def find_partings(units: Units, codes: Mapping[str, Codes], pairs: Sequence[Mini
         a, b = (units.apply(codes[item].codes) for item in (pair.positive, pair.negative))
         least = min(len(a), len(b))
         differ = (a[:least] != b[:least]).any(axis=1)
-        row = int(differ.argmax()) if differ.any() else least if len(a) != len(b) else 0
+        row = _whole_frames(units, a, int(differ.argmax()) if differ.any() else least if len(a) != len(b) else 0)
         for item, document in ((pair.positive, a), (pair.negative, b)):
             frame = int(unit_starts(units, codes[item].codes, document)[row])
             if made.setdefault(item, Parting(row, frame)).row != row:
@@ -52,6 +54,14 @@ def find_partings(units: Units, codes: Mapping[str, Codes], pairs: Sequence[Mini
                     "to count (local-, normalized) is not one place; give each pair a recording of its own"
                 )
     return made
+
+
+def _whole_frames(units: Units, document: np.ndarray, row: int) -> int:
+    """The last unit up to `row` before which all frames are whole."""
+    if units.bpe is None:
+        return row
+    before = np.append(0, np.cumsum(units.bpe.codebooks()[1][document[:row, 0].astype(np.int64)]))
+    return int(np.flatnonzero(before % len(units.codebook_sizes) == 0)[-1])
 
 
 def continuations(codes: Mapping[str, Codes], partings: Mapping[str, Parting]) -> dict[str, Codes]:

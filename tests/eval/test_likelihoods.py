@@ -205,6 +205,32 @@ def test_byte_pairs_begin_where_their_first_code_does():
         assert unit_starts(units, codes, document).tolist() == expected
 
 
+def test_what_follows_is_the_same_units_alone():
+    """Byte pairs of two codebooks begin within frames too; those that part there part where the frame before begins."""
+    tokenizer = ArithmeticTokenizer(2)
+    corpus = [c.codes for c in markov_codes(tokenizer, 40, seed=3)]
+    units = Units((16, 16), bpe=UnitBPE.train(corpus, (16, 16), 120))
+    books = len(units.codebook_sizes)
+    rows, moved = set(), 0
+    for i, whole in enumerate(corpus[:20]):
+        # As far as frame 3 they are one; then the first or the second codebook differs.
+        other = whole.copy()
+        other[3, i % 2] = (other[3, i % 2] + 1 + i % 5) % 16
+        codes, pairs = pair_of(whole, other)
+        found = find_partings(units, codes, pairs)
+        rest = continuations(codes, found)
+        documents = {item: units.apply(codes[item].codes) for item in "ab"}
+        shared = next(r for r, (x, y) in enumerate(zip(*documents.values(), strict=False)) if x != y)
+        for item, parting in found.items():
+            assert units.apply(rest[item].codes).tolist() == documents[item][parting.row :].tolist()
+            between = units.bpe.codebooks()[1][documents[item][parting.row : shared, 0]].cumsum()
+            assert not (between % books == 0).any()  # no later unit would do
+        rows.add(found["a"].row)
+        moved += found["a"].row < shared
+    assert len(rows) > 1
+    assert moved
+
+
 class Counting:
     """Unit r of a document gets -(r + 1), the end -0.5; what it was asked is kept."""
 
