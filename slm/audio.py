@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,7 @@ __all__ = [
     "can_seek",
     "decode",
     "find_audio",
+    "joined",
     "probe",
     "read_audio",
     "read_blocks",
@@ -121,7 +122,15 @@ def read_audio(
     the header promises), silent (all samples 0), holds NaN or infinity, lacks the channel, or ends before the segment
     does.
     """
-    return np.concatenate(list(read_blocks(source, sample_rate_hz, start_s, end_s, channel)))
+    return joined(read_blocks(source, sample_rate_hz, start_s, end_s, channel))
+
+
+def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Float32 blocks, one behind the other, as one array; beside it one block at a time is held."""
+    held = bytearray()
+    for block in blocks:
+        held += block.data
+    return np.frombuffer(held, np.float32)
 
 
 def read_blocks(

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import tracemalloc
 from collections import Counter
 from math import inf, nan
 from pathlib import Path
@@ -212,6 +213,38 @@ def test_blocks_make_what_the_whole_makes(tmp_path, monkeypatch):
     mono = stereo.mean(axis=1)
     blocks = ((44_100, mono[i : i + 777]) for i in range(0, 30_000, 777))
     assert np.array_equal(np.concatenate([b for _, b in cut_stream(blocks, 0.1, 0.4)]), mono[4410:17_640])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_and_rate_is_what_one_pass_makes_of_it(tmp_path, monkeypatch, suffix):
+    """Bit for bit: the file decoded, mixed and resampled whole."""
+    rng = np.random.default_rng(1)
+    rate_hz = 48_000 if suffix == "opus" else 44_100
+    path = write(tmp_path / f"a.{suffix}", 0.1 * rng.standard_normal((40_003, 2)), rate_hz, **FORMATS[suffix])
+    decoded, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+    mono = decoded.mean(axis=1, dtype=np.float32)
+    monkeypatch.setattr(_sndfile, "_BLOCK_FRAMES", 4801)
+    for to_hz in (8_000, 16_000, 24_000, 44_100, 48_000):
+        whole = mono if to_hz == rate_hz else soxr.resample(mono, rate_hz, to_hz, quality="HQ")
+        got = read_audio(path, to_hz)
+        assert got.dtype == np.float32
+        assert np.array_equal(got, whole), to_hz
+
+
+def test_a_long_file_is_held_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((500_000, 2)), 44_100)
+    monkeypatch.setattr(_sndfile, "_BLOCK_FRAMES", 4096)
+    read_audio(path, 16_000)  # what is imported is no part of it
+    tracemalloc.start()
+    try:
+        for to_hz in (16_000, 44_100):
+            tracemalloc.reset_peak()
+            samples = read_audio(path, to_hz)
+            _, peak = tracemalloc.get_traced_memory()
+            assert samples.nbytes < peak < 1.25 * samples.nbytes + 20 * 4096
+            del samples
+    finally:
+        tracemalloc.stop()
 
 
 def test_find_audio_skips_hidden_files_and_follows_links_once(tmp_path):

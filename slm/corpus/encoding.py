@@ -58,6 +58,7 @@ def encode_shards(
             for batch, results in parts:
                 found = [r for r in results if isinstance(r, Reject)]
                 made = encoder.encode(batch, [r for r in results if isinstance(r, AudioClip)])
+                results.clear()  # audio, which `groupby` holds while the next is read
                 found += [r for r in made if isinstance(r, Reject)]
                 rejects.update((reject.id, reject) for reject in found)
                 codes.update((c.id, c) for c in made if isinstance(c, Codes))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
+from slm.corpus.handover import gathered
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject
-from slm.corpus.reading import read_clip
+from slm.corpus.reading import read_clip_blocks
 from slm.corpus.sources.base import SourceClip, readable
-from slm.corpus.workers import CRASHED, Workers
+from slm.corpus.workers import CRASHED, Workers, sign_of_life
 from slm.errors import AudioError, StoppedError, UnreadableError
 from slm.types import AudioClip
 
@@ -92,8 +93,9 @@ def read_all(clips: Sequence[SourceClip], sample_rate_hz: int) -> list[Read]:
 
 
 def _read(clip: SourceClip, sample_rate_hz: int) -> Read:
+    sign_of_life()
     try:
-        samples = read_clip(clip, sample_rate_hz)
+        samples = gathered(read_clip_blocks(clip, sample_rate_hz, at_once=True))
     except UnreadableError as error:
         # A disk that went away, or a fault that may pass, must not become a reject for ever.
         raise StoppedError(

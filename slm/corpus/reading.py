@@ -18,8 +18,8 @@ from slm.audio import (
     DecodedAudio,
     can_seek,
     decode,
+    joined,
     probe,
-    read_audio,
     read_blocks,
 )
 from slm.corpus.containers import Identity, identity, open_member
@@ -47,13 +47,13 @@ def probe_clip(clip: SourceClip) -> AudioInfo:
 def read_clip(clip: SourceClip, sample_rate_hz: int) -> np.ndarray:
     """Mono float32 samples of the clip at that rate; AudioError as `slm.audio.read_audio`."""
     sign_of_life()
-    whole = clip.start_s == 0 and clip.end_s is None
-    return read_audio(_best_input_of(clip, whole), sample_rate_hz, clip.start_s, clip.end_s, _channel(clip))
+    return joined(read_clip_blocks(clip, sample_rate_hz, at_once=True))
 
 
-def read_clip_blocks(clip: SourceClip, sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """The same in blocks, so that a recording of hours is never held whole."""
-    source = _best_input_of(clip, whole=False)
+def read_clip_blocks(clip: SourceClip, sample_rate_hz: int, at_once: bool = False) -> Iterator[np.ndarray]:
+    """The same in blocks, so that a recording of hours is never held whole; `at_once`: all will be read without delay,
+    so that one request does for a remote file."""
+    source = _best_input_of(clip, whole=at_once and clip.start_s == 0 and clip.end_s is None)
     for block in read_blocks(source, sample_rate_hz, clip.start_s, clip.end_s, _channel(clip)):
         sign_of_life()
         yield block

@@ -96,8 +96,12 @@ class Centroids:
         """Features `[T, d]` -> the index of the nearest centroid `[T]`, int64."""
         import torch
 
-        parts = features.split(CHUNK_FRAMES)
-        return torch.cat([nearest(self.standardize(part), self.centroids)[0] for part in parts])
+        # Made at once: small results among large temporaries would keep the allocator from using these again.
+        indices = torch.empty(len(features), dtype=torch.int64, device=features.device)
+        for start in range(0, len(features), CHUNK_FRAMES):
+            part = self.standardize(features[start : start + CHUNK_FRAMES])
+            indices[start : start + CHUNK_FRAMES] = nearest(part, self.centroids)[0]
+        return indices
 
 
 def find_centroids(source: str | Path) -> Path:

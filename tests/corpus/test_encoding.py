@@ -6,8 +6,10 @@ import errno
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slm.corpus import encoding, readers
@@ -16,6 +18,7 @@ from slm.corpus.plan import PlannedClip, PlannedShard
 from slm.corpus.readers import Readers, make_batches
 from slm.corpus.sources import SourceClip, list_clips
 from slm.errors import StoppedError, UsageError
+from slm.types import AudioClip
 from tests.corpus.audio import good_folder, write_clip
 from tests.fakes import ArithmeticTokenizer
 
@@ -51,6 +54,22 @@ def test_reading_runs_ahead_but_not_further_than_it_may(monkeypatch):
         with lock:
             reading.difference_update(results)
     assert 2 < max(most) <= 8  # three batches ahead and the one that is given out
+
+
+def test_the_audio_of_a_batch_is_gone_when_the_next_long_one_is_read(monkeypatch):
+    read, alive = [], []
+
+    def long_read(clips, sample_rate_hz):
+        alive.append(sum(samples() is not None for samples in read))
+        made = [AudioClip(clip.id, np.ones(8000, np.float32), sample_rate_hz) for clip in clips]
+        read.extend(weakref.ref(clip.samples) for clip in made)
+        return made
+
+    monkeypatch.setattr(readers, "read_all", long_read)
+    shard, clips = planned([100.0] * 5)
+    (made,) = encode_shards([(shard, clips)], ArithmeticTokenizer(), 20.0, 0)
+    assert [codes.id for codes in made.codes] == list("01234")
+    assert alive == [0] * 5
 
 
 class Moody(ArithmeticTokenizer):

@@ -62,4 +62,4 @@ def test_hours_need_no_more_memory_than_minutes(name: str, tmp_path: Path) -> No
         measured.append(json.loads(run.stdout.splitlines()[-1]))
     (short_mb, _), (long_mb, codes) = measured
     assert codes > 1
-    assert long_mb < short_mb + 500, f"{short_mb:.0f} MB for 12 minutes, {long_mb:.0f} MB for {hours_long:g} hours"
+    assert long_mb < short_mb + 250, f"{short_mb:.0f} MB for 12 minutes, {long_mb:.0f} MB for {hours_long:g} hours"
