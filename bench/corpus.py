@@ -1,9 +1,11 @@
 """Tokenizing a corpus: does the pipeline keep the tokenizer busy, in what memory, and how long does a plan take?
 
     python -m bench.corpus [busy] [memory] [plan] [--audio-s 300] [--files 1000000] [--threads 1]
+    python -m bench.corpus busy --device cuda --tokenizers encodec --mode batched --audio-s 18000 --batch-seconds 600
 
 busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, resampled, encoded, written), against
-        the bare `encode` of the same batches already in memory; turn by turn in one process, medians.
+        the bare `encode` of the same batches already in memory; turn by turn in one process, medians. "encoding": the
+        share of the pipeline's time in which the tokenizer was at work, however fast beside readers and writer.
 memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio.
 plan    a folder of so many WAV files (headers with nothing but a hole behind) planned, and the plan gone on with.
 """
@@ -20,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -38,11 +41,10 @@ from slm.corpus.shards import write_shard
 from slm.corpus.sources import open_source
 from slm.data.store import CodeStore
 from slm.tokenizers import Tokenizer, load_tokenizer
-from slm.types import AudioClip
+from slm.types import AudioClip, Codes
 
 BUSY = {"encodec": 1, "configs/tokenizers/whisper-tiny.en-l3-k100.yaml": 10}
 """Tokenizers, and how many times `--audio-s` each is given: the start of processes counts, and is made once."""
-TURNS = 2
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,6 +60,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=1_000_000, help="files for `plan`")
     parser.add_argument("--threads", type=int, default=1, help="threads of the tokenizer")
     parser.add_argument("--device", default="cpu", help="device of the tokenizer")
+    parser.add_argument("--tokenizers", nargs="+", default=list(BUSY), metavar="NAME", help="those of `busy`")
+    parser.add_argument("--mode", default="exact", help="of encoding, where the tokenizer has it")
+    parser.add_argument("--batch-seconds", type=float, default=120.0, help="seconds of audio in a batch")
+    parser.add_argument("--turns", type=int, default=2, help="of `busy`")
     return parser.parse_args(arguments)
 
 
@@ -79,39 +85,58 @@ def busy(options: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} {'of bare':>8} {'writing':>8} {'bytes/code':>10}")
-    for name, times in BUSY.items():
-        audio_s = options.audio_s * times
-        with checkpoint_of(name) as settings, _speech(audio_s) as folder:
-            tokenizer = load_tokenizer(name, options.device, **settings)
-            ours, bare = [], []
-            for turn in range(TURNS):
-                config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=1.0)
-                with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
-                    ours.append(tokenize_corpus(config, tokenizer).real_time_factor or 0.0)
+    print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} of bare encoding  writing bytes/code")
+    for name in options.tokenizers:
+        with checkpoint_of(name) as settings, _speech(options.audio_s * BUSY.get(name, 1)) as folder:
+            tokenizer = load_tokenizer(name, options.device, mode=options.mode, **settings)
+            ours, shares, bare = [], [], []
+            for turn in range(options.turns):
+                config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=1.0,
+                                      batch_seconds=options.batch_seconds)  # fmt: skip
+                with _timed(tokenizer) as spent_s, open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+                    summary = tokenize_corpus(config, tokenizer)
+                ours.append(summary.real_time_factor or 0.0)
+                shares.append(sum(spent_s) * ours[-1] / summary.duration_s)
                 bare.append(_bare(config, tokenizer))
             writing_s, bytes_a_code = _written(folder / "out-0")
-            share = writing_s * median(ours) / audio_s
             print(
                 f"{Path(name).stem:<26} {median(ours):>8.1f} x {median(bare):>8.1f} x "
-                f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {share:>8.2%} {bytes_a_code:>10.2f}",
+                f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {median(shares):>8.1%} "
+                f"{writing_s * median(ours) / summary.duration_s:>8.2%} {bytes_a_code:>10.2f}",
                 flush=True,
             )
 
 
+@contextmanager
+def _timed(tokenizer: Tokenizer) -> Iterator[list[float]]:
+    """A list of the seconds that each `encode` takes."""
+    spent_s: list[float] = []
+    encode = tokenizer.encode
+
+    def timed(clips: Sequence[AudioClip]) -> list[Codes]:
+        begun = time.perf_counter()
+        made = encode(clips)
+        spent_s.append(time.perf_counter() - begun)
+        return made
+
+    tokenizer.encode = timed  # type: ignore[method-assign]
+    yield spent_s
+    del tokenizer.encode  # the method of its class again
+
+
 def _bare(config: CorpusConfig, tokenizer: Tokenizer) -> float:
     """Seconds of audio that `encode` alone does in a second, on the batches of the plan."""
+    read = cache(lambda inode: read_audio(paths[inode], tokenizer.spec.sample_rate_hz))  # the same few recordings
+    paths = {path.stat().st_ino: path for path in Path(config.audio).iterdir()}
     made = Plan(config.out, config.audio)
-    seconds = spent = 0.0
-    for shard in made.shards:
-        for batch in make_batches(shard, made.clips(shard), config.batch_seconds):
-            rate = tokenizer.spec.sample_rate_hz
-            clips = [AudioClip(clip.id, read_audio(clip.path, rate), rate) for clip in batch.clips]
-            begun = time.perf_counter()
-            tokenizer.encode(clips)
-            spent += time.perf_counter() - begun
-            seconds += batch.duration_s
-    return seconds / spent
+    seconds = 0.0
+    with _timed(tokenizer) as spent_s:
+        for shard in made.shards:
+            for batch in make_batches(shard, made.clips(shard), config.batch_seconds):
+                inodes = {clip.id: os.stat(clip.path).st_ino for clip in batch.clips}
+                tokenizer.encode([AudioClip(id, read(at), tokenizer.spec.sample_rate_hz) for id, at in inodes.items()])
+                seconds += batch.duration_s
+    return seconds / sum(spent_s)
 
 
 def _written(out: Path) -> tuple[float, float]:

@@ -5,7 +5,8 @@
 A codec has its published architecture and random weights (no hub is needed), so that its speed is true and its codes
 mean nothing. Clips are speech of mixed lengths, already in memory. Beside the modes stands the plain loop: the network
 called on one clip after the other, each moved to the device and its codes back, as scripts around codecs do; for the
-codecs of transformers that is the reference itself.
+codecs of transformers that is the reference itself. On a GPU it computes with PyTorch's defaults, TF32 in convolutions,
+and in fp32 once more (`plain fp32`), which is what `exact` and `batched` compute.
 
 All ways to encode take turns, in changing order: on a CPU clip by clip, on a GPU, where clips share batches, with all
 clips. The speed is of the fastest of the rounds, for each clip; on one thread of a CPU, of its processor time. "of
@@ -102,12 +103,14 @@ def _rows(name: str, settings: dict[str, Any], options: argparse.Namespace) -> I
     ways: dict[str, Callable[[Sequence[AudioClip]], Any]] = {}
     if hasattr(exact, "_codes_of"):
         ways["plain loop"] = partial(_plain_loop, exact)
+        if options.device == "cuda":
+            ways["plain fp32"] = partial(_plain_loop, exact, fp32=True)
         if options.compile and (compiled := _compiled(load(), clips)):
             modes["compiled"] = compiled
     ways["exact"] = exact.encode
     ways |= {mode: t.encode for mode, t in modes.items() if options.device == "cuda" or mode == "compiled"}
-    times = _take_turns(ways, clips, options)
-    codes = exact.encode(clips)
+    times, made = _take_turns(ways, clips, options)
+    codes = made["exact"]
     for way in [*ways, *(mode for mode in modes if mode not in ways)]:
         speed = ratio = ""
         if way in times:
@@ -119,30 +122,34 @@ def _rows(name: str, settings: dict[str, Any], options: argparse.Namespace) -> I
         if way == "exact":
             back = _decoding(exact, codes) if exact.spec.has_decoder else "-"
         elif way in modes:
-            modes[way].batch_s = {**modes[way].batch_s, "cpu": BATCH_S_ON_CPU}
-            differing = f"{code_mismatch(modes[way], exact, clips):.3%}"
+            if way not in made:
+                modes[way].batch_s = {**modes[way].batch_s, "cpu": BATCH_S_ON_CPU}
+                made[way] = modes[way].encode(clips)
+            differing = f"{code_mismatch(made[way], codes):.3%}"
         yield way, speed, ratio, back, differing
 
 
 def _take_turns(
     ways: Mapping[str, Callable[[Sequence[AudioClip]], Any]], clips: Sequence[AudioClip], options: argparse.Namespace
-) -> dict[str, np.ndarray]:
-    """Seconds that each way took `[rounds, portions]`; all do a portion before any does the next."""
+) -> tuple[dict[str, np.ndarray], dict[str, list[Any]]]:
+    """Seconds that each way took `[rounds, portions]`, and what it made in the last round; all do a portion before any
+    does the next."""
     on_gpu = options.device == "cuda"
     portions = [clips] if on_gpu else [[clip] for clip in clips]
     clock = time.perf_counter if on_gpu or options.threads > 1 else time.process_time
     took_s = {way: np.zeros((options.rounds, len(portions))) for way in ways}
     order = list(ways)
     for way in order:
-        ways[way](portions[0])  # to warm up
+        ways[way](portions[0][: 2 * len(LENGTHS_S)])  # to warm up
     for turn in range(options.rounds):
+        made: dict[str, list[Any]] = {way: [] for way in ways}
         for i, portion in enumerate(portions):
             order = order[1:] + order[:1]
             for way in order:
                 start = clock()
-                ways[way](portion)  # its last step moves codes back, which waits for the device
+                made[way] += ways[way](portion)  # its last step moves codes back, which waits for the device
                 took_s[way][turn, i] = clock() - start
-    return took_s
+    return took_s, made
 
 
 def _decoding(tokenizer: Any, codes: Sequence[Any]) -> str:
@@ -166,12 +173,14 @@ def _compiled(tokenizer: Any, clips: Sequence[AudioClip]) -> Any:
     return tokenizer
 
 
-def _plain_loop(tokenizer: Any, clips: Sequence[AudioClip]) -> None:
+def _plain_loop(tokenizer: Any, clips: Sequence[AudioClip], fp32: bool = False) -> list[Any]:
     import torch
 
-    with torch.inference_mode():
-        for clip in clips:
-            tokenizer._codes_of(tokenizer._to_model(torch.from_numpy(clip.samples)[None, None])).cpu()
+    from slm.tokenizers._codec import inference
+
+    with inference() if fp32 else torch.inference_mode():
+        signals = (torch.from_numpy(clip.samples)[None, None] for clip in clips)
+        return [tokenizer._codes_of(tokenizer._to_model(signal)).cpu() for signal in signals]
 
 
 def _clips(rate_hz: int, audio_s: float) -> list[AudioClip]:

@@ -9,7 +9,7 @@ padded     Trainer with batches of `--rows` documents in random order, padded to
 grouped    Trainer with `train_sampling_strategy="group_by_length"`, which leaves little padding
 packed     train_lm.py itself: `--rows` rows of `--row-length`, what a padded batch takes at most
 compiled   the same with `--compile true`
-liger      the same as packed with Liger's kernels (`--liger`, on a GPU)
+liger      the same with Liger's kernels (`--liger`, on a GPU), compiled too if `--compile` is given
 
 All take turns, in changing order, each turn a process of its own; a way's first steps do not count. On one thread of a
 CPU time is processor time, so that what else the machine does meets no side. "of padded" and "of grouped" are ratios
@@ -215,7 +215,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, float]:
             data=str(Path(options.folder) / "corpus"), out=out, eval_fraction=0.0, steps=options.steps,
             model=ModelConfig(backbone=BODIES[options.body], kernels="liger" if options.way == "liger" else "torch"),
             optimizer=OptimizerConfig(lr=1e-3), row_length=options.row_length, rows_per_batch=options.rows,
-            log_every=1, compile=options.way == "compiled", trackers=[],
+            log_every=1, compile=options.compiled and options.way != "packed", trackers=[],
         )  # fmt: skip
         train_lm.main(config)
     codes, spent_s = _codes(config, range(WARM_UP, options.steps)), times[-1] - times[WARM_UP - 1]

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm.types import AudioClip
-
 if TYPE_CHECKING:
     import torch
 
     from slm.tokenizers._codec import NeuralCodec
-    from slm.tokenizers.base import Tokenizer
+    from slm.types import Codes
 
 MIN_FRAMES = 16
 """Shorter clips are coded alone, at their own length: layers treat what is shorter than their padding otherwise."""
@@ -99,11 +97,11 @@ def to_bfloat16(model: Any) -> None:
         model.quantizer.encode = in_fp32(model.quantizer.encode)
 
 
-def code_mismatch(tokenizer: Tokenizer, exact: Tokenizer, clips: Sequence[AudioClip]) -> float:
-    """The fraction of codes of `clips` in which a tokenizer differs from its `exact` self, over all codebooks.
+def code_mismatch(made: Sequence[Codes], exact: Sequence[Codes]) -> float:
+    """The fraction of codes, over all codebooks, in which clips differ from what mode `exact` makes of them.
 
     A near tie that falls otherwise in one codebook changes the residue, and so most codes of its frame after it.
     """
-    pairs = list(zip(tokenizer.encode(clips), exact.encode(clips), strict=True))
+    pairs = list(zip(made, exact, strict=True))
     differing = sum(int((a.codes != b.codes).sum()) for a, b in pairs)
     return differing / max(1, sum(a.codes.size for a, _ in pairs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,13 @@ def test_long_clips_and_streams_work_in_bfloat16(name: str, folders: dict[str, s
     exact = load_tokenizer(name, checkpoint=folders[name])
     assert {p.dtype for p in tokenizer.model.encoder.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in tokenizer.model.decoder.parameters()} == {torch.float32}
-    assert 0 < code_mismatch(tokenizer, exact, clips) < 0.9
+    assert 0 < code_mismatch(tokenizer.encode(clips), exact.encode(clips)) < 0.9
 
 
 def test_on_a_cpu_clips_go_one_by_one_and_nothing_differs(folders: dict[str, str]) -> None:
     exact, batched = (load_tokenizer("encodec", checkpoint=folders["encodec"], mode=m) for m in ("exact", "batched"))
-    assert code_mismatch(batched, exact, real_clips(24_000)) == 0
+    clips = real_clips(24_000)
+    assert code_mismatch(batched.encode(clips), exact.encode(clips)) == 0
 
 
 def test_the_mode_is_part_of_the_spec(folders: dict[str, str], tmp_path: Path) -> None:
@@ -127,13 +129,10 @@ def test_a_mode_that_a_tokenizer_has_not_is_refused(folders: dict[str, str]) -> 
 
 
 def test_mismatch_counts_codes(folders: dict[str, str]) -> None:
-    exact = load_tokenizer("dac", checkpoint=folders["dac"])
-    clips = real_clips(16_000)
-    assert code_mismatch(exact, exact, clips) == 0
-    other = load_tokenizer("dac", checkpoint=folders["dac"])
-    encode = other._encode
-    other._encode = lambda signals: [codes ^ np.array([0, 0, 0, 1]) for codes in encode(signals)]  # type: ignore
-    assert code_mismatch(other, exact, clips) == 0.25
+    codes = load_tokenizer("dac", checkpoint=folders["dac"]).encode(real_clips(16_000))
+    assert code_mismatch(codes, codes) == 0
+    others = [replace(each, codes=each.codes ^ np.array([0, 0, 0, 1], each.codes.dtype)) for each in codes]
+    assert code_mismatch(others, codes) == 0.25
 
 
 def test_rungs_hold_their_clips_and_waste_little() -> None:
