@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval.judges._dnsmos import FILES, DnsmosNetworks
 from eval.judges.base import (
     Judge,
     JudgeRecord,
@@ -23,7 +24,6 @@ from eval.judges.base import (
     at_rate,
     in_equal_batches,
     need,
-    session_options,
     tool,
 )
 from slm.types import AudioClip
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 RATE_HZ = 16_000
 SHORTEST_S = 0.25
-DNSMOS_FILES = ("sig_bak_ovr.onnx", "model_v8.onnx")
 
 
 class MosJudge(Judge):
@@ -59,27 +58,20 @@ class MosJudge(Judge):
 
 
 class Dnsmos(MosJudge):
-    """DNSMOS P.835 (overall, signal, background) and P.808, by Microsoft's own package."""
+    """DNSMOS P.835 (overall, signal, background) and P.808, by the weights in Microsoft's own package."""
 
     def __init__(self, source: str = "", device: str = "cpu"):
-        self.name = "dnsmos"
-        install = "pip install --no-deps speechmos==0.0.1.1, and pip install librosa onnxruntime"
-        module = need("speechmos.dnsmos", "DNSMOS", install)
-        weights = [Path(module.__file__).parent / "dnsmos_models" / name for name in DNSMOS_FILES]
-        self.tool = module.DNSMOS(*map(str, weights))
-        runtime = need("onnxruntime", "DNSMOS", install)
-        self.tool.onnx_sess, self.tool.p808_onnx_sess = (
-            runtime.InferenceSession(str(file), session_options(runtime)) for file in weights
-        )
+        self.name, self.device = "dnsmos", device
+        module = need("speechmos", "DNSMOS", "pip install --no-deps speechmos==0.0.1.1")
+        self.networks = DnsmosNetworks(Path(module.__path__[0], "dnsmos_models"), device)
 
     def record(self) -> JudgeRecord:
-        return JudgeRecord(tool("speechmos"), " and ".join(DNSMOS_FILES), RATE_HZ,
+        return JudgeRecord(tool("speechmos"), " and ".join(FILES), RATE_HZ,
                            "windows of 9.01 s by 1 s, averaged; shorter clips repeated")  # fmt: skip
 
     def _rate(self, samples: np.ndarray) -> list[dict[str, float]]:
-        found = [self.tool(one, RATE_HZ, False) for one in samples]
-        return [{f"dnsmos_{part}": float(one[f"{part}_mos"]) for part in ("ovrl", "sig", "bak", "p808")}
-                for one in found]  # fmt: skip
+        found = [self.networks.rate(one) for one in samples]
+        return [{f"dnsmos_{part}": value for part, value in one.items()} for one in found]
 
 
 class DistillMos(MosJudge):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from eval.judges._dnsmos import windows
+from eval.judges._onnx import read_tensors
 from eval.judges.answers import Answers, answers_of, key_of
 from eval.judges.base import Judge, JudgeRecord, in_equal_batches
 from eval.judges.crew import Asked, Crew, Recipe, weighs_too_much
@@ -246,10 +248,39 @@ def test_utmos_is_loaded_beside_a_package_of_the_same_name(tmp_path, monkeypatch
 
 
 def test_dnsmos_is_what_its_own_command_says():
-    """Its package begins a session with threads of its own choice; here they are as many as we are given."""
+    """Also where two windows share what is computed of both, and where a clip is doubled to fill one."""
     package = pytest.importorskip("speechmos.dnsmos", reason="pip install --no-deps speechmos==0.0.1.1")
-    clip = real_clips(16_000, 1)[0].samples[: 5 * 16_000]  # twice it is one window
-    (found,) = Dnsmos().rate([AudioClip("x", clip, 16_000)])
-    said = package.run(clip, 16_000)
-    assert found == {f"dnsmos_{part}": pytest.approx(said[f"{part}_mos"], abs=1e-4)
-                     for part in ("ovrl", "sig", "bak", "p808")}  # fmt: skip
+    speech = np.tile(np.concatenate([clip.samples for clip in real_clips(16_000, 2)]).clip(-1, 1), 3)
+    for length in (181_003, 75_500):  # 11.3 s, and 4.7 s, which twice are one window
+        (found,) = Dnsmos().rate([AudioClip("x", speech[:length], 16_000)])
+        said = package.run(speech[:length], 16_000)
+        assert found == {f"dnsmos_{part}": pytest.approx(said[f"{part}_mos"], abs=1e-5)
+                         for part in ("ovrl", "sig", "bak", "p808")}  # fmt: skip
+
+
+def test_windows_of_dnsmos():
+    """One a second, of 9.01 s; a shorter clip is doubled, and again."""
+    starts, heard = windows(np.arange(11 * 16_000 + 7, dtype=np.float32))
+    assert (starts, len(heard)) == ([0, 100], 16_000 + 144_160)
+    starts, heard = windows(np.arange(2.5 * 16_000, dtype=np.float32))  # 2.5, 5, 10 s
+    assert (starts, len(heard)) == ([0], 144_160)
+    assert heard[40_000:40_003].tolist() == [0, 1, 2]
+
+
+def test_weights_are_read_out_of_an_onnx_file(tmp_path):
+    """The bytes as the format has them: graph (7) with a tensor (5) of shape [2], float32, its name, its bytes."""
+
+    def field(number, data):
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    floats = np.array([1.5, -2.0], "<f4").tobytes()
+    tensor = bytes([1 << 3, 2, 2 << 3, 1]) + field(8, b"weights") + field(9, floats)
+    whole_numbers = bytes([1 << 3, 1, 2 << 3, 7]) + field(8, b"shape") + field(9, bytes(8))
+    file = tmp_path / "model.onnx"
+    file.write_bytes(bytes([1 << 3, 8]) + field(7, field(1, b"node") + field(5, tensor) + field(5, whole_numbers)))
+    found = read_tensors(file)
+    assert {name: array.tolist() for name, array in found.items()} == {"weights": [1.5, -2.0]}
+    for wrong in (b"version https://git-lfs", b"", bytes([7 << 3 | 2, 200])):
+        file.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"ONNX|no weights"):
+            read_tensors(file)
