@@ -126,11 +126,13 @@ def read_audio(
 
 
 def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Float32 blocks, one behind the other, as one array; beside it one block at a time is held."""
-    held = bytearray()
+    """Blocks `[n]` of one type (float32 where there are none) behind each other; beside the result one at a time is
+    held."""
+    held, dtype = bytearray(), np.dtype(np.float32)
     for block in blocks:
         held += block.data
-    return np.frombuffer(held, np.float32)
+        dtype = block.dtype
+    return np.frombuffer(held, dtype)
 
 
 def read_blocks(

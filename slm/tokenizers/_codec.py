@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from slm.audio import joined
 from slm.errors import UsageError
 from slm.tokenizers.base import EXACT, Tokenizer, fingerprint, weight_digests
 from slm.types import TokenizerSpec
@@ -158,7 +159,7 @@ class NeuralCodec(Tokenizer):
         import torch
 
         values = torch.from_numpy(np.ascontiguousarray(signal))[None, None]
-        return self._codes_of(self._to_model(values))[0].T.cpu().numpy()
+        return self._codes_of(self._to_model(values))[0].T.int().cpu().numpy()  # of hours, int64 would be as much again
 
     def _encode_long(self, signal: np.ndarray) -> np.ndarray:
         """A signal `[N]` longer than a piece -> codes `[T, K]`."""
@@ -183,11 +184,13 @@ class NeuralCodec(Tokenizer):
             context = self.decoder_context_frames
             if context is None or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
                 return self._decode_whole(codes)
-            hop, made = self.spec.hop_samples, []
-            for first, last, start, stop in self._pieces(len(codes), context):
-                audio = self._decode_whole(codes[start:stop])
-                made.append(audio[(first - start) * hop : None if last == len(codes) else (last - start) * hop])
-            return np.concatenate(made)
+            return joined(self._decoded_pieces(codes, context))
+
+    def _decoded_pieces(self, codes: np.ndarray, context: int) -> Iterator[np.ndarray]:
+        hop = self.spec.hop_samples
+        for first, last, start, stop in self._pieces(len(codes), context):
+            audio = self._decode_whole(codes[start:stop])
+            yield audio[(first - start) * hop : None if last == len(codes) else (last - start) * hop]
 
     def _decode_whole(self, codes: np.ndarray) -> np.ndarray:
         """Codes `[T, K]` in one pass -> samples."""

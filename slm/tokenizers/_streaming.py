@@ -7,10 +7,12 @@ networks a chunk goes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slm.audio import joined
 from slm.tokenizers._codec import NeuralCodec, inference
 from slm.tokenizers.base import StreamDecoder, StreamEncoder, check_chunk
 
@@ -67,10 +69,13 @@ class CausalCodec(NeuralCodec):
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         if not self.is_causal or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
             return super()._decode(codes)
+        return joined(self._decoded_as_stream(codes))
+
+    def _decoded_as_stream(self, codes: np.ndarray) -> Iterator[np.ndarray]:
         stream = CodecStreamDecoder(self)
-        step = stream.piece_frames
-        made = [stream.feed(codes[start : start + step]) for start in range(0, len(codes), step)]
-        return np.concatenate([*made, stream.finish()])
+        for start in range(0, len(codes), stream.piece_frames):
+            yield stream.feed(codes[start : start + stream.piece_frames])
+        yield stream.finish()
 
 
 class _Stream:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from slm.audio import joined
 from slm.errors import UsageError
 from slm.tokenizers._unit_vocoder_formats import Published, read_published
 from slm.types import TokenizerSpec
@@ -102,15 +103,18 @@ class UnitVocoder:
             if lasting.shape != (len(units),) or lasting.dtype.kind not in "iu" or (lasting < 0).any():
                 raise ValueError(f"durations must be {len(units)} whole numbers of frames, none below 0")
             units = np.repeat(units, lasting, axis=0)
-        rows, reach, hop = self._rows(units), self.network.model.generator.reach_frames, self.hop_samples
-        made, frames = [np.zeros(0, np.float32)], len(units)
+        rows = self._rows(units)
         with inference():
-            for first in range(0, frames, self.piece_frames):
-                last, start = min(first + self.piece_frames, frames), max(0, first - reach)
-                audio = self.network.model(rows[:, start : last + reach], self.speaker, self.style)[0]
-                end = None if last == frames else (last - start) * hop
-                made.append(audio[(first - start) * hop : end].cpu().numpy())
-        return np.concatenate(made)
+            return joined(self._pieces(rows))
+
+    def _pieces(self, rows: torch.Tensor) -> Iterator[np.ndarray]:
+        """Rows `[1, T, ..]` -> the samples of each piece."""
+        frames, reach, hop = rows.shape[1], self.network.model.generator.reach_frames, self.hop_samples
+        for first in range(0, frames, self.piece_frames):
+            last, start = min(first + self.piece_frames, frames), max(0, first - reach)
+            audio = self.network.model(rows[:, start : last + reach], self.speaker, self.style)[0]
+            end = None if last == frames else (last - start) * hop
+            yield audio[(first - start) * hop : end].cpu().numpy()
 
     def _rows(self, units: np.ndarray) -> torch.Tensor:
         """Units `[T, K]` -> rows of the embedding table `[1, T, num_codebooks]`."""

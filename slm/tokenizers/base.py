@@ -116,10 +116,11 @@ class Tokenizer(ABC):
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: its codes cannot be turned into audio")
         check_same_spec(self.spec, codes.spec)
         if len(codes.codes):
-            samples = self._decode(codes.codes)[: codes.num_samples].astype(np.float32)
+            samples = self._decode(codes.codes)[: codes.num_samples].astype(np.float32, copy=False)
         else:
             samples = np.zeros(0, np.float32)
-        samples = np.pad(samples, (0, codes.num_samples - len(samples)))
+        if len(samples) < codes.num_samples:
+            samples = np.pad(samples, (0, codes.num_samples - len(samples)))
         return AudioClip(codes.id, samples, self.spec.sample_rate_hz)
 
     def stream_encoder(self) -> StreamEncoder:

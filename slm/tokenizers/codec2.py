@@ -22,6 +22,8 @@ from slm.tokenizers.base import TOKENIZERS, StreamEncoder, Tokenizer, check_chun
 from slm.tokenizers.database import taxonomy_of
 from slm.types import TokenizerSpec
 
+_PART_FRAMES = 3000  # a minute or two: more is never held as PCM beside the clip
+
 # Bits in the order of the frame; VOICED bits join the voicing codebook, SPARE bits carry nothing.
 VOICED, SPARE = "voiced", "spare"
 Field = tuple[str, int]
@@ -157,8 +159,9 @@ class Codec2Tokenizer(Tokenizer):
         import pycodec2
 
         codec, hop = pycodec2.Codec2(self.layout.bitrate), self.layout.hop_samples
-        pcm = _pcm(samples)
-        return b"".join(codec.encode(pcm[start : start + hop]) for start in range(0, len(pcm) - hop + 1, hop))
+        step, end = _PART_FRAMES * hop, len(samples) // hop * hop
+        parts = (_pcm(samples[start : min(start + step, end)]) for start in range(0, end, step))
+        return b"".join(codec.encode(frame) for part in parts for frame in part.reshape(-1, hop))
 
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self.layout.unpack(self.encode_bytes(signal)) for signal in signals]
@@ -169,7 +172,9 @@ class Codec2Tokenizer(Tokenizer):
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise RuntimeError(f"the codec2 decoder process failed ({done.returncode}): {reason[0]}")
-        return np.frombuffer(done.stdout, np.int16).astype(np.float32) / 32768.0
+        samples = np.frombuffer(done.stdout, np.int16).astype(np.float32)
+        samples /= 32768.0
+        return samples
 
     def stream_encoder(self) -> StreamEncoder:
         return FrameByFrame(self.layout, self.spec.code_dtype)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from slm.audio import joined
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
@@ -108,7 +109,7 @@ class SpeechTokenizer(SEANetCodec):
             return decoder.front(latents)[..., first - start : last - start]
 
         made = decoder.in_pieces(features, len(pieces), conv_context(decoder.back, hop, from_frames=True), hop)
-        return np.concatenate([audio[0, 0].cpu().numpy() for audio in made])
+        return joined(audio[0, 0].cpu().numpy() for audio in made)
 
     @classmethod
     def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:

@@ -78,6 +78,17 @@ def test_decoded_audio_is_padded_with_silence_to_the_clip() -> None:
     assert np.array_equal(nothing.samples, np.zeros(7))
 
 
+def test_decoded_audio_is_not_copied_on_its_way_out() -> None:
+    class Keeping(ArithmeticTokenizer):
+        def _decode(self, codes):
+            self.made = super()._decode(codes).astype(np.float32)
+            return self.made
+
+    tokenizer = Keeping()
+    (codes,) = tokenizer.encode([noise(1600, 0)])
+    assert np.shares_memory(tokenizer.decode(codes).samples, tokenizer.made)
+
+
 def test_fingerprint_follows_settings_and_every_weight_but_no_order() -> None:
     a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
     base = fingerprint({"n": 1, "m": 2}, [("a", a), ("b", b)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slm.errors import UsageError
-from slm.tokenizers import load_tokenizer
+from slm.tokenizers import codec2, load_tokenizer
 from slm.tokenizers.codec2 import MODES, Mode
 from slm.types import AudioClip
 from tests.contracts import tokenizer_law
@@ -125,6 +125,17 @@ def test_decoded_speech_has_the_loudness_contour_of_the_original() -> None:
 @pytest.mark.parametrize("name", ["codec2-700c", "codec2-1200", "codec2-2400"])
 def test_codec2_keeps_the_law(name: str) -> None:
     tokenizer_law(load_tokenizer(name), real_clips(8000, 3))
+
+
+@pytest.mark.parametrize("frames", [7, 8])
+def test_a_long_clip_in_parts_is_the_clip_at_once(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder remembers: its state goes over the seams, and what is no whole frame is dropped at the end alone."""
+    tokenizer = load_tokenizer("codec2-1200")
+    signal = real_clips(8000, 1)[0].samples[: frames * tokenizer.spec.hop_samples + 3]
+    whole = tokenizer.encode_bytes(signal)
+    monkeypatch.setattr(codec2, "_PART_FRAMES", 2)
+    assert tokenizer.encode_bytes(signal) == whole
+    assert len(set(zip(*[iter(whole)] * (len(whole) // frames), strict=True))) == frames
 
 
 def test_full_scale_does_not_wrap_around() -> None:
