@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from eval.benchmarks._archives import find_set
 from eval.benchmarks._cache import made_once
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
-from eval.benchmarks.storycloze import find_folder
 from slm.audio import probe, read_audio, write_wav
 from slm.errors import AudioError, UsageError
 from slm.types import AudioClip, MinimalPair, stable_hash
@@ -38,7 +38,7 @@ class CrossStoryCloze(PairBenchmark):
     ending: ClassVar[str]
 
     def __init__(self, setup: Setup):
-        folder = find_folder(setup.data, self.folders)
+        folder = find_set(setup, self.folders)
         if folder is None:
             raise UsageError(
                 f"no {self.folders[0]}: put its *_mutual, *_correct and *_incorrect files (.wav and .txt) into "

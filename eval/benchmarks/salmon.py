@@ -11,12 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.benchmarks._archives import find_set
 from eval.benchmarks._folders import FoundPairs, check_found
 from eval.benchmarks._pair_tables import PairRow, find_table, is_table, pairs_of, read_pairs
 from eval.benchmarks._sizes import short_of
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset, mean_over, stratify
-from eval.benchmarks.storycloze import find_folder
 from slm.errors import UsageError
 from slm.types import MinimalPair
 
@@ -44,7 +44,7 @@ class Salmon(PairBenchmark):
 
     def __init__(self, setup: Setup):
         self.split = "parts"
-        folder = find_folder(setup.data, NAMES) or setup.data
+        folder = find_set(setup, NAMES) or setup.data
         parts = [p for p in PARTS if any((folder / p).glob("*.wav"))] if folder.is_dir() else []
         found = FoundPairs()
         for part in parts:

@@ -2,7 +2,7 @@
 
 sSC has the wrong endings of the written StoryCloze test, tSC endings of other stories; the ms_ forms have many
 speakers. Every recording is the whole story, so the two of a pair begin alike. Read are the folders as they are
-distributed (`<number>_<story>_{correct,incorrect}.wav`; ms_ in sub-folders) and the data sets of pairs
+distributed (`<number>_<story>_{correct,incorrect}.wav`; ms_ in sub-folders), also zipped, and the data sets of pairs
 `speed/sStoryCloze` and `speed/tStoryCloze`. Recordings of one story count as one.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from eval.benchmarks._archives import find_set
 from eval.benchmarks._folders import check_found, numbered_pairs
 from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
 from eval.benchmarks._sizes import short_of
@@ -23,15 +24,6 @@ from slm.types import MinimalPair
 
 STORIES = 1_871  # in each of sSC and tSC
 GOOGLE = "https://github.com/slp-rl/SpokenStoryCloze tells where the recordings are"
-
-
-def find_folder(data: Path, names: Sequence[str]) -> Path | None:
-    """The folder called by one of `names`, in any case: in `data`, or `data` itself."""
-    wanted = {name.lower() for name in names}
-    if not data.is_dir():
-        return None
-    within = sorted(p for p in data.iterdir() if p.is_dir() and p.name.lower() in wanted)
-    return within[0] if within else data if data.resolve().name.lower() in wanted else None
 
 
 class StoryCloze(PairBenchmark):
@@ -45,7 +37,7 @@ class StoryCloze(PairBenchmark):
     """Stories in its folder, where that is known."""
 
     def __init__(self, setup: Setup):
-        folder = find_folder(setup.data, [self.folder])
+        folder = find_set(setup, [self.folder])
         table = find_table(setup.data, [self.table]) if self.table else None
         self.split = "stories"
         if folder:
@@ -61,7 +53,7 @@ class StoryCloze(PairBenchmark):
             raise UsageError(f"no {self.folder}: {self._remedy(setup.data)}")
 
     def _remedy(self, data: Path) -> str:
-        said = f"put its wavs into {data / self.folder} ({GOOGLE})"
+        said = f"put its zip, or its wavs in a folder {self.folder}, into {data} ({GOOGLE})"
         if self.table:
             said += f", or `hf download --repo-type dataset speed/{self.table} --local-dir {data / self.table}`"
         return said

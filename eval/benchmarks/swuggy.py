@@ -4,8 +4,9 @@ A word and a non-word are a pair when they share voice and id; voices are averag
 of frequency (occurrences of the word in the training corpus; LibriSpeech for the official set) are half-open:
 0, [1, 5), [5, 20), [20, 100), [100, inf).
 
-Three layouts are read: the official one (ROOT/lexical/SPLIT with gold.csv), pairs without voices (the data set
-`speed/sWUGGY`, columns `positive` and `negative`), and slamkit's numbered lists (ROOT/swuggy_inter, ROOT/swuggy_oov).
+Four layouts are read: the official one (ROOT/lexical/SPLIT with gold.csv), gold.csv beside tars of its recordings (the
+data set `coml/sWuggy`), pairs without voices (the data set `speed/sWUGGY`, columns `positive` and `negative`), and
+slamkit's numbered lists (ROOT/swuggy_inter, ROOT/swuggy_oov).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.benchmarks._archives import find_folder
 from eval.benchmarks._folders import FoundPairs, check_found, numbered_pairs
 from eval.benchmarks._gold import GoldRow, audio_files, read_gold
+from eval.benchmarks._gold_tars import GoldSplit, choose_tars, find_splits, read_split
 from eval.benchmarks._pair_tables import choose_split, find_table, pairs_of, read_pairs
 from eval.benchmarks._sizes import short_of
 from eval.benchmarks._submission import SLM21_PARAMS, Submission, add_submission
@@ -23,6 +26,7 @@ from eval.benchmarks.pairs import PairBenchmark, Subset
 from slm.errors import UsageError
 from slm.types import MinimalPair
 
+REQUIRED = ("filename", "id", "voice", "correct")
 COLUMNS = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
 BANDS = {
     "frequency 1-4": (1, 5),
@@ -44,11 +48,14 @@ class SWuggy(PairBenchmark):
     about = "Spoken words against made-up words that sound alike: does the model know the word?"
 
     def __init__(self, setup: Setup):
+        tars = find_splits(find_folder(setup.data, TABLES), setup.data)
         table = find_table(setup.data, TABLES)
         lists = [p for p in (setup.data / name for name in LISTS) if p.is_dir()]
         self.layout = "sLM21"
-        if (setup.data / "lexical").is_dir() or not (table or lists):
+        if (setup.data / "lexical").is_dir() or not (tars or table or lists):
             self._read_official(setup)
+        elif tars:
+            self._read_tars(choose_tars(tars, setup.split), setup)
         elif table:
             self._read_table(table, setup)
         else:
@@ -63,6 +70,12 @@ class SWuggy(PairBenchmark):
         self.lost = len(self.unpaired)
         ids = len({row.id for row in rows})
         self.notes = short_of(setup.data, [(ids, SIZES.get(setup.split), f"ids of split {setup.split}")])
+
+    def _read_tars(self, found: GoldSplit, setup: Setup) -> None:
+        self.layout, self.split = "tars", found.name
+        rows, self.files = read_split(found, REQUIRED, setup.cache)
+        self.all_pairs, self.unpaired = pair_by_voice_and_id(found.gold, rows)
+        self.lost = len(self.unpaired)
 
     def _read_table(self, table: str, setup: Setup) -> None:
         self.layout = "pairs"
@@ -92,7 +105,7 @@ class SWuggy(PairBenchmark):
             return [everything]
         if self.layout == "slamkit":
             return [everything, *(_list_subset(name, meaning, pairs) for name, meaning in LISTS.items())]
-        return [everything, *_by_frequency(pairs)]
+        return [everything, *(_by_frequency(pairs) if all("frequency" in p.labels for p in pairs) else [])]
 
 
 def _list_subset(name: str, meaning: str, pairs: Sequence[MinimalPair]) -> Subset:
@@ -121,7 +134,7 @@ def pair_by_voice_and_id(path: Path, rows: Sequence[GoldRow]) -> tuple[list[Mini
             row.filename,
             others[key].filename,
             group=row.id,
-            labels={"voice": row.voice, "frequency": _frequency(path, row)},
+            labels={"voice": row.voice, **_frequency(path, row)},
         )
         for key, row in words.items()
         if key in others
@@ -144,8 +157,10 @@ def _by_key(path: Path, rows: Sequence[GoldRow], correct: bool) -> dict[tuple[st
     return made
 
 
-def _frequency(path: Path, row: GoldRow) -> float:
-    """Of words only: non-words need none."""
+def _frequency(path: Path, row: GoldRow) -> dict[str, float]:
+    """Of words only: non-words need none. Nothing where gold.csv has no such column."""
+    if "frequency" not in row.fields:
+        return {}
     try:
         frequency = float(row.fields["frequency"])
     except ValueError:
@@ -154,4 +169,4 @@ def _frequency(path: Path, row: GoldRow) -> float:
         raise UsageError(
             f"{path}, line {row.line}: frequency is {row.fields['frequency']!r}, not a count; mend the row"
         )
-    return frequency
+    return {"frequency": frequency}
