@@ -115,7 +115,8 @@ def find_model(source: str | Path) -> Path:
     """A folder as it is; a hub id (USER/NAME) as the folder that it is downloaded to. UsageError where that fails."""
     if Path(source).exists() or Path(source).parent.exists() or not is_hub_id(str(source)):
         return Path(source)
-    return download(str(source), ("*.json", "*.safetensors", "*.model"))
+    folder = download(str(source), ("*.json", "*.safetensors", "*.model"))
+    return folder if any(folder.glob("*.safetensors")) else download(str(source), ("*.json", "*.bin", "*.model"))
 
 
 def load_record(folder: str | Path) -> ModelRecord:
@@ -144,6 +145,8 @@ def _load_bpe(folder: Path, fingerprint: str | None) -> UnitBPE | None:
 
 def _hint(folder: Path) -> str:
     found: Sequence[Path] = sorted(folder.glob("**/slm.json"))[:3] if folder.is_dir() else []
+    if (folder / "config.json").is_file() and "offset" in read_json(folder / "config.json"):
+        return ": a TWIST model as first published is not read; take one that was converted to slamkit's UnitLM"
     if found:
         return "; did you mean " + " or ".join(str(f.parent) for f in found) + "?"
     return " (train one with train_lm.py; its checkpoint is the folder OUT/final)"

@@ -1,9 +1,9 @@
 """Checkpoints that slamkit published (`slprl/slam`, TWIST models converted to it), read as they are.
 
 Such a folder holds config.json (`model_type` "speech_language_model", the body's configuration nested under
-`base_config`), safetensors whose names begin with `lm.`, and sometimes tokeniser_config.json. Its ids are padding 0,
-`<S>` 1, which begins and ends every document, and unit u at u + 2 (slamkit at 388b402, `unit_lm.py` and
-`unit_tokeniser.py`).
+`base_config`), safetensors (or an older .bin) whose names begin with `lm.`, and sometimes tokeniser_config.json. Its
+ids are padding 0, `<S>` 1, which begins and ends every document, and unit u at u + 2 (slamkit at 388b402, `unit_lm.py`
+and `unit_tokeniser.py`).
 """
 
 from __future__ import annotations
@@ -168,19 +168,28 @@ def _read_body(folder: Path, layout: Layout) -> Any:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Names without their `lm.`; one file, or as many as there are."""
+    """Names without their `lm.`; one file, or as many as there are. A .bin is a pickle: nothing but tensors is read."""
+    import pickle
+
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    files = sorted(folder.glob("model*.safetensors"))
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise UsageError(f"{folder}: no model.safetensors; a .bin is not read: save it again with safe_serialization")
+        raise UsageError(f"{folder}: no model.safetensors and no pytorch_model.bin: fetch its weights")
     found: dict[str, Tensor] = {}
     for file in files:
         try:
-            found |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"{file} cannot be read ({error}): fetch it again") from None
+            whole = file.suffix == ".safetensors"
+            found |= load_file(file) if whole else torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise UsageError(
+                f"{file} holds more than tensors, which only running its code would read: save it as safetensors where "
+                "you trust it"
+            ) from None
+        except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+            raise UsageError(f"{file} cannot be read ({str(error).splitlines()[0]}): fetch it again") from None
     return {name.removeprefix("lm."): value.float() for name, value in found.items()}
 
 

@@ -57,7 +57,7 @@ def test_a_folder_that_is_short_says_so(tmp_path, lm, monkeypatch):
 def test_the_folder_itself_may_be_given_as_data(tmp_path):
     write_stories(tmp_path / "tSC", ["a", "b"])
     assert len(TSC(Setup(tmp_path / "tSC")).all_pairs) == 2
-    with pytest.raises(UsageError, match=r"no sSC: put its zip, or its wavs in a folder sSC, into .*SpokenStoryCloze.*speed/sStoryCloze"):
+    with pytest.raises(UsageError, match=r"no sSC: put its zip, or its wavs .*SpokenStoryCloze.*speed/sStoryCloze"):
         SSC(Setup(tmp_path / "tSC"))
 
 

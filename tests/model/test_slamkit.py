@@ -196,3 +196,39 @@ def test_several_files_are_one_model(tmp_path):
         save_file({n: state[n] for n in part}, tmp_path / f"m/model-0000{i + 1}-of-00002.safetensors")
     (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps({"weight_map": {}}))
     assert load_lm(tmp_path / "m").fingerprint == whole.fingerprint
+
+
+def test_a_bin_is_read_and_nothing_in_it_is_run(tmp_path, monkeypatch):
+    save(tmp_path / "m")
+    whole = load_lm(tmp_path / "m").fingerprint
+    state = load_file(tmp_path / "m/model.safetensors")
+    (tmp_path / "m/model.safetensors").unlink()
+    asked = []
+
+    def snapshot(repo_id, allow_patterns):
+        asked.append(allow_patterns)
+        return str(tmp_path / "m")
+
+    for i, part in enumerate((list(state)[::2], list(state)[1::2])):
+        torch.save({n: state[n] for n in part}, tmp_path / f"m/pytorch_model-0000{i + 1}-of-00002.bin")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert load_lm("slprl/old").fingerprint == load_lm(tmp_path / "m").fingerprint == whole
+    assert asked == [["*.json", "*.safetensors", "*.model"], ["*.json", "*.bin", "*.model"]]
+
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    torch.save({**state, "lm.x": Evil()}, tmp_path / "m/pytorch_model-00001-of-00002.bin")
+    with pytest.raises(UsageError, match=r"00001-of-00002.bin holds more than tensors"):
+        load_lm(tmp_path / "m")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "m/pytorch_model-00001-of-00002.bin").write_bytes(b"PK no zip")
+    with pytest.raises(UsageError, match=r"00001-of-00002.bin (cannot be read|holds more)"):
+        load_lm(tmp_path / "m")
+
+
+def test_a_twist_model_as_first_published_says_what_to_take(tmp_path):
+    write_json(tmp_path / "config.json", {"model_type": "opt", "offset": 2, "vocab_size": 502})
+    with pytest.raises(UsageError, match=r"a TWIST model as first published is not read; take one that was converted"):
+        load_lm(tmp_path)
