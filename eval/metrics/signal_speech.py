@@ -71,12 +71,23 @@ class STOI(SignalMetric):
         with warnings.catch_warnings(record=True) as told, np.errstate(all="ignore"):
             warnings.simplefilter("always")
             try:
-                value = float(stoi(pair.reference, pair.made, pair.sample_rate_hz, extended=self.extended))
+                value = float(stoi(*at_10_khz(pair), 10_000, extended=self.extended))
             except (ValueError, IndexError):  # not one frame
                 value = float("nan")
         if any("STFT frames" in str(one.message) for one in told) or not np.isfinite(value):
             raise UndefinedError("less than 0.4 s of it is above silence")
         return value, 1.0
+
+
+@lru_cache(maxsize=2)
+def at_10_khz(pair: SignalPair) -> tuple[np.ndarray, np.ndarray]:
+    """As `stoi` itself would resample both, once for both of its kinds."""
+    from pystoi.utils import resample_oct
+
+    if pair.sample_rate_hz == 10_000:
+        return pair.reference, pair.made
+    reference, made = (resample_oct(x, 10_000, pair.sample_rate_hz) for x in (pair.reference, pair.made))
+    return reference, made
 
 
 @METRICS.register("estoi")
@@ -91,7 +102,7 @@ class ViSQOL(SignalMetric):
     name = "visqol"
     unit = "MOS-LQO"
     higher_is_better = True
-    package = ("visqol-python[lattice]", "visqol")
+    package = ("visqol-python[lattice,accel]", "visqol")
     about = "Google's ViSQOL v3: the similarity of gammatone spectra as an opinion from 1 to 5."
 
     def convention(self, domain: str, sample_rate_hz: int) -> str:
@@ -122,11 +133,9 @@ class ViSQOL(SignalMetric):
 
 @lru_cache(maxsize=2)
 def _visqol(mode: str) -> Any:
-    from visqol import VisqolApi
+    from eval.metrics._visqol import visqol_api
 
-    api = VisqolApi()
-    api.create(mode=mode, use_lattice_model=_has_lattice() if mode == "speech" else None)
-    return api
+    return visqol_api(mode, _has_lattice() if mode == "speech" else None)
 
 
 def _has_lattice() -> bool:
@@ -176,11 +185,18 @@ class VoicingError(_Pitch):
 @lru_cache(maxsize=2)
 def pitch_tracks(pair: SignalPair) -> tuple[np.ndarray, np.ndarray]:
     """Hz every 5 ms, 0 where unvoiced, of both."""
-    first, second = (_pitch(x.astype(np.float64), pair.sample_rate_hz) for x in (pair.reference, pair.made))
-    return first, second
+    made = _pitch(pair.made, pair.sample_rate_hz)
+    return _pitch_of_bytes(pair.reference.astype(np.float32).tobytes(), pair.sample_rate_hz), made
 
 
-def _pitch(signal: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+@lru_cache(maxsize=64)
+def _pitch_of_bytes(signal: bytes, sample_rate_hz: int) -> np.ndarray:
+    """Of float32 samples; a ground truth comes again with other codebooks."""
+    return _pitch(np.frombuffer(signal, np.float32), sample_rate_hz)
+
+
+def _pitch(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    signal = samples.astype(np.float64)
     with _with_pkg_resources():
         import pyworld
     low, high = PITCH_HZ

@@ -243,3 +243,27 @@ def test_visqol_is_what_its_own_command_says_of_the_files(tmp_path, domain, rate
     found = asked.measure(SignalPair("a", *read, rate, domain))[0]
     assert 1 < found < 4.9
     assert found == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(("mode", "rate"), [("speech", 16_000), ("audio", 48_000)])
+def test_visqol_looks_frames_up_and_gives_what_its_package_gives(mode, rate):
+    """To the last bit: of a delay that moves patches between frames, of a lag of whole frames, and of a ground truth
+    that comes again."""
+    if missing := metric("visqol").missing():
+        pytest.skip(missing)
+    import soxr
+    from visqol import VisqolApi
+
+    from eval.metrics._visqol import visqol_api
+
+    theirs, ours = VisqolApi(), visqol_api(mode, False if mode == "speech" else None)
+    theirs.create(mode=mode, use_lattice_model=False if mode == "speech" else None)
+    x = soxr.resample(speech()[: 2 * 16_000], 16_000, rate).astype(np.float64)
+    y = x + 0.02 * np.random.default_rng(0).normal(size=len(x))
+    for made in (y, np.r_[np.zeros(37), y[:-37]], 0.5 * np.r_[np.zeros(rate // 10), y[: -rate // 10]]):
+        first, second = (api.measure_from_arrays(x, made, rate) for api in (theirs, ours))
+        assert second.moslqo == first.moslqo
+        assert np.array_equal(second.fvnsim, first.fvnsim)
+    known = len(ours._manager.spect_builder.known)
+    ours.measure_from_arrays(x, y, rate)
+    assert len(ours._manager.spect_builder.known) == known  # nothing was new
