@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.minimal_pairs.corpus import ISOLATED_SHARE, plan_corpus
-from eval.minimal_pairs.dataset import (
-    LEXICAL_HEADER,
-    SYNTACTIC_HEADER,
-    Plan,
-    csv_text,
-    statistics,
-    store_plan,
-    write_manifest,
-)
+from eval.minimal_pairs.dataset import Plan, statistics, store_plan, write_manifest
+from eval.minimal_pairs.gold import write_gold
 from eval.minimal_pairs.lexicon import Entry, count_words, read_lexicon, words_of
 from eval.minimal_pairs.sentences import Sieve, plan_sentences
 from eval.minimal_pairs.synthesis import Studio
@@ -27,7 +20,7 @@ from eval.minimal_pairs.vocabulary import Vocabulary, build_vocabulary
 from eval.minimal_pairs.voice import Voice
 from eval.minimal_pairs.wordpairs import BANDS, plan_words
 from slm.errors import UsageError
-from slm.files import write_json, write_text
+from slm.files import write_json
 from slm.types import stable_hash
 
 VERSION = 1  # of this generator; another one makes other pairs
@@ -158,9 +151,8 @@ def describe(out: Path, settings: dict[str, Any], plan: Plan, lengths: Sequence[
     if plan.corpus:
         rows = write_manifest(out, plan.corpus, lengths)
         minutes = sum(row["duration_s"] for row in rows) / 60
-    write_text(out / "lexical/dev/gold.csv", csv_text(LEXICAL_HEADER, _lexical_rows(plan.lexical)))
-    if plan.syntactic:
-        write_text(out / "syntactic/dev/gold.csv", csv_text(SYNTACTIC_HEADER, _syntactic_rows(plan.syntactic)))
+    both = (plan.lexical, plan.syntactic)
+    write_gold(out, *([(p.labels["id"], p.labels["voice"], p) for p in pairs] for pairs in both))
     voices = len(settings["voices"])
     phonemes = Counter(settings["phonemes"])
     tasks = {"lexical": plan.lexical, "syntactic": plan.syntactic}
@@ -206,23 +198,3 @@ def _by_band(pairs: Sequence[Pair], voices: int) -> dict[str, int]:
     bands = {f"{low}-{high - 1:g}" if high < float("inf") else f"{low}-": (low, high) for low, high in BANDS}
     counted = {name: sum(low <= f < high for f in frequencies) for name, (low, high) in bands.items()}
     return {"0": sum(not f for f in frequencies), **counted}
-
-
-def _lexical_rows(pairs: Sequence[Pair]) -> list[tuple]:
-    rows = []
-    for pair in pairs:
-        labels = pair.labels
-        for item, said, correct in zip((pair.right, pair.wrong), phonemes_of(pair), (1, 0), strict=True):
-            word, frequency = (item.text, f"{labels['frequency']:g}") if correct else ("".join(said), "0")
-            spelled, name = " ".join(said), Path(item.path).name.removesuffix(".wav")
-            rows.append((name, labels["id"], labels["voice"], frequency, word, spelled, len(said), correct))
-    return rows
-
-
-def _syntactic_rows(pairs: Sequence[Pair]) -> list[tuple]:
-    return [
-        (Path(u.path).name.removesuffix(".wav"), p.labels["id"], p.labels["voice"], p.labels["type"],
-         p.labels["subtype"], u.text, correct)
-        for p in pairs
-        for u, correct in ((p.right, 1), (p.wrong, 0))
-    ]  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,19 +12,18 @@ from typing import Any
 import numpy as np
 
 from eval.minimal_pairs.corpus import ISOLATED_SHARE, plan_corpus
+from eval.minimal_pairs.gold import write_gold
 from eval.minimal_pairs.lexical import phoneme_features, plan_lexical
 from eval.minimal_pairs.phonology import phones
 from eval.minimal_pairs.syntactic import plan_syntactic
 from eval.minimal_pairs.synthesis import Studio
 from eval.minimal_pairs.utterance import Pair, Utterance, phonemes_of
-from eval.minimal_pairs.voice import FRAME_SAMPLES, RATE_HZ, Voice
+from eval.minimal_pairs.voice import RATE_HZ, Voice
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
 
 GENERATOR_VERSION = 1
 TASKS = ("lexical", "syntactic")
-LEXICAL_HEADER = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
-SYNTACTIC_HEADER = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,7 @@ def _numbered(pairs: Sequence[Pair], folder: str) -> list[Pair]:
 def write_descriptions(out: Path, settings: dict, voice: Voice, plan: Plan, lengths: Sequence[int]) -> str:
     """manifest.jsonl, both gold.csv and generated.json; returns one line about them."""
     rows = write_manifest(out, plan.corpus, lengths, voice.name)
-    write_text(out / "lexical/dev/gold.csv", csv_text(LEXICAL_HEADER, _lexical_rows(plan, voice)))
-    write_text(out / "syntactic/dev/gold.csv", csv_text(SYNTACTIC_HEADER, _syntactic_rows(plan, voice)))
+    write_gold(out, *([(i, voice.name, p) for i, p in enumerate(pairs)] for pairs in (plan.lexical, plan.syntactic)))
     minutes = sum(row["duration_s"] for row in rows) / 60
     seen = sum(pair.labels["frequency"] > 0 for pair in plan.lexical)
     counts = {
@@ -158,7 +154,7 @@ def shortcut_statistics(plan: Plan) -> dict[str, dict[str, float]]:
 
 
 def statistics(pairs: Sequence[Pair], counts: Counter) -> dict[str, float]:
-    frames = np.array([(p.lengths[0] - p.lengths[1]) / FRAME_SAMPLES for p in pairs])
+    frames = np.array([p.frames for p in pairs])
     features = phoneme_features(counts)
     log_frequency = np.array([features(p)[len(counts)] for p in pairs])
     phonemes = [len(right) - len(wrong) for right, wrong in map(phonemes_of, pairs)]
@@ -174,29 +170,3 @@ def statistics(pairs: Sequence[Pair], counts: Counter) -> dict[str, float]:
 
 def _favoured(difference: np.ndarray) -> float:
     return round(float(np.mean((np.sign(np.round(difference, 9)) + 1) / 2)), 4)
-
-
-def _lexical_rows(plan: Plan, voice: Voice) -> list[tuple]:
-    rows = []
-    for i, pair in enumerate(plan.lexical):
-        for item, correct in ((pair.right, 1), (pair.wrong, 0)):
-            said = phones(item.phonemes)
-            word, frequency = (item.text, pair.labels["frequency"]) if correct else (said, 0)
-            rows.append((Path(item.path).stem, i, voice.name, frequency, word, " ".join(said), len(said), correct))
-    return rows
-
-
-def _syntactic_rows(plan: Plan, voice: Voice) -> list[tuple]:
-    return [
-        (Path(u.path).stem, i, voice.name, pair.labels["type"], pair.labels["subtype"], u.text, correct)
-        for i, pair in enumerate(plan.syntactic)
-        for u, correct in ((pair.right, 1), (pair.wrong, 0))
-    ]
-
-
-def csv_text(header: Sequence[str], rows: Sequence[tuple]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from typing import TypeVar
 
 Pronunciation = tuple[str, ...]
+Said = TypeVar("Said", str, Pronunciation)
 
 STRESS = "ˈˌ"
 VOWELS = frozenset("iyɨʉɯuɪʏʊeøɘɵɤoəɛœɜɞʌɔæɐaɶɑɒɚɝᵻᵊ")
@@ -39,6 +41,11 @@ def stress_of(phoneme: str) -> str:
 def is_vowel(phoneme: str) -> bool:
     """Whether it is the nucleus of a syllable: a vowel, a diphthong, or a syllabic consonant."""
     return SYLLABIC in phoneme or any(c in VOWELS for c in phoneme)
+
+
+def is_form_of(said: Said, words: Container[Said], endings: Iterable[Said]) -> bool:
+    """Whether it is among the words, or would be without one of the endings (neither with stress)."""
+    return said in words or any(said[-len(e) :] == e and said[: -len(e)] in words for e in endings)
 
 
 def to_nuclei(phonemes: Iterable[str]) -> Pronunciation:

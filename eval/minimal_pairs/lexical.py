@@ -14,7 +14,7 @@ from eval.minimal_pairs.balance import choose_balanced
 from eval.minimal_pairs.phonology import Phonotactics, phones
 from eval.minimal_pairs.synthesis import Studio
 from eval.minimal_pairs.utterance import Pair, Utterance, phonemes_of, utterance
-from eval.minimal_pairs.voice import FRAME_SAMPLES, Voice
+from eval.minimal_pairs.voice import Voice
 from slm.types import stable_hash
 
 HELD_OUT_SHARE = 0.2  # of the pairs: words that the corpus never says
@@ -77,7 +77,7 @@ def _equally_long(
     for right, wrongs in candidates:
         labels = {"word": right.text, "frequency": frequency[right.text]}
         pairs = [Pair(right, wrong, labels, (length[right], length[wrong])) for wrong in wrongs]
-        groups.append([p for p in pairs if abs(p.lengths[0] - p.lengths[1]) <= FRAME_SAMPLES])
+        groups.append([p for p in pairs if p.is_equally_long])
     return [group for group in groups if group]
 
 
@@ -106,8 +106,7 @@ def phoneme_features(counts: Counter) -> Features:
 
 def duration_features(pair: Pair) -> list[float]:
     """Right minus wrong: duration in frames with its sign."""
-    frames = (pair.lengths[0] - pair.lengths[1]) / FRAME_SAMPLES
-    return [frames, SIGN_WEIGHT * _sign(frames)]
+    return [pair.frames, SIGN_WEIGHT * _sign(pair.frames)]
 
 
 def unit_features(studio: Studio, corpus: Sequence[Utterance], pairs: Sequence[Pair]) -> Features:

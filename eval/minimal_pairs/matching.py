@@ -8,7 +8,6 @@ from typing import Any
 
 from eval.minimal_pairs.synthesis import Studio
 from eval.minimal_pairs.utterance import Pair, Utterance, utterance
-from eval.minimal_pairs.voice import FRAME_SAMPLES
 
 SLOWEST = 0.87  # the shorter side is read more slowly, down to this part of the longer one's speed
 CORRECTIONS = 2  # a voice does not follow the speed exactly
@@ -43,7 +42,7 @@ def equally_long(contrasts: Sequence[Contrast], studio: Studio, seed: int) -> li
         left: dict[tuple[int, str], Pair] = {}
         for (i, voice), pair in open_pairs.items():
             measured = replace(pair, lengths=(length[pair.right], length[pair.wrong]))
-            if abs(measured.lengths[0] - measured.lengths[1]) <= FRAME_SAMPLES:
+            if measured.is_equally_long:
                 found[i][voice] = measured
             elif speeds := _slower(measured, contrasts[i].speed):
                 left[i, voice] = _pair(contrasts[i], voice, speeds, seed)

@@ -9,7 +9,8 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 
-STRESS = "ˈˌ"
+from eval.minimal_pairs.ipa import STRESS, is_form_of
+
 VOWELS = frozenset("AIOQWYaeiouæɐɑɒɔəɚɛɜɨɪʊʌᵊᵻ")
 SUFFIXES = ("z", "s", "d", "t", "ɪŋ", "ᵻz", "ᵻd", "əz", "əd")
 EDGE = "#"
@@ -37,8 +38,7 @@ class Phonotactics:
 
     def is_word(self, candidate: str) -> bool:
         """In the lexicon, or a regular form (-s, -ed, -ing) of what is."""
-        stems = (candidate[: -len(s)] for s in SUFFIXES if candidate.endswith(s))
-        return candidate in self.words or any(stem in self.words for stem in stems)
+        return is_form_of(candidate, self.words, SUFFIXES)
 
     def is_legal(self, candidate: str) -> bool:
         return all(t in self.attested for t in _triples(candidate))

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from eval.minimal_pairs.ipa import Pronunciation, bare, stress_of
+from eval.minimal_pairs.ipa import Pronunciation, bare, is_form_of, stress_of
 from eval.minimal_pairs.syllables import Segments, Syllables
 
 EDGE: Pronunciation = ("#",)
@@ -47,9 +47,7 @@ class Chains:
 
     def is_word(self, pronunciation: Iterable[str]) -> bool:
         """However it is stressed; also a regular form of a word, where the language's endings are known."""
-        said = tuple(map(bare, pronunciation))
-        stems = (said[: -len(e)] for e in self.endings if said[-len(e) :] == e)
-        return said in self.words or any(stem in self.words for stem in stems)
+        return is_form_of(tuple(map(bare, pronunciation)), self.words, self.endings)
 
     def deviations(self, word: Segments, other: Segments) -> list[int]:
         """How much the frequencies of the links of two words differ, link by link."""

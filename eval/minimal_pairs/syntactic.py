@@ -13,7 +13,7 @@ from eval.minimal_pairs.balance import choose_balanced
 from eval.minimal_pairs.phonology import phones
 from eval.minimal_pairs.synthesis import Studio
 from eval.minimal_pairs.utterance import Pair, Utterance, utterance
-from eval.minimal_pairs.voice import FRAME_SAMPLES, SPEEDS, Voice
+from eval.minimal_pairs.voice import SPEEDS, Voice
 from slm.types import stable_hash
 
 READINGS = 5  # of each sentence, at speeds spread over the range
@@ -63,11 +63,10 @@ def _equally_long(
     both = []
     for right, wrong in zip(design.correct, design.incorrect, strict=True):
         pairs = [Pair(r, w, labels, (length[r], length[w])) for r in readings[right] for w in readings[wrong]]
-        both.append([p for p in pairs if abs(p.lengths[0] - p.lengths[1]) <= FRAME_SAMPLES])
+        both.append([p for p in pairs if p.is_equally_long])
     return both
 
 
 def reading_features(pair: Pair) -> np.ndarray:
     """Right minus wrong: speed, duration in frames and its sign."""
-    frames = (pair.lengths[0] - pair.lengths[1]) / FRAME_SAMPLES
-    return np.array([10 * (pair.right.speed - pair.wrong.speed), frames, np.sign(frames)])
+    return np.array([10 * (pair.right.speed - pair.wrong.speed), pair.frames, np.sign(pair.frames)])

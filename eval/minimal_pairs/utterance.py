@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.minimal_pairs.phonology import phones
+from eval.minimal_pairs.voice import FRAME_SAMPLES
 from slm.types import stable_hash
 
 
@@ -31,6 +32,16 @@ class Pair:
     wrong: Utterance
     labels: dict[str, Any]
     lengths: tuple[int, int]
+
+    @property
+    def frames(self) -> float:
+        """How much longer the right side lasts, in frames of 20 ms."""
+        return (self.lengths[0] - self.lengths[1]) / FRAME_SAMPLES
+
+    @property
+    def is_equally_long(self) -> bool:
+        """Within one frame: what a pair must be."""
+        return abs(self.frames) <= 1
 
 
 def utterance(seed: int, path: str, text: str, phonemes: str, speed: float = 1.0, voice: str = "") -> Utterance:

@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 
 from eval.minimal_pairs.engines.base import ENGINES
-from eval.minimal_pairs.ipa import bare, stress_of
+from eval.minimal_pairs.ipa import STRESS, bare, stress_of
 
 # Its alphabet (misaki's) has one letter for each phoneme. What differs from IPA:
 _TO_IPA = {"A": "eɪ", "I": "aɪ", "O": "oʊ", "Q": "əʊ", "W": "aʊ", "Y": "ɔɪ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ", "ᵊ": "ə"}
@@ -24,7 +24,6 @@ _FROM_IPA = {
     "a": "æ", "o": "O", "e": "A", "ɑːɹ": "ɑɹ", "ɔːɹ": "ɔɹ", "oːɹ": "ɔɹ", "ɛɹ": "ɛɹ", "ɪɹ": "ɪɹ", "ʊɹ": "ʊɹ", "iə": "iə",
     "aɪɚ": "Iəɹ", "aɪə": "Iə",
 }  # fmt: skip
-_STRESS = "ˈˌ"
 
 
 @ENGINES.register("hibari")
@@ -67,7 +66,7 @@ class HibariVoice:
     def ipa(self, phonemes: str) -> tuple[str, ...]:
         made, stress = list[str](), ""
         for letter in phonemes:
-            if letter in _STRESS:
+            if letter in STRESS:
                 stress = letter
             elif letter.isalpha():
                 made.append(stress + _TO_IPA.get(letter, letter))
