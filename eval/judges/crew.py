@@ -44,21 +44,23 @@ def _own(recipe: Recipe) -> Judge:
     return recipe.make(*recipe.arguments)
 
 
-def _answer(judge: Judge, question: str, items: Sequence[Any]) -> tuple[list[Any], float]:
+def _answer(judge: Judge, question: str, items: Sequence[Any],
+            clock: Callable[[], float] = time.perf_counter) -> tuple[list[Any], float]:  # fmt: skip
     """Of clips, or of rows of texts, and the seconds that it took."""
-    started = time.perf_counter()
+    started = clock()
     columns = [list(c) for c in zip(*items, strict=True)] if isinstance(items[0], tuple) else [list(items)]
     made = list(getattr(judge, question)(*columns))
-    return made, time.perf_counter() - started
+    return made, clock() - started
 
 
 def _answer_there(recipe: Recipe, question: str, items: Sequence[Any]) -> tuple[list[Any], float]:
-    return _answer(_own(recipe), question, items)
+    return _answer(_own(recipe), question, items, time.process_time)
 
 
 class Crew:
     """`workers` processes (0: one for each CPU; 1: none beside this one), begun when there is enough to do for them:
-    at once where they are begun already. `busy_s` is what all judges have taken together."""
+    at once where they are begun already. `busy_s` is what all judges took together: of a processor in processes of
+    their own, where others may have it in between, and by the clock in this one."""
 
     def __init__(self, workers: int = 1, processes: Executor | None = None):
         self.workers = workers or len(os.sched_getaffinity(0))

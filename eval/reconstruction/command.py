@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from eval.benchmarks.base import LeftOut
 from eval.judges.answers import FOLDER
 from eval.judges.crew import Crew
 from eval.metrics.signals import DOMAINS
-from eval.reconstruction.judging import Bench, Found, judge_domain
+from eval.reconstruction.judging import Bench, Found, begin_domain
 from eval.reconstruction.material import Piece, find_recordings
 from eval.reconstruction.opinions import Opinions
 from eval.reconstruction.pairs import find_pairs
@@ -152,13 +153,18 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
 
     by_domain = {d: [p for p in pieces if p.domain == d] for d in DOMAINS}
     founds: dict[str, list[Found]] = {d: [] for d, own in by_domain.items() if own}
+    before: Callable[[], None] | None = None
     for codebooks, whole, source in sources():
         for domain, all_found in founds.items():
-            what = domain if codebooks is None else f"{domain}, {codebooks} codebooks"
-            print(f"{NAME}: {what}: {len(by_domain[domain]):,} recordings", file=sys.stderr, flush=True)
             found = Found(domain, codebooks, whole)
-            all_found.append(judge_domain(source, by_domain[domain], found, bench, folder / NAME))
-            print(f"{NAME}: {what}: {told_time(found, bench)}", file=sys.stderr, flush=True)
+            all_found.append(found)
+            print(f"{NAME}: {_what(found)}: {len(by_domain[domain]):,} recordings", file=sys.stderr, flush=True)
+            finish = begin_domain(source, by_domain[domain], found, bench, folder / NAME)
+            if before:
+                before()
+            before = partial(_finish, finish, found, bench)
+    if before:
+        before()
     record: dict[str, Any] = {"results": []}
     for domain, all_found in founds.items():
         result = result_of(domain, all_found, bench, config.bootstrap, config.seed, left_out)
@@ -166,6 +172,15 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
     lines = [_line(one, found) for all_found in founds.values() for found in all_found for one in found.judged]
     write_text(folder / NAME / "items.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return record["results"]
+
+
+def _finish(finish: Callable[[], None], found: Found, bench: Bench) -> None:
+    finish()
+    print(f"{NAME}: {_what(found)}: {told_time(found, bench)}", file=sys.stderr, flush=True)
+
+
+def _what(found: Found) -> str:
+    return found.domain if found.codebooks is None else f"{found.domain}, {found.codebooks} codebooks"
 
 
 def told_time(found: Found, bench: Bench) -> str:

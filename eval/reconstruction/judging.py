@@ -28,6 +28,7 @@ from slm.errors import AudioError
 from slm.types import AudioClip, stable_hash
 
 FIRST, CHUNK = 32, 16  # pieces at a time; those of the first tell the common delay
+AHEAD = 2  # chunks that wait for judges while the next is made: processes are never without work
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Found:
     facts: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     time: dict[str, float] = field(default_factory=dict)
-    """Seconds of this run: of the tokenizer, of all metrics together, and by the clock; and the pieces it made."""
+    """Seconds of this run: of the tokenizer, of all metrics and judges (of a processor, where they have processes of
+    their own), and by the clock; and the pieces it made."""
 
     @property
     def undefined(self) -> dict[str, dict[str, int]]:
@@ -81,20 +83,38 @@ class Bench:
     metrics: Sequence[SignalMetric]
     workers: Executor | None
     opinions: Opinions
+    waiting: deque[Waiting] = field(default_factory=deque)
+    """Chunks that are being judged, the oldest first, while sources make the next."""
+    finished_s: list[float] = field(default_factory=list)
+
+    def since(self, started: float) -> float:
+        """Seconds that this one took by the clock, those apart in which the one before was not done."""
+        self.finished_s.append(time.perf_counter())
+        return self.finished_s[-1] - max(started, *self.finished_s[-2:-1], 0)
 
     def metrics_of(self, domain: str, sample_rate_hz: int) -> dict[str, str]:
         """Those that can be said of a domain, with what makes each the number that it is."""
         return {m.name: m.convention(domain, sample_rate_hz) for m in self.metrics if domain in m.domains}
 
 
-Waiting = tuple[Sequence[Piece], Mapping[str, Returned], Iterator[Judged], Callable[[], dict[str, Any]]]
+@dataclass(frozen=True)
+class Waiting:
+    """A chunk that is being judged."""
+
+    found: Found
+    kept: KeptPieces
+    chunk: Sequence[Piece]
+    returned: Mapping[str, Returned]
+    judged: Iterator[Judged]
+    opinions: Callable[[], dict[str, Any]]
 
 
-def judge_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: Bench, keep: Path) -> Found:
-    """Fill `found` from the pieces of its domain; those that an earlier run judged are read. While the processes judge
-    one chunk, the source makes the next. Recordings to listen to go below `keep`."""
+def begin_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: Bench,
+                 keep: Path) -> Callable[[], None]:  # fmt: skip
+    """Make all pieces of a domain, those apart that an earlier run judged, and have them judged. The last chunks are
+    still being judged when it returns, so that the next source can begin; what it returns waits for them, and fills
+    `found`. Recordings to listen to go below `keep`."""
     started = time.perf_counter()
-    busy_s = bench.opinions.crew.busy_s
     kept = KeptPieces(keep / "kept" / f"{kept_name(source, pieces, found, bench)}.jsonl")
     found.common = kept.common
     rest: list[Piece] = []
@@ -103,22 +123,25 @@ def judge_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: B
         if not _recalled(piece, kept, source, found, keep if wanted else None):
             rest.append(piece)
     found.time = {"tokenizer": 0.0, "metrics": 0.0, "pieces": len(rest)}
-    waiting: deque[Waiting] = deque()
     while rest:
         size = CHUNK if found.common or bench.settings.alignment != "constant" else FIRST
-        waiting.append(_begun(source, rest[:size], found, bench, keep, kept))
+        bench.waiting.append(_begun(source, rest[:size], found, bench, keep, kept))
         rest = rest[size:]
-        while len(waiting) > (1 if rest else 0):
-            _take(waiting.popleft(), found, kept)
-    order = {piece.id: number for number, piece in enumerate(pieces)}
-    found.judged.sort(key=lambda one: order[one.pair_id])
-    found.samples.sort(key=lambda one: order[one["id"]])
-    found.samples = found.samples[: bench.settings.samples]
-    found.time["metrics"] += bench.opinions.crew.busy_s - busy_s
-    found.time["clock"] = time.perf_counter() - started
-    bench.opinions.learn(name for one in found.judged for name in one.values)
+        while len(bench.waiting) > (AHEAD if bench.workers else 1):
+            _take(bench.waiting.popleft(), bench)
     found.facts = source.facts()
-    return found
+    order = {piece.id: number for number, piece in enumerate(pieces)}
+
+    def finish() -> None:
+        while any(one.found is found for one in bench.waiting):
+            _take(bench.waiting.popleft(), bench)
+        found.judged.sort(key=lambda one: order[one.pair_id])
+        found.samples.sort(key=lambda one: order[one["id"]])
+        found.samples = found.samples[: bench.settings.samples]
+        found.time["clock"] = bench.since(started)
+        bench.opinions.learn(name for one in found.judged for name in one.values)
+
+    return finish
 
 
 def kept_name(source: Source, pieces: Sequence[Piece], found: Found, bench: Bench) -> str:
@@ -163,18 +186,20 @@ def _begun(source: Source, chunk: Sequence[Piece], found: Found, bench: Bench, k
         kept.set_common(found.common)
     judged = judge_all(jobs, bench.metrics, bench.workers)
     opinions = bench.opinions.begin(jobs, {p.id: p.text for p in chunk})
-    return chunk, {one.piece.id: one for one in returned}, judged, opinions
+    return Waiting(found, kept, chunk, {one.piece.id: one for one in returned}, judged, opinions)
 
 
-def _take(waiting: Waiting, found: Found, kept: KeptPieces) -> None:
+def _take(waiting: Waiting, bench: Bench) -> None:
     """Wait until a chunk is judged, and keep it."""
-    chunk, returned, judged, waits = waiting
-    signals, opinions = list(judged), waits()
-    found.time["metrics"] += sum(one.took_s for one in signals)
+    found, busy_s = waiting.found, bench.opinions.crew.busy_s
+    signals, opinions = list(waiting.judged), waiting.opinions()
+    found.time["metrics"] += sum(one.took_s for one in signals) + bench.opinions.crew.busy_s - busy_s
     made = {one.pair_id: _with_opinions(one, opinions.get(one.pair_id, {})) for one in signals}
     found.judged += made.values()
     samples = {sample["id"]: sample for sample in found.samples}
-    kept.add([(p, made[p.id], returned[p.id].trace, samples.get(p.id)) for p in chunk if p.id in made])
+    waiting.kept.add(
+        [(p, made[p.id], waiting.returned[p.id].trace, samples.get(p.id)) for p in waiting.chunk if p.id in made]
+    )
 
 
 def _with_opinions(judged: Judged, opinions: dict[str, tuple[float, float]]) -> Judged:
