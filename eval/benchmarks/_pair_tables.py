@@ -21,7 +21,7 @@ from slm.types import MinimalPair, stable_hash
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them is in a folder that `datasets` saved
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_FORMAT = 2  # of what is written out
+_FORMAT = 3  # of what is written out
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,18 @@ def choose_split(rows: Sequence[PairRow], split: str) -> tuple[list[PairRow], st
 
 
 def pairs_of(rows: Sequence[PairRow], group: str = "") -> tuple[dict[str, Path], list[MinimalPair]]:
-    """Item -> file, and a minimal pair for each row, each a unit by itself. Items are numbered, so that their names
-    tell nothing apart from pair and side: what a row says and what its recordings are stands in the labels."""
+    """Item -> file, and a minimal pair for each row. Items are numbered, so that their names tell nothing apart from
+    pair and side: what a row says and what its recordings are stands in the labels. Rows of one id (of one type and
+    subtype, where there are such) in several voices are one unit, else each is by itself."""
     files: dict[str, Path] = {}
     pairs = []
     for row in rows:
         name = f"{group}{row.number:05d}"
         files |= {f"{name}-positive": row.positive, f"{name}-negative": row.negative}
         labels = {"fields": row.fields, "sha256": list(row.sha256)}
-        pairs.append(MinimalPair(f"{name}-positive", f"{name}-negative", name, labels))
+        unit = group + "/".join(str(row.fields[c]) for c in ("type", "subtype", "id") if c in row.fields)
+        has_voices = {"id", "voice"} <= row.fields.keys()
+        pairs.append(MinimalPair(f"{name}-positive", f"{name}-negative", unit if has_voices else name, labels))
     return files, pairs
 
 
@@ -119,6 +122,8 @@ def _write_rows(location: str, folder: Path, positive: str, negative: str, confi
         if right is None or wrong is None:
             raise UsageError(f"{location}: {positive} and {negative} have different numbers of rows; fetch it again")
         fields = {k: v for k, v in right.metadata.items() if isinstance(v, (str, int, float, bool)) and k != "split"}
+        if "voice" in fields:
+            fields["id"] = right.id
         names = _write_audio(right, folder, f"{i:05d}-positive"), _write_audio(wrong, folder, f"{i:05d}-negative")
         yield {
             "positive": names[0],

@@ -64,6 +64,24 @@ def test_parquet_of_pairs_is_a_benchmark(tmp_path, cls, folder):
         assert level == pytest.approx(RIGHT if "positive" in item else WRONG, abs=1e-4)
 
 
+def test_voices_that_a_table_names_are_averaged_within_ids(tmp_path):
+    """Id 7 is right in two voices of three (2/3), id 8 wrong in its only one: 1/3, where rows would give 1/2."""
+    fields = {"id": [7, 7, 8, 7], "voice": ["a", "b", "a", "c"]}
+    write_parquet(tmp_path / "sWUGGY/train.parquet", dataset(tmp_path / "raw", 4, fields=fields))
+    benchmark = SWuggy(Setup(tmp_path, cache=tmp_path / "cache"))
+    made = {p.positive: right for p, right in zip(benchmark.all_pairs, (1.0, 1.0, -1.0, -1.0), strict=True)}
+    score = benchmark.judge(made | {p.negative: 0.0 for p in benchmark.all_pairs}, "sum", resamples=10)[0]
+    assert (score.value, score.count) == (pytest.approx(1 / 3), 2)
+    of_types = {**fields, "type": ["x", "x", "x", "y"]}
+    write_parquet(tmp_path / "sBLIMP/train.parquet", dataset(tmp_path / "raw", 4, fields=of_types))
+    assert [p.group for p in SBlimp(Setup(tmp_path, cache=tmp_path / "cache")).all_pairs] == [
+        "x/7",
+        "x/7",
+        "x/8",
+        "y/7",
+    ]
+
+
 def test_a_saved_data_set_is_read_as_the_parquet_is(tmp_path):
     made = dataset(tmp_path / "raw")
     write_parquet(tmp_path / "a/sWUGGY/train.parquet", made)
