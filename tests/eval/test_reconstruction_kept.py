@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,32 @@ def test_half_a_line_is_no_line(run, tmp_path):
     assert len(tokenizer.heard[1:]) == 1
     assert np.isfinite(KeptPieces(file).common.delay_s)
     assert len(KeptPieces(file)._lines) == 12
+
+
+def test_the_next_domain_is_made_while_the_last_recordings_of_the_one_before_are_judged(run, data, tmp_path,
+                                                                                        monkeypatch):  # fmt: skip
+    """With processes beside, here ones that do nothing until they are waited for. Numbers are those without."""
+    for i in range(6):
+        write(data / f"music/{i}.wav", 0.1 * i + noise(50 + i, 0.02, 1600), 8000)
+    alone, _ = run(tmp_path / "alone")
+    events: list[str] = []
+
+    class Later:
+        def map(self, work, jobs):
+            events.append(f"made {jobs[0].domain}")
+            return self.judge(work, jobs)
+
+        def judge(self, work, jobs):
+            events.append(f"judged {jobs[0].domain}")
+            yield from map(work, jobs)
+
+    monkeypatch.setattr("eval.reconstruction.command.pool", lambda workers: nullcontext(Later()))
+    beside, _ = run(tmp_path / "beside", workers=2)
+    assert events == ["made speech", "made speech", "made speech", *["judged speech", "made speech"] * 2, "judged speech", "made music",
+                      "judged speech", "made music", "judged speech", "judged music", "judged music"]  # fmt: skip
+    assert [[r["scores"], r["split"]] for r in untimed(beside)] == [[r["scores"], r["split"]] for r in untimed(alone)]
+
+
+def untimed(record: dict) -> list[dict]:
+    timed = ("encode_rtf", "decode_rtf")
+    return [{**r, "scores": [s for s in r["scores"]["model"] if s["metric"] not in timed]} for r in record["results"]]
