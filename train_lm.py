@@ -87,10 +87,10 @@ def main(config: TrainConfig) -> None:
     finished = budget.is_spent(progress)
     for made in () if finished else loader.stream(progress.steps):
         batches = [to_device(batch, device) for batch in made]
-        # One denominator for the whole step, over all micro-batches of all processes; and one clock.
+        # One denominator for the whole step, over all micro-batches of all processes; one clock; and one will.
         weight = torch.stack([inner.target_weight(ids, mask) for ids, mask, *_ in batches]).sum()
-        shared = torch.stack([weight, weight.new_tensor(clock.read()), weight.new_tensor(float(leave.asked))])
-        weight, elapsed_s, leaving = accelerator.reduce(shared, "sum").unbind()
+        told = weight.new_tensor([clock.read(), float(leave.asked), float(checkpoints.is_due())])
+        weight, elapsed_s, leaving, due = accelerator.reduce(torch.cat([weight[None], told]), "sum").unbind()
         weight = weight.clamp(min=1e-9)  # a step in which nothing weighs anything costs 0, not NaN
         step, before = progress.steps, progress
         # All processes must agree on the time where it decides; else nothing waits for the device to tell it.
@@ -137,7 +137,8 @@ def main(config: TrainConfig) -> None:
         if sampler is not None and (at % config.samples.every == 0 or last):
             with averaged():
                 sampler.write(at)
-        if at % config.save_every == 0 or last or leaves:
+        saves = logs and bool(due) if config.save_every is None else at % config.save_every == 0
+        if saves or last or leaves:
             checkpoints.save(progress)
         if leaves and not last:
             say(f"asked to leave after step {at}: the same command goes on from here")

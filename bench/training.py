@@ -15,7 +15,7 @@ All take turns, in changing order, each turn a process of its own; a way's first
 CPU time is processor time, so that what else the machine does meets no side. "of padded" and "of grouped" are ratios
 within a turn: the median and, in brackets, the least and the greatest. "real": the share of positions that hold a
 document. Codes are those of documents, without begins and ends. "save" is one checkpoint, all that resuming needs and
-the model, in seconds by the wall clock, and its share of the time at the default interval.
+the model, in seconds by the wall clock, and its share of the time at the default interval, which follows from it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 UNITS, UNITS_PER_S, WARM_UP = 500, 25, 2
-SAVE_EVERY = 500
 BODIES = {
     "small": {"model_type": "llama", "hidden_size": 320, "intermediate_size": 896, "num_hidden_layers": 6,
               "num_attention_heads": 5, "num_key_value_heads": 5, "max_position_embeddings": 2048},
@@ -65,10 +64,15 @@ def main(arguments: Sequence[str]) -> None:
         mfu = f"{values['mfu']:.0%}" if "mfu" in values else ""
         row = f"{way:<10} {values['codes_per_s']:>10,.0f} {values['real']:>7.1%}"
         print(f"{row} {_ratio(found, way, 'padded'):>20} {_ratio(found, way, 'grouped'):>20} {mfu:>6}".rstrip())
+    from slm.training.checkpoint import FIRST_AFTER_S, TIMES_ITS_COST
+
     for way in ways[2:]:
         save_s, step_s = (median(made[key] for made in found[way]) for key in ("save_s", "step_s"))
-        share = save_s / (save_s + SAVE_EVERY * step_s)
-        print(f"{way}: a step takes {step_s:.3f} s, a save {save_s:.2f} s: {share:.2%} of the time every {SAVE_EVERY}")
+        every_s = max(FIRST_AFTER_S, TIMES_ITS_COST * save_s)
+        share = save_s / (save_s + every_s)
+        print(
+            f"{way}: a step takes {step_s:.3f} s, a save {save_s:.2f} s: {share:.2%} of the time every {every_s:.0f} s"
+        )
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

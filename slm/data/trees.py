@@ -80,13 +80,16 @@ class Rows:
 
 def pack_families(families: Sequence[Family], max_steps: int) -> Iterator[tuple[int, list[list[Family]]]]:
     """(row length, rows) of each batch, longest rows first. Lengths are powers of two, so that short documents do not
-    pay for the long rows of others."""
+    pay for the long rows of others; but those that all fit a batch are one, whose single pass costs less."""
     classes: dict[int, list[Family]] = {}
     for family in families:
         classes.setdefault(max(MIN_ROW, 1 << (family.size - 1).bit_length()), []).append(family)
+    longest = max(classes, default=0)
+    if 0 < longest <= MAX_FAMILY_ROW and best_fit_rows(_sizes(families), longest)[1] * longest <= max_steps:
+        classes = {longest: list(families)}
     for length in sorted(classes, reverse=True):
         members = classes[length]
-        row_of, count = best_fit_rows(np.array([f.size for f in members], np.int64), length)
+        row_of, count = best_fit_rows(_sizes(members), length)
         rows: list[list[Family]] = [[] for _ in range(count)]
         for family, row in zip(members, row_of.tolist(), strict=True):
             rows[row].append(family)
@@ -94,6 +97,10 @@ def pack_families(families: Sequence[Family], max_steps: int) -> Iterator[tuple[
         for start in range(0, count, each):
             batch = rows[start : start + each]
             yield max(sum(f.size for f in row) for row in batch), batch
+
+
+def _sizes(families: Sequence[Family]) -> np.ndarray:
+    return np.array([family.size for family in families], np.int64)
 
 
 def lay_out(rows: Sequence[Sequence[Family]], length: int, documents: Sequence[np.ndarray], empty: np.ndarray) -> Rows:

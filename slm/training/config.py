@@ -166,8 +166,9 @@ class TrainConfig:
     """Steps between training metrics."""
     eval_every: int = 200
     """Steps between evaluations (there is always one at the end)."""
-    save_every: int = 500
-    """Steps between checkpoints, a multiple of log_every (there is always one at the end)."""
+    save_every: int | None = None
+    """Steps between checkpoints, a multiple of log_every (default: after 2 minutes, then as often as costs less than
+    2 % of the time; there is always one at the end)."""
     keep_checkpoints: int = 2
     """How many of the newest to keep."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
@@ -183,16 +184,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = ("steps", "row_length", "rows_per_batch", "accumulation", "log_every", "eval_every", "save_every",
                     "keep_checkpoints")  # fmt: skip
-        wrong = [
-            f"{name} must be at least 1, not {getattr(self, name)}" for name in positive if getattr(self, name) < 1
-        ]
+        given = {name: value for name in positive if (value := getattr(self, name)) is not None}
+        wrong = [f"{name} must be at least 1, not {value}" for name, value in given.items() if value < 1]
         if not 0 <= self.eval_fraction < 1:
             wrong.append(f"eval_fraction must be in [0, 1), not {self.eval_fraction}")
         if not 0 <= self.ema_decay < 1:
             wrong.append(f"ema_decay must be in [0, 1), not {self.ema_decay}")
         if bool(self.model.backbone) == bool(self.model.init_from):
             wrong.append("give either model.backbone (from scratch) or model.init_from (TWIST)")
-        if self.save_every % self.log_every:
+        if self.save_every is not None and self.save_every % self.log_every:
             wrong.append(f"save_every ({self.save_every}) must be a multiple of log_every ({self.log_every})")
         weights = self.codebook_weights
         if weights is not None and (min(weights, default=0) < 0 or sum(weights) <= 0):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 import train_lm
 from slm.errors import StoppedError, UsageError
 from slm.spoken_lm import load_lm
-from slm.training import watch
+from slm.training import checkpoint, watch
+from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
 from slm.training.metrics import read_metrics
@@ -96,6 +98,35 @@ def test_the_average_is_what_is_saved_and_evaluated(corpora, tmp_path):
     assert raw[12, "eval_nats_per_code"] < average[12, "eval_nats_per_code"] - 0.1  # early on, an average lags behind
     weights = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("raw", "average")]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_checkpoints_cost_less_than_a_fiftieth_of_the_time(monkeypatch):
+    now, took = [0.0], [7.0]
+    kept: Any = Checkpoints(None, None, None, None, None, None, 2, clock=lambda: now[0])  # type: ignore[arg-type]
+    monkeypatch.setattr(kept, "_write", lambda progress: now.__setitem__(0, now[0] + took[0]))
+    spent, saves_at = 0.0, []
+    while now[0] < 24 * 3600:
+        now[0] += 0.5  # a step
+        if kept.is_due():
+            saves_at.append(now[0])
+            kept.save(None)
+            spent, took[0] = spent + took[0], took[0] * 1.1 if len(saves_at) < 20 else 0.1
+    assert saves_at[0] == 120
+    assert np.diff(saves_at[:3]) == pytest.approx([61 * 7, 61 * 7.7], abs=1.0)
+    assert np.diff(saves_at)[-5:] == pytest.approx([120.1] * 5, abs=1.0)  # never all the time
+    assert spent / now[0] < 0.02
+
+
+def test_without_a_number_of_steps_time_decides_when_to_save(corpora, tmp_path, monkeypatch):
+    settings = {"steps": 6, "eval_every": 6, "log_every": 2, "save_every": None, "keep_checkpoints": 9}
+    train_lm.main(config(corpora["two"], tmp_path / "rare", **settings))
+    reset_accelerate()
+    monkeypatch.setattr(checkpoint, "FIRST_AFTER_S", 0.0)
+    monkeypatch.setattr(checkpoint, "TIMES_ITS_COST", 0)
+    train_lm.main(config(corpora["two"], tmp_path / "often", **settings))
+    steps = {name: [n for n, _ in list_checkpoints(tmp_path / name)] for name in ("rare", "often")}
+    assert steps == {"rare": [6], "often": [2, 4, 6]}  # where it logs, and at the end
+    assert losses(tmp_path / "rare") == losses(tmp_path / "often")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
