@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -53,6 +54,10 @@ def test_it_is_listed_and_has_a_page(site: Path) -> None:
     rows = [line.split() for line in run(site, "-m", "slm.tokenizers", "--runnable").splitlines()]
     assert ["mulaw", "mulaw"] in [[row[0], row[-1]] for row in rows if row]
     assert "256 x 8 at 1000 Hz from 8 kHz" in run(site, "-m", "slm.tokenizers", "mulaw")
+    wanted = ["--quantizer", "SQ", "--streamable", "--max_bitrate_bps", "64000", "--json"]
+    found = {row["name"]: row for row in json.loads(run(site, "-m", "slm.tokenizers", *wanted))}
+    assert found["mulaw"]["bitrate_bps"] == 64_000
+    assert "mulaw" not in run(site, "-m", "slm.tokenizers", *wanted, "--domain", "music")
 
 
 def test_it_tokenizes_a_folder(site: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ language model would want to read them; the point is a whole tokenizer on one pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,16 @@ class MuLawTokenizer(Tokenizer):
     """
 
     about: ClassVar[Mapping[str, str]] = {"mulaw": "256 x 8 at 1000 Hz from 8 kHz; decodes; needs nothing"}
+    facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mulaw": {
+            "quantizer": "SQ",
+            "streamable": True,
+            "domains": ["speech"],
+            "sample_rate_hz": 8000,
+            "hop_samples": 8,
+            "codebooks": "256 x 8",
+        }
+    }
 
     def __init__(self, samples_per_frame: int = 8, device: str = "cpu"):
         # `device` is part of the contract; what runs on the CPU alone accepts and ignores it.

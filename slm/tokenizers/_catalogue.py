@@ -10,7 +10,7 @@ from typing import Any
 
 from slm.errors import UsageError, did_you_mean
 from slm.tokenizers.base import TOKENIZERS
-from slm.tokenizers.database import VOCABULARY, TokenizerRecord, records, text
+from slm.tokenizers.database import VOCABULARY, TokenizerRecord, read_record, records, text
 
 
 @dataclass(frozen=True)
@@ -215,4 +215,8 @@ def _undocumented(name: str) -> TokenizerRecord:
     except UsageError as error:  # a broken plug-in: the others are there
         return TokenizerRecord(name=name, family=name, loads=name, note=str(error))
     first_line = (inspect.getdoc(cls) or "").partition("\n")[0]
-    return TokenizerRecord(name=name, family=name, loads=name, note=cls.about.get(name, first_line))
+    told = {"name": name, "family": name, "loads": name, "note": cls.about.get(name, first_line)}
+    try:
+        return read_record({**told, **cls.facts.get(name, {}), "name": name, "loads": name})
+    except (ValueError, TypeError) as error:
+        return read_record({**told, "note": f"{told['note']} (its `facts` cannot be read: {error})"})

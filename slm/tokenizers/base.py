@@ -50,6 +50,9 @@ class Tokenizer(ABC):
     mode: str = EXACT
     about: ClassVar[Mapping[str, str]] = {}
     """Registered name -> its line in `python -m slm.tokenizers`: codebooks, rates, what it needs. Loads nothing."""
+    facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Registered name -> what the list shows and filters by, of a tokenizer that the database has no record of (one of
+    another package): fields of `TokenizerRecord`, `codebooks` written as there (`1024 x 8`)."""
 
     @classmethod
     def known_modes(cls) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ import yaml
 from slm.errors import UsageError
 from slm.tokenizers import TOKENIZERS
 from slm.tokenizers.codec2 import MODES
-from slm.tokenizers.database import TokenizerRecord, _record, find_records, records, taxonomy_of
+from slm.tokenizers.database import TokenizerRecord, find_records, read_record, records, taxonomy_of
 
 ROOT = Path(__file__).parents[2]
 SURVEY = (
@@ -134,4 +134,4 @@ def test_finding_one() -> None:
 )
 def test_a_wrong_record_is_refused(wrong: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        _record({"name": "x", "family": "X", **wrong})
+        read_record({"name": "x", "family": "X", **wrong})

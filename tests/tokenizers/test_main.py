@@ -17,6 +17,7 @@ from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.tokenizers.__main__ import main
 from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers.database import records
+from tests.fakes import ArithmeticTokenizer
 from tests.tokenizers.speech import SPEECH, real_clips
 
 
@@ -47,6 +48,12 @@ def test_plug_ins_are_listed_and_a_broken_one_hides_nobody(
     assert "cannot be loaded: the entry point no_such_module:Tokenizer fails" in words(capsys)
     assert run("arithmetic") == 0
     assert "quantizer: unknown" in words(capsys)
+    assert "arithmetic" not in listed(capsys, "--quantizer", "SQ")
+    monkeypatch.setattr(ArithmeticTokenizer, "facts", {"arithmetic": {"quantizer": "SQ", "codebooks": "16 x 2"}})
+    assert "arithmetic" in listed(capsys, "--quantizer", "SQ")
+    monkeypatch.setattr(ArithmeticTokenizer, "facts", {"arithmetic": {"quantizer": "XQ"}})
+    assert run("arithmetic") == 0
+    assert "its `facts` cannot be read: record arithmetic: quantizer XQ is not in the vocabulary" in words(capsys)
 
 
 def words(capsys: pytest.CaptureFixture[str]) -> str:

@@ -11,7 +11,9 @@ from torch import nn
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from slm.errors import UsageError
+from slm.tokenizers._catalogue import catalogue
 from slm.tokenizers._measure import _macs, measure, measure_tokenizer, report
+from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.dac import DacTokenizer
 from slm.tokenizers.database import find_records
 from slm.tokenizers.encodec import EncodecTokenizer
@@ -84,6 +86,23 @@ def test_without_a_checkpoint_random_weights_are_measured_and_it_is_said(monkeyp
     other = replace(find_records("dac-44khz")[0], untrained=())
     with pytest.raises(UsageError, match=r"dac-44khz cannot be measured without its weights: .*hf download"):
         measure(other, "cpu", 0.5)  # of another architecture than the one that is written by default
+
+
+def test_a_plug_in_that_writes_untrained_weights_is_measured_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PlugIn(ArithmeticTokenizer):
+        def __init__(self, checkpoint: str, device: str = "cpu"):
+            self.written = Path(checkpoint, "weights").read_text()
+            super().__init__()
+
+        @classmethod
+        def write_untrained(cls, folder: Path, seed: int = 0) -> None:
+            folder.mkdir()
+            (folder / "weights").write_text(str(seed))
+
+    monkeypatch.setitem(TOKENIZERS._classes, "plug-in", PlugIn)
+    (row,) = [row for row in catalogue() if row.name == "plug-in"]
+    told = report(measure(row, "cpu", 0.5, seed=7))
+    assert told["weights"] == "random (seed 7); tokenizer 'plug-in' needs the setting 'checkpoint'"
 
 
 def test_what_has_no_network_has_a_speed_alone() -> None:

@@ -134,7 +134,7 @@ def records() -> tuple[TokenizerRecord, ...]:
         path = Path(__file__).with_name(file)
         for entry in yaml.load(path.read_text(encoding="utf-8"), Loader=loader):
             shared = {key: value for key, value in entry.items() if key != "releases"}
-            rows += [_record({**shared, **release}) for release in entry.get("releases", [{}])]
+            rows += [read_record({**shared, **release}) for release in entry.get("releases", [{}])]
     names = [row.name for row in rows]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"records of one name: {', '.join(sorted(twice))}")
@@ -170,7 +170,8 @@ def taxonomy_of(name: str, checkpoint: str | None = None) -> dict[str, str]:
     return {key: value for key, value in told[0].items() if all(other.get(key) == value for other in told)}
 
 
-def _record(values: Mapping[str, Any]) -> TokenizerRecord:
+def read_record(values: Mapping[str, Any]) -> TokenizerRecord:
+    """A record from fields as the files have them; ValueError for fields and words that do not exist."""
     made = dict(values)
     if "codebooks" in made:
         made["codebook_sizes"] = _sizes(str(made.pop("codebooks")))
