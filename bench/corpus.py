@@ -133,8 +133,8 @@ def _bare(config: CorpusConfig, tokenizer: Tokenizer) -> float:
     with _timed(tokenizer) as spent_s:
         for shard in made.shards:
             for batch in make_batches(shard, made.clips(shard), config.batch_seconds):
-                inodes = {clip.id: os.stat(clip.path).st_ino for clip in batch.clips}
-                tokenizer.encode([AudioClip(id, read(at), tokenizer.spec.sample_rate_hz) for id, at in inodes.items()])
+                samples = {clip.id: read(os.stat(clip.path).st_ino).copy() for clip in batch.clips}
+                tokenizer.encode([AudioClip(id, of, tokenizer.spec.sample_rate_hz) for id, of in samples.items()])
                 seconds += batch.duration_s
     return seconds / sum(spent_s)
 

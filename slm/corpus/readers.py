@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
-from slm.corpus.handover import gathered
+from slm.corpus.handover import SentTogether, gathered
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject
 from slm.corpus.reading import read_clip_blocks
 from slm.corpus.sources.base import SourceClip, readable
@@ -89,7 +89,7 @@ def _crashed(clip: SourceClip) -> Read:
 
 
 def read_all(clips: Sequence[SourceClip], sample_rate_hz: int) -> list[Read]:
-    return [_read(clip, sample_rate_hz) for clip in clips]
+    return SentTogether(_read(clip, sample_rate_hz) for clip in clips)
 
 
 def _read(clip: SourceClip, sample_rate_hz: int) -> Read:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from slm.corpus.sources import SourceClip
 from slm.corpus.workers import CRASHED, Workers
 from tests.corpus.audio import write_clip
 
+linux = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="mappings are read from /proc")
 LONG_S = 600.0  # 19 MB at 8 kHz
 
 
@@ -74,7 +76,7 @@ def mapped() -> int:
     return Path("/proc/self/maps").read_text().count("slm-samples")
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="mappings are read from /proc")
+@linux
 def test_they_are_not_copied_and_leave_nothing_behind(tmp_path):
     read, _ = read_long(tmp_path, 1)
     assert mapped() == len(read) == 2
@@ -88,6 +90,31 @@ def test_without_files_in_memory_they_go_by_the_disk(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(handover, "_SHARED_BYTES", 0)
     assert np.array_equal(gathered(iter(blocks())), np.concatenate(blocks()))
+
+
+def read_short(folder: Path, lengths_s: list[float], num_workers: int):
+    paths = [write_clip(folder / f"{i}.wav", length, seed=i) for i, length in enumerate(lengths_s)]
+    clips = [SourceClip(str(i), str(path)) for i, path in enumerate(paths)]
+    clips.insert(1, SourceClip("text", __file__))
+    made = Workers(partial(read_all, sample_rate_hz=8000), left_out, num_workers, 1)
+    try:
+        return made.start(clips)(), [read_audio(path, 8000) for path in paths]
+    finally:
+        made.shutdown()
+
+
+@linux
+@pytest.mark.parametrize("lengths_s", [[1.0, 0.001, 2.0], [20.0, 0.001, 30.0], [20.0, LONG_S, 30.0]])
+def test_short_clips_come_together_as_they_were_read(tmp_path, lengths_s):
+    (first, rejected, *rest), expected = read_short(tmp_path, lengths_s, 1)
+    assert isinstance(rejected, Reject)
+    assert mapped() == {3.0: 0, 50.0: 1, 50.0 + LONG_S: 2}[round(sum(lengths_s))]
+    for i, (clip, samples) in enumerate(zip([first, *rest], expected, strict=True)):
+        assert clip.id == str(i)
+        assert clip.samples.dtype == np.float32
+        assert np.array_equal(clip.samples, samples)
+    del first, rest, clip
+    assert mapped() == 0
 
 
 def read_or_die(clips):
