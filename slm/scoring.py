@@ -73,6 +73,13 @@ class DocumentScorer:
         packing is off by itself for a model whose attention cannot be told what to see.
         """
         steps = [self.layouts.steps(d) for d in documents]
+        made = self.score_steps(steps, max_steps, share, pack)
+        return [self.layouts.align(v, len(d)) for v, d in zip(made, documents, strict=True)]
+
+    def score_steps(self, steps: Sequence[np.ndarray], max_steps: int | None = None, share: bool = True,
+                    pack: bool | None = None) -> list[np.ndarray]:  # fmt: skip
+        """Steps `[S, Q]` of each document -> float64 log-probabilities `[S, Q]` of each given those before it; the
+        first is given, and gets 0."""
         first: dict[bytes, int] = {}
         of = [first.setdefault(s.tobytes(), i) for i, s in enumerate(steps)]
         unique = sorted(set(of))
@@ -80,7 +87,7 @@ class DocumentScorer:
         packed = self._packs(max((len(s) for s in steps), default=0)) if pack is None else pack
         made = (self._packed if packed else self._padded)([steps[i] for i in unique], batch, share)
         values = dict(zip(unique, made, strict=True))
-        return [self.layouts.align(values[i], len(d)) for i, d in zip(of, documents, strict=True)]
+        return [values[i] for i in of]
 
     @property
     def device_type(self) -> str:

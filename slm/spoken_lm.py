@@ -16,6 +16,7 @@ import numpy as np
 from slm.errors import UsageError
 from slm.files import read_json
 from slm.model.checkpoint import ModelRecord, find_model, load_causal_lm, load_record, load_statistics
+from slm.model.interleaved import TextAndUnits, is_interleaved
 from slm.model.statistics import CodeStatistics
 from slm.patterns import Pattern
 from slm.scoring import DocumentScorer, Precision
@@ -45,10 +46,19 @@ def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = N
     if vocoder:
         made = _load_again(spec, device, vocoder=vocoder)
     record = replace(record, tokenizer=made.spec if made is not None else spec)
-    lm = SpokenLM(load_causal_lm(folder), record, load_statistics(folder), device)
+    lm = _make(folder, record, device)
     if made is not None:
         lm.tokenizer = made
     return lm
+
+
+def _make(folder: Path, record: ModelRecord, device: str) -> SpokenLM:
+    given = load_causal_lm(folder), record, load_statistics(folder)
+    if not is_interleaved(folder):
+        return SpokenLM(*given, device)
+    from slm.interleaved_lm import InterleavedLM
+
+    return InterleavedLM(*given, TextAndUnits.read(folder), device)
 
 
 def _given_tokenizer(known: TokenizerSpec, given: str | Path | TokenizerSpec | None,

@@ -27,7 +27,7 @@ LAYERS = [
         "slm.model",
     ],
     ["slm.data", "slm.corpus", "slm.training", "slm.generation", "slm.scoring"],
-    ["slm.spoken_lm", "slm.continuing", "slm.samples"],
+    ["slm.spoken_lm", "slm.interleaved_lm", "slm.continuing", "slm.samples"],
     ["eval"],
     ["tokenize_corpus", "train_lm"],
 ]

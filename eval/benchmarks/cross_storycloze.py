@@ -2,7 +2,8 @@
 `*_incorrect`), each as .wav and as .txt. A form says which of them are spoken.
 
 Where all are spoken, the beginning and an ending are joined into one recording, so that they are tokenized together.
-The other forms need a model that reads text beside audio codes.
+The other forms need a model that reads text beside units (`slm.interleaved_lm`), which reads the spoken form too with
+its markers, as slamkit does.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from eval.benchmarks._archives import find_set
 from eval.benchmarks._cache import made_once
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
+from eval.conventions import Convention
+from eval.tokens import Tokens, tokenize_items
 from slm.audio import probe, read_audio, write_wav
 from slm.errors import AudioError, UsageError
-from slm.types import AudioClip, MinimalPair, stable_hash
+from slm.model import interleaved
+from slm.types import AudioClip, Codes, MinimalPair, stable_hash
 
 if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 SPEECH, TEXT = "speech", "text"
 ENDINGS = ("correct", "incorrect")
 SUFFIX = {SPEECH: ".wav", TEXT: ".txt"}
+MARKERS = {SPEECH: interleaved.SPEECH, TEXT: interleaved.TEXT}
 
 
 class CrossStoryCloze(PairBenchmark):
@@ -44,7 +49,7 @@ class CrossStoryCloze(PairBenchmark):
                 f"no {self.folders[0]}: put its *_mutual, *_correct and *_incorrect files (.wav and .txt) into "
                 f"{setup.data / self.folders[0]}; https://github.com/slp-rl/slamkit tells where they are"
             )
-        self.split = "stories"
+        self.split, self.folder = "stories", folder
         found = {_stem(p) for p in folder.rglob("*") if p.suffix in SUFFIX.values()}
         wanted = sorted(stem for stem in found if stem is not None)
         names = {stem: stem.relative_to(folder).as_posix() for stem in wanted}
@@ -58,11 +63,11 @@ class CrossStoryCloze(PairBenchmark):
         ]
         self.lost = len(self.unpaired)
         self.all_pairs = [MinimalPair(f"{names[s]}_correct", f"{names[s]}_incorrect", group=names[s]) for s in whole]
-        sources = {f"{names[s]}_{e}": self._parts(s, e) for s in whole for e in ENDINGS}
+        self.sources = {f"{names[s]}_{e}": self._parts(s, e) for s in whole for e in ENDINGS}
         if self.needs_text:
-            self.files = {item: parts[1] for item, parts in sources.items()}
+            self.files = {item: parts[1] for item, parts in self.sources.items()}
         else:
-            self.files = join_recordings(sources, setup.cache / self.name)
+            self.files = join_recordings(self.sources, setup.cache / self.name)
 
     @property
     def needs_text(self) -> bool:
@@ -72,7 +77,7 @@ class CrossStoryCloze(PairBenchmark):
         return _file(stem, "mutual", self.prompt), _file(stem, ending, self.ending)
 
     def check(self, lm: SpokenLM) -> None:
-        if self.needs_text:
+        if self.needs_text and not hasattr(lm, "mix"):
             raise UsageError(
                 f"{self.name} needs a model that reads text, and this one knows the codes of {lm.spec.name} only: "
                 f"score {self.name.rsplit('_', 2)[0]}_speech_speech, where all is spoken"
@@ -80,10 +85,55 @@ class CrossStoryCloze(PairBenchmark):
 
     def run(self, run: Run) -> Result:
         self.check(run.lm)
+        self.lasts = not hasattr(run.lm, "mix")
+        asked = [c.name for c in (run.convention, *run.views) if c.is_of_pairs]
+        if asked and not self.lasts:
+            raise UsageError(
+                f"{self.name}: {', '.join(asked)} is about units of speech, and this model reads text too: leave it out"
+            )
         return super().run(run)
+
+    def _conventions(self, run: Run) -> list[Convention]:
+        return [c for c in super()._conventions(run) if self.lasts or not c.is_of_pairs]
+
+    def tokenized(self, run: Run) -> Tokens:
+        """For a model that reads text, what is spoken as codes and what is written as text, in one document each."""
+        lm = run.lm
+        if not hasattr(lm, "mix"):
+            return super().tokenized(run)
+        pieces = {item: self._pieces(item) for item in self.sources}
+        spoken = {name: path for parts in pieces.values() for kind, name, path in parts if kind == SPEECH}
+        heard = Tokens(run.tokens, {}, (), "")
+        if spoken:
+            heard = tokenize_items(spoken, lm, run.tokens, f"{self.name}-{self.split}", run.processes)
+        reasons = {left.item: left.reason for left in heard.left_out}
+        codes, left_out, texts = dict[str, Codes](), list[LeftOut](), list[str]()
+        for item, parts in pieces.items():
+            if missing := [name for _, name, _ in parts if name in reasons]:
+                left_out.append(LeftOut(item, f"{missing[0]}: {reasons[missing[0]]}"))
+                continue
+            read = [(k, heard.codes[name] if k == SPEECH else read_text(path)) for k, name, path in parts]
+            texts += [content for _, content in read if isinstance(content, str)]
+            codes[item] = lm.mix(item, [(MARKERS[kind], content) for kind, content in read])
+        return Tokens(heard.folder, codes, tuple(left_out), stable_hash([heard.audio_sha256, texts]))
+
+    def _pieces(self, item: str) -> list[tuple[str, str, Path]]:
+        """Its parts: form, name and file. Two that are spoken are one recording."""
+        if not self.needs_text:
+            return [(SPEECH, item, self.files[item])]
+        both = zip((self.prompt, self.ending), self.sources[item], strict=True)
+        return [(kind, path.relative_to(self.folder).as_posix(), path) for kind, path in both]
 
     def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
         return [Subset("all", "all stories, each counted once", (tuple(pairs),))]
+
+
+def read_text(path: Path) -> str:
+    """Without the blanks around it. UsageError where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text; fetch it again") from None
 
 
 def _stem(path: Path) -> Path | None:

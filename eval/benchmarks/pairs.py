@@ -20,7 +20,7 @@ from eval.likelihoods import Likelihoods, Wanted
 from eval.metrics.base import ClipLikelihood, Metric, ScoredPair, metrics_of
 from eval.metrics.bootstrap import Estimate, estimate
 from eval.partings import find_partings, unit_starts
-from eval.tokens import item_list_hash, tokenize_items
+from eval.tokens import Tokens, item_list_hash, tokenize_items
 from slm.errors import UsageError
 from slm.types import Codes, MinimalPair, Score
 
@@ -61,6 +61,8 @@ class PairBenchmark(Benchmark):
     headline_metric: ClassVar[str] = "pair_accuracy"
     views: ClassVar[tuple[str, ...]] = ()
     """Conventions that this benchmark has beside those of all, such as `local-0.5s` where items share a beginning."""
+    lasts: bool = True
+    """Whether items are recordings, of which a second holds so many bits."""
     split: str
     files: Mapping[str, Path]
     all_pairs: Sequence[MinimalPair]
@@ -95,9 +97,13 @@ class PairBenchmark(Benchmark):
                     made.append(self._score(subset.name, metric, estimate(strata, resamples, seed), convention))
         return made
 
+    def tokenized(self, run: Run) -> Tokens:
+        """What the model reads of each item."""
+        return tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}", run.processes)
+
     def run(self, run: Run) -> Result:
         """Tokenize once, score with every scorer, write the likelihoods, derive every convention."""
-        tokens = tokenize_items(self.files, run.lm, run.tokens, f"{self.name}-{self.split}", run.processes)
+        tokens = self.tokenized(run)
         too_long = find_too_long(run.lm, tokens.codes)
         left_out = (*self.unpaired, *tokens.left_out, *too_long)
         readable = tokens.codes.keys() - {left.item for left in too_long}
@@ -175,6 +181,8 @@ class PairBenchmark(Benchmark):
         made: list[Score] = []
         for name, scores in by_convention.items():
             made += self.judge(scores, name, run.resamples, run.seed)
+        if not self.lasts:
+            return made
         nats = likelihoods.log_prob_nats()
         lasting = dict(zip(likelihoods.items, likelihoods.duration_s.tolist(), strict=True))
         right = sorted({(p.group, p.positive) for p in usable})
@@ -188,7 +196,7 @@ class PairBenchmark(Benchmark):
         """Item -> what it is, of each set of scores: where a convention leaves a stratum empty, names say so."""
         of = [[p for p in usable if p.positive in made and p.negative in made] for made in scored]
         named = {self._item(s.name): s.meaning for pairs in of for s in self.subsets(pairs)}
-        return named | {self._item("right items"): "the right items of all scored pairs"}
+        return named | ({self._item("right items"): "the right items of all scored pairs"} if self.lasts else {})
 
     def _item(self, subset: str) -> str:
         return f"{self.name}/{self.split}/{subset}"

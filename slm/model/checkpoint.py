@@ -25,6 +25,7 @@ from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
 from slm.hub import download, is_hub_id
 from slm.model.card import model_card
+from slm.model.interleaved import is_interleaved, load_interleaved, read_text_settings
 from slm.model.slamkit import is_slamkit, load_slamkit, no_statistics, read_settings
 from slm.model.statistics import CodeStatistics
 from slm.patterns import PATTERNS, Pattern
@@ -123,6 +124,8 @@ def load_record(folder: str | Path) -> ModelRecord:
     """Read `slm.json`, or what slamkit wrote; UsageError for a folder that is no checkpoint, or of a newer format."""
     folder = Path(folder)
     file = folder / "slm.json"
+    if not file.is_file() and is_interleaved(folder):
+        return ModelRecord(**read_text_settings(folder))
     if not file.is_file() and is_slamkit(folder):
         return ModelRecord(**read_settings(folder))
     if not file.is_file():
@@ -171,6 +174,8 @@ def load_causal_lm(folder: str | Path) -> Any:
     import slm.model.multi_stream  # noqa: F401  (registers the class of models of several streams)
 
     logging.disable_progress_bar()
+    if is_interleaved(Path(folder)):
+        return load_interleaved(Path(folder))
     if is_slamkit(Path(folder)):
         return load_slamkit(Path(folder))
     try:

@@ -8,7 +8,7 @@ and `unit_tokeniser.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,12 +68,13 @@ def is_slamkit(folder: Path) -> bool:
 
 
 def read_layout(folder: Path) -> Layout:
-    """UsageError for a model of text and units, and for rows of which nothing says what they mean."""
+    """UsageError for a model of text and units without its text tokenizer (see `slm.model.interleaved` for others), and
+    for rows of which nothing says what they mean."""
     config, told = read_json(folder / "config.json"), folder / "tokeniser_config.json"
     if told.is_file():
         said = read_json(told)
         if "bos_eos_token_id" not in said:
-            raise UsageError(f"{folder}: a model of text and units together; only models of units alone are read")
+            raise UsageError(f"{folder}: a model of text and units together: put its text tokenizer.json beside it")
         bos = eos = int(said["bos_eos_token_id"])
         pad, num_units = int(said["pad_token_id"]), int(said["num_units"])
     else:
@@ -87,7 +88,7 @@ def read_layout(folder: Path) -> Layout:
     if num_units > MAX_UNITS or num_units < 1 or {pad, bos, eos} != set(range(layout.offset)):
         raise UsageError(
             f"{folder}: a vocabulary of {config['vocab_size']} with padding {pad}, beginning {bos} and end {eos} is "
-            "not that of a model of units alone; models of text and units are not read"
+            "not that of a model of units alone; beside one of text and units its text tokenizer.json is needed"
         )
     if layout.size != int(config["vocab_size"]):
         raise UsageError(f"{folder}: {config['vocab_size']} rows, but {num_units} units make {layout.size}")
@@ -134,14 +135,15 @@ def load_slamkit(folder: Path) -> Any:
     predicted: the softmax then runs over the same logits as slamkit's, padding included.
     """
     layout = read_layout(folder)
-    body = _read_body(folder, layout)
-    if getattr(body.config, "final_logit_softcapping", None):
-        raise UsageError(f"{folder}: a body with a soft cap on its logits ({body.config.model_type}) is not read")
-    return _reorder(body, layout)
+    ids = {"pad_token_id": layout.pad_id, "bos_token_id": layout.bos_id, "eos_token_id": layout.eos_id}
+    body = read_body(folder, layout.size, ids)
+    never = [StreamVocabulary(layout.num_units).bos_id] if layout.bos_id == layout.eos_id else []
+    return with_rows(body, layout.rows(), never)
 
 
-def _read_body(folder: Path, layout: Layout) -> Any:
-    """The model of `base_config` with slamkit's rows. UsageError where weights and configuration do not fit."""
+def read_body(folder: Path, size: int, ids: Mapping[str, int]) -> Any:
+    """The model of `base_config` with `size` rows; `ids` are its special ones. UsageError where weights and
+    configuration do not fit, and for a body whose logits are bent."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -149,9 +151,8 @@ def _read_body(folder: Path, layout: Layout) -> Any:
     if not isinstance(values, Mapping) or values.get("model_type") not in CONFIG_MAPPING:
         kind = values.get("model_type") if isinstance(values, Mapping) else None
         raise UsageError(f"{folder / 'config.json'}: base_config is of no known model_type ({kind!r})")
-    ids = {"pad_token_id": layout.pad_id, "bos_token_id": layout.bos_id, "eos_token_id": layout.eos_id}
     try:
-        config = CONFIG_MAPPING[values["model_type"]].from_dict({**values, **ids, "vocab_size": layout.size})
+        config = CONFIG_MAPPING[values["model_type"]].from_dict({**values, **ids, "vocab_size": size})
         body = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # transformers raises whatever its validation and its layers raise
         raise UsageError(f"{folder}: no model can be made of base_config ({' '.join(str(error).split())})") from None
@@ -164,6 +165,8 @@ def _read_body(folder: Path, layout: Layout) -> Any:
     unexpected = [name for name in unexpected if not name.endswith("rotary_emb.inv_freq")]
     if lost or unexpected:
         raise UsageError(f"{folder}: weights do not fit base_config (missing {lost[:3]}, unexpected {unexpected[:3]})")
+    if getattr(body.config, "final_logit_softcapping", None):
+        raise UsageError(f"{folder}: a body with a soft cap on its logits ({body.config.model_type}) is not read")
     return body
 
 
@@ -202,21 +205,21 @@ def _with_both_ends(weights: dict[str, Tensor], body: Any) -> dict[str, Tensor]:
     return weights
 
 
-def _reorder(body: Any, layout: Layout) -> Any:
-    """Embeddings and output layer `[size]` -> `[num_units + 3]`, untied: `<S>` is read twice and predicted once."""
+def with_rows(body: Any, rows: np.ndarray, never: Sequence[int]) -> Any:
+    """Embeddings and output layer of these `rows [N]`, untied, as a model whose ids are this package's: N - 3 codes,
+    end, beginning, padding. Those that are `never` predicted have probability 0."""
     import torch
     from torch import nn
 
-    rows = torch.from_numpy(layout.rows())
+    taken = torch.from_numpy(rows)
     embedded, head = body.get_input_embeddings().weight.detach(), body.get_output_embeddings()
-    bias = torch.zeros(len(rows)) if head.bias is None else head.bias.detach()[rows]
-    vocabulary = StreamVocabulary(layout.num_units)
-    if layout.bos_id == layout.eos_id:
-        bias[vocabulary.bos_id] = NEVER
+    bias = torch.zeros(len(rows)) if head.bias is None else head.bias.detach()[taken]
+    vocabulary = StreamVocabulary(len(rows) - 3)
+    bias[list(never)] = NEVER
     output = nn.Linear(head.in_features, len(rows))
-    output.weight, output.bias = nn.Parameter(head.weight.detach()[rows].clone()), nn.Parameter(bias)
+    output.weight, output.bias = nn.Parameter(head.weight.detach()[taken].clone()), nn.Parameter(bias)
     inputs = nn.Embedding(len(rows), embedded.shape[1])
-    inputs.weight = nn.Parameter(embedded[rows].clone())
+    inputs.weight = nn.Parameter(embedded[taken].clone())
     body.config.tie_word_embeddings = False
     body.config.vocab_size = vocabulary.size
     body.config.pad_token_id = None

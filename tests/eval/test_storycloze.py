@@ -12,11 +12,15 @@ import soundfile
 
 from eval.benchmarks.base import BENCHMARKS, Setup
 from eval.benchmarks.storycloze import SSC, TSC, MultiSpeakerTSC
+from eval.likelihoods import Likelihoods, find_convention
 from eval.run import main
 from slm.audio import read_audio
 from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.types import AudioClip
 from tests.contracts import benchmark_law
 from tests.eval.material import RIGHT, WRONG, config, scores, write_level
+from tests.model import test_interleaved as interleaved
 
 SPEECH = Path(__file__).parents[1] / "data/speech/en"
 
@@ -128,6 +132,39 @@ def test_text_needs_a_model_that_reads_text(tmp_path, form):
         UsageError, match=r"needs a model that reads text.* of mimi only: score cross_tsc_speech_speech"
     ):
         benchmark.check(model)
+
+
+def test_a_model_of_text_and_units_reads_every_form(tmp_path):
+    """Real speech, a model as slamkit saves it; against its log-likelihood of the strings that slamkit would make."""
+    write_cross(tmp_path / "data")
+    model = interleaved.save(tmp_path / "m", units=100, positions=2048)
+    names = ",".join(f"cross_tsc_{p}_{e}" for p in ("speech", "text") for e in ("speech", "text"))
+    tokenizer = "configs/tokenizers/logmel-kmeans.yaml"
+    main(config(tmp_path / "data", model=str(tmp_path / "m"), benchmarks=names, tokenizer=tokenizer))
+    tokens = load_tokenizer(tokenizer, "cpu")
+
+    def said(form, *parts):
+        if form == "text":
+            return "<text>" + "".join(p.with_suffix(".txt").read_text() for p in parts)
+        samples = np.concatenate([read_audio(p.with_suffix(".wav"), 16000) for p in parts])
+        samples = np.round(samples * 32768).clip(-32768, 32767) / 32768 if len(parts) > 1 else samples
+        units = tokens.encode([AudioClip("x", samples.astype(np.float32), 16000)])[0].codes[:, 0]
+        return "<speech>" + "".join(f"<Un{u}>" for u in units[np.r_[True, units[1:] != units[:-1]]])
+
+    for name in names.split(","):
+        prompt, ending = name.split("_")[2:]
+        table = Likelihoods.read(tmp_path / f"out/likelihoods/{name}-stories-model.parquet")
+        made = table.scores(find_convention("mean"))
+        for i in range(2):
+            for side in ("correct", "incorrect"):
+                files = [tmp_path / f"data/cross_ms_tSC/voice/{i}_s{i}_{part}" for part in ("mutual", side)]
+                text = said(prompt, *files) if prompt == ending else said(prompt, files[0]) + said(ending, files[1])
+                ids = interleaved.slamkit_ids(tmp_path / "m", text, units=100)
+                assert made[f"voice/{i}_s{i}_{side}"] == pytest.approx(interleaved.plain(model, ids).mean(), abs=1e-5)
+        found = scores(tmp_path / "out", name)
+        assert found["all", "mean"]["count"] == 2
+        assert ("all", "normalized") not in found
+        assert not scores(tmp_path / "out", name, metric="bits_per_s")
 
 
 def test_a_missing_set_says_where_it_goes(tmp_path):

@@ -153,7 +153,6 @@ def test_a_tokenizer_that_is_found_replaces_what_was_declared(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "told", "message"),
     [
-        ({"vocab_size": 152_000}, None, "models of text and units are not read"),
         ({"base_config": None}, None, "no known model_type"),
         ({"base_config": {**BODIES["qwen2"].to_dict(), "num_hidden_layers": 3}}, None, "no model can be made of"),
         ({"base_config": BODIES["opt"].to_dict()}, None, "do not fit base_config"),
