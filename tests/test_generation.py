@@ -11,6 +11,7 @@ import torch
 from slm.errors import UsageError
 from slm.generation import Generator, Request, Sampling, Speed, generate_codes
 from slm.generation.noise import gumbel, step_keys
+from slm.generation.plan import MIXED
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import build_causal_lm
 from slm.patterns import PATTERNS
@@ -280,3 +281,24 @@ def test_numbers_that_make_no_sense_are_refused():
     with pytest.raises(UsageError, match="batch_size must"):
         Speed(batch_size=0)
     assert lm.continue_many([], 0.2, 0) == []
+
+
+@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS, ids=named)
+def test_what_a_plan_tells_of_all_documents_changes_nothing(name, settings, depth, monkeypatch):
+    """Drawing looks at each document where nothing is told of all of them."""
+    model = make(name, settings, depth)
+    pattern = PATTERNS.create(name, codebook_sizes=SIZES, **settings)
+    requests = [Request(prompt_of(frames), 9, seed) for seed, frames in enumerate((2, 2, 4))]
+    told = Generator(model, pattern).make(requests, Sampling(1.5))
+    monkeypatch.setattr("slm.generation.plan.Plan.shared", lambda plan, step: [MIXED] * len(pattern.streams))
+    looked = Generator(model, pattern).make(requests, Sampling(1.5))
+    assert all(np.array_equal(a, b) for a, b in zip(told, looked, strict=True))
+
+
+def test_heads_side_by_side_are_those_of_each_stream():
+    model = make("delay", {})
+    hidden = torch.randn(3, model.causal_lm.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for q, logits in enumerate(model.logits_side_by_side(hidden)):
+            known = torch.zeros(3, q, dtype=torch.long)
+            torch.testing.assert_close(logits, model.stream_logits(hidden, known))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from slm.generation.decoder import compiled
 from slm.generation.noise import gumbel
-from slm.generation.plan import KNOWN
+from slm.generation.plan import KNOWN, MIXED
 from slm.generation.sampling import Sampling, guide, penalize
 from slm.model.acoustic_lm import AcousticLM
 from slm.patterns import Pattern
@@ -48,7 +48,7 @@ class Drawer:
         self.eos = [v.eos_id for v in pattern.streams]
         self.sizes = [v.size for v in pattern.streams]
         self.offsets = np.cumsum([0, *self.sizes[:-1]]).tolist()
-        self.allowed = [table.to(device) for table in _allowed(pattern)]
+        self.forbidden = [~table.to(device) for table in _allowed(pattern)]
         self.places = torch.arange(sum(self.sizes), device=device).split(self.sizes)
         self.begins = self.lengths = None
         if grammar is not None:
@@ -72,38 +72,50 @@ class Drawer:
             due = self.lengths[ids[1:, :, 0]].sum(dim=0) % self._grammar_books
         return Memory(seen, due)
 
-    def draw(self, hidden: Tensor, placed: Tensor, kind: Tensor, if_ended: Tensor, keys: Tensor,
-             memory: Memory) -> tuple[Tensor, Tensor, Memory]:  # fmt: skip
+    def draw(self, hidden: Tensor, placed: Tensor, kind: Tensor, if_ended: Tensor, keys: Tensor, memory: Memory,
+             shared: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Memory]:  # fmt: skip
         """Hidden states `[R, H]` (R = B, or 2 B where guided: those without the prompt come second), a step of a plan
-        `[B, Q]`, keys `[B, 2]` of the noise -> ids `[B, Q]`, which documents were ended `[B]`, and what to remember."""
+        `[B, Q]`, keys `[B, 2]` of the noise -> ids `[B, Q]`, which documents were ended `[B]`, and what to remember.
+
+        `shared [Q]`, of the plan too (`Plan.shared`), tells without asking a device what need not be done; it changes
+        nothing.
+        """
         logits_of = _heads(self.model, self.sizes, self.offsets, hidden)
+        shared = shared or [MIXED] * len(self.eos)
         ended = torch.zeros(len(kind), dtype=torch.bool, device=kind.device)
-        known, row_of_kind = kind == KNOWN, kind.clamp(min=0)
+        may_have_ended = False
         made: list[Tensor] = []
         for q, eos in enumerate(self.eos):
-            logits = self._possible(q, logits_of(made, len(hidden) // len(kind)), row_of_kind[:, q], memory)
-            noise = None if self.sampling.temperature == 0 else gumbel(keys, self.places[q])
-            chosen = self.sampling.choose(logits, noise)
-            ids = torch.where(known[:, q], placed[:, q], chosen)
-            if self.sampling.may_stop:
+            logits = logits_of(made, len(hidden) // len(kind))
+            if shared[q] == KNOWN:
+                ids = placed[:, q]
+            else:
+                logits = self._possible(q, logits, shared[q] if shared[q] >= 0 else kind[:, q].clamp(min=0), memory)
+                noise = None if self.sampling.temperature == 0 else gumbel(keys, self.places[q])
+                ids = self.sampling.choose(logits, noise)
+                ids = ids if shared[q] >= 0 else torch.where(kind[:, q] == KNOWN, placed[:, q], ids)
+            if may_have_ended:
                 ids = torch.where(ended & (if_ended[:, q] != KNOWN), if_ended[:, q], ids)
+            if self.sampling.may_stop and shared[q] in (MIXED, self.num_codebooks):
                 ended = ended | ((kind[:, q] == self.num_codebooks) & (ids == eos))
+                may_have_ended = True
             made.append(ids)
         ids = torch.stack(made, dim=1)
         return ids, ended, self._remember(memory, ids)
 
-    def _possible(self, q: int, logits: Tensor, kind: Tensor, memory: Memory) -> Tensor:
-        """Logits `[R, V]` of a stream -> `[B, V]`, guided and penalized, -inf where nothing may come out."""
-        if len(logits) != len(kind):
+    def _possible(self, q: int, logits: Tensor, kind: Tensor | int, memory: Memory) -> Tensor:
+        """Logits `[R, V]` of a stream -> `[B, V]`, guided and penalized, -inf where nothing may come out. `kind` is one
+        for all documents, or `[B]`."""
+        if self.sampling.guidance != 1:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, self.sampling.guidance)
         if memory.seen is not None:
             seen = memory.seen[:, self.offsets[q] : self.offsets[q] + self.sizes[q]]
             logits = penalize(logits, seen, self.sampling.repetition_penalty)
-        allowed = self.allowed[q][kind]
+        forbidden = self.forbidden[q][kind]
         if memory.due is not None and self.begins is not None:
-            allowed = allowed & (self.begins == memory.due[:, None])
-        return logits.masked_fill(~allowed, float("-inf"))
+            forbidden = forbidden | (self.begins != memory.due[:, None])
+        return logits.masked_fill(forbidden, float("-inf"))
 
     def _remember(self, memory: Memory, ids: Tensor) -> Memory:
         seen = None if memory.seen is None else self._see(memory.seen, ids)
@@ -137,8 +149,8 @@ def _heads(model: AcousticLM, sizes: Sequence[int], offsets: Sequence[int], hidd
     next."""
     depth = getattr(model.causal_lm, "depth", None)
     if depth is None:
-        known = torch.zeros(len(hidden), len(sizes), dtype=torch.long, device=hidden.device)
-        return lambda made, _: model.stream_logits(hidden, known[:, : len(made)]).float()
+        side_by_side = model.logits_side_by_side(hidden)
+        return lambda made, _: side_by_side[len(made)]
     from transformers import DynamicCache
 
     cache, inputs = DynamicCache(), depth.projection(hidden).unflatten(1, (len(sizes), depth.width))

@@ -14,7 +14,7 @@ import numpy as np
 
 from slm.patterns import EMPTY, Pattern
 
-KNOWN = -1
+KNOWN, MIXED = -1, -2
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Plan:
         drawn = (self.kind != KNOWN).any(axis=2)
         self.first_step = int(drawn.any(axis=1).argmax())
         """The first step at which something is drawn in any document."""
+
+    def shared(self, step: int) -> list[int]:
+        """Of each stream the `kind` that all documents have at a step; MIXED where they differ."""
+        kinds = self.kind[step]
+        return np.where((kinds == kinds[0]).all(axis=0), kinds[0], MIXED).tolist()
 
     def last_step(self, row: int) -> int:
         """One behind the last step of a document, as long as it is now thought to be."""

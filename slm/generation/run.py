@@ -59,7 +59,8 @@ class Run:
             self._mark()
             with self.decoders[0].as_it_grows():
                 ids, ended, memory = draw(self._hidden(fed, step), self._placed[step], self._kind[step],
-                                          self._if_ended[step], self._keys[step], memory)  # fmt: skip
+                                          self._if_ended[step], self._keys[step], memory,
+                                          None if self._compiled else self.plan.shared(step))  # fmt: skip
             self.steps[step] = ids
             if self._compiled:  # the next step would overwrite them
                 memory = type(memory)(*(None if m is None else m.clone() for m in memory))

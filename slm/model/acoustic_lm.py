@@ -109,6 +109,12 @@ class AcousticLM(nn.Module):
         q = codes.shape[1]
         return head_logits(states[q], weights[q], biases[q], self._softcap)
 
+    def logits_side_by_side(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """As `stream_logits` of every stream, in one product, where there is no depth transformer."""
+        head = self.causal_lm.get_output_embeddings()
+        states = hidden if self._logit_scale == 1 else hidden * self._logit_scale
+        return head_logits(states, head.weight, getattr(head, "bias", None), self._softcap).split(self.stream_sizes, 1)
+
     def _heads(self, hidden: Tensor, codes: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Any]]:
         """For each stream: the states that predict it, and the weights and biases of its head. `codes [N, q]` are the
         first streams of the step that is predicted: without a depth transformer nothing depends on them."""
