@@ -48,11 +48,9 @@ class TextAndUnits:
     @classmethod
     def read(cls, folder: Path) -> TextAndUnits:
         """UsageError where there is no text tokenizer, or one of another vocabulary."""
-        from transformers import AutoTokenizer
-
         size, source = int(read_json(folder / "config.json")["vocab_size"]), _text_source(folder)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            tokenizer = _read_tokenizer(source)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{folder}: the text tokenizer in {source} cannot be read ({reason}); {_REMEDY}") from None
@@ -122,6 +120,19 @@ def _text_source(folder: Path) -> Path:
         raise UsageError(
             f"{folder}: a model of text and units, whose text tokenizer is that of {name} ({error}); {_REMEDY}"
         ) from None
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    """Without what transformers says of a config.json that is not its own."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    finally:
+        logging.set_verbosity(before)
 
 
 def _unit(number: int) -> str:
