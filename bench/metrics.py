@@ -1,7 +1,7 @@
 """Clips judged in a second: one at a time in one process, against how `eval/run.py` has them judged.
 
     python -m bench.metrics [--device cuda] [--clips 32] [--seconds 4] [--workers 0] [--judges signals,asr,...]
-                            [--tokenizer codec2-1200]
+                            [--tokenizer codec2-1200] [--each]
 
 Clips are cuts of real speech, and what comes back of them with noise on it. Both sides have the same judges, loaded and
 warm; what is kept is looked up by neither, but "again" is a second run, which finds everything.
@@ -9,6 +9,9 @@ warm; what is kept is looked up by neither, but "again" is a second run, which f
 one         one process with one thread, one clip at a time
 ours        signal metrics and judges in processes of one thread each; on a GPU judges that use it in batches
 apart       the largest difference between the two sides' numbers; of transcripts, the share that differs
+
+With `--each` comes only what every metric and judge costs: seconds of one processor for a minute of audio, in a process
+as those of `eval/run.py`. Give `--clips 4 --seconds 15`: windows that overlap make long clips dearer.
 
 Last comes a reconstruction as `eval/run.py --benchmarks reconstruction` makes it, with everything that was asked for:
 seconds of the tokenizer (encoding and decoding), of metrics (over all processes), and by the clock.
@@ -32,6 +35,7 @@ from eval.judges.crew import Asked, Crew, Recipe, processes
 from eval.judges.embedding import embedding_judge
 from eval.judges.mos import DistillMos, Dnsmos
 from eval.judges.speaker import speaker_judge
+from eval.metrics.signals import SignalPair
 from eval.reconstruction.scoring import Job, chosen_metrics, judge_all
 from slm.audio import find_audio, read_audio
 from slm.types import AudioClip
@@ -56,6 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     cuda = options.device.startswith("cuda")
     crew_processes = processes(options.workers)
     crew = Crew(options.workers, crew_processes)
+    if options.each:
+        with crew_processes:
+            return costs(pairs, crew_processes, options)
     on = torch.cuda.get_device_name() if cuda else "CPU"
     print(f"{on}, {options.workers} processes, {options.clips} clips of {options.seconds:g} s")
     print(f"{'':<12} {'one':>12} {'ours':>12} {'times':>7} {'again':>12} {'apart':>9}", flush=True)
@@ -82,6 +89,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--judges", default="signals," + ",".join(JUDGES), help="with commas between")
     parser.add_argument("--tokenizer", default="codec2-1200", help="of the reconstruction; empty: none")
+    parser.add_argument("--each", action="store_true", help="what each metric and judge costs, and no more")
     made = parser.parse_args(arguments)
     made.judges = [name.strip() for name in made.judges.split(",") if name.strip()]
     if unknown := set(made.judges) - {"signals", *JUDGES}:
@@ -105,6 +113,36 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     made = work()
     return time.perf_counter() - started, made
+
+
+def costs(jobs: Sequence[Job], workers: Any, options: argparse.Namespace) -> None:
+    """The first clip warms up, and has no part in it."""
+    minutes = (len(jobs) - 1) * options.seconds / 60
+    print(f"{options.clips} clips of {options.seconds:g} s: seconds of one processor for a minute of audio")
+    names = [m.name for m in chosen_metrics("") if not m.missing()] if "signals" in options.judges else []
+    for name in [*names, *(name for name in options.judges if name != "signals")]:
+        took_s = workers.submit(cost_of, name, jobs).result()
+        print(f"{name:<14}" + ("absent" if took_s is None else f"{took_s / minutes:6.2f}"), flush=True)
+
+
+def cost_of(name: str, jobs: Sequence[Job]) -> float | None:
+    """Processor seconds of this process for all but the first; None for a judge that is not here."""
+    if name in JUDGES:
+        make, given, question = JUDGES[name]
+        try:
+            ask = getattr(make(*given), question)
+        except MissingJudgeError:
+            return None
+        work = [lambda job=job: ask([AudioClip(job.pair_id, job.made, RATE_HZ)]) for job in jobs]
+    else:
+        (metric,) = chosen_metrics(name)
+        pairs = [SignalPair(job.group, job.reference, job.made, RATE_HZ) for job in jobs]
+        work = [lambda pair=pair: metric.measure(pair) for pair in pairs]
+    work[0]()
+    started = time.process_time()
+    for one in work[1:]:
+        one()
+    return time.process_time() - started
 
 
 def signals(jobs: Sequence[Job], workers: Any) -> None:

@@ -2,7 +2,7 @@
 
 A clip is heard in windows of 9.01 s, one a second. The package computes each alone; here everything before the first
 pooling, which takes nine tenths of the time, is computed once for all. A window's first and last frames, which see
-nothing beyond it, are made again. Numbers agree to 1e-5.
+nothing beyond it, are made again. Numbers agree to four decimals.
 """
 
 from __future__ import annotations
