@@ -9,6 +9,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from multiprocessing.reduction import DupFd
@@ -91,8 +92,8 @@ def _shared(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 def _memory_file() -> BinaryIO:
     """A file without a name, which is gone with the last that holds it: in memory, or where the system has no such
-    files, on disk (macOS)."""
-    if hasattr(os, "memfd_create"):
+    files (macOS) or forbids them, on disk."""
+    with suppress(AttributeError, OSError):
         return os.fdopen(os.memfd_create("slm-samples", os.MFD_CLOEXEC), "w+b")
     return cast(BinaryIO, tempfile.TemporaryFile())
 

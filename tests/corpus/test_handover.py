@@ -86,8 +86,16 @@ def test_they_are_not_copied_and_leave_nothing_behind(tmp_path):
     assert not [handle for handle in handles if os.path.exists(handle) and "slm-samples" in os.readlink(handle)]
 
 
-def test_without_files_in_memory_they_go_by_the_disk(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "memfd_create", raising=False)
+def forbidden(*_):
+    raise PermissionError
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_files_in_memory_they_go_by_the_disk(monkeypatch, there):
+    if there:
+        monkeypatch.setattr(os, "memfd_create", forbidden, raising=False)
+    else:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(handover, "_SHARED_BYTES", 0)
     assert np.array_equal(gathered(iter(blocks())), np.concatenate(blocks()))
 
