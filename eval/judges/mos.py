@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 16_000
 SHORTEST_S = 0.25
+DISTILLMOS_WINDOW = 122_880  # samples: 7.68 s
 
 
 class MosJudge(Judge):
@@ -82,17 +83,23 @@ class DistillMos(MosJudge):
         install = "pip install --no-deps distillmos==0.9.1 xls-r-sqa"
         with _torchaudio_or_stub(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             self.model = need("distillmos", "DistillMOS", install).ConvTransformerSQAModel().to(device).eval()
+        self.model.segmenting_in_forward = False
 
     def record(self) -> JudgeRecord:
         return JudgeRecord(tool("distillmos"), "distill_mos_v7", RATE_HZ,
                            "windows of 7.68 s by 1 s at most, averaged; shorter clips padded")  # fmt: skip
 
     def _rate(self, samples: np.ndarray) -> list[dict[str, float]]:
+        """Window after window, at the places where the package has them: all at once, a minute would take 4 GB."""
         import torch
 
+        beyond = max(0, samples.shape[1] - DISTILLMOS_WINDOW)
+        samples = np.pad(samples, ((0, 0), (0, max(0, DISTILLMOS_WINDOW - samples.shape[1]))))
+        starts = (np.linspace(0, 1, -(-beyond // RATE_HZ) + 1) * beyond).astype(int).tolist()
         with torch.inference_mode():
-            found = self.model(torch.from_numpy(samples).to(self.device)).reshape(len(samples))
-        return [{"distillmos": value} for value in found.tolist()]
+            heard = torch.from_numpy(samples).to(self.device)
+            found = [self.model(heard[:, start : start + DISTILLMOS_WINDOW]).reshape(-1) for start in starts]
+        return [{"distillmos": value} for value in torch.stack(found).mean(dim=0).tolist()]
 
 
 class Utmos(MosJudge):

@@ -176,6 +176,19 @@ def test_distillmos_hears_noise_and_leaves_no_stub_behind():
     assert nothing is None
 
 
+def test_windows_of_distillmos_are_those_of_its_package():
+    pytest.importorskip("distillmos", reason="pip install --no-deps distillmos==0.9.1 xls-r-sqa")
+    judge = DistillMos()
+    noise = np.random.default_rng(0).normal(size=9 * 16_000 + 77).astype(np.float32) * 0.1
+    for samples in (noise * np.linspace(0, 1, len(noise), dtype=np.float32), noise[:50_000]):
+        (found,) = judge.rate([AudioClip("a", samples, 16_000)])
+        judge.model.segmenting_in_forward = True
+        with torch.inference_mode():
+            said = judge.model(torch.from_numpy(samples)[None]).item()
+        judge.model.segmenting_in_forward = False
+        assert found["distillmos"] == pytest.approx(said, abs=1e-5)
+
+
 def test_resemblyzer_knows_a_voice():
     try:
         judge = speaker_judge("resemblyzer")
