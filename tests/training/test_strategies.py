@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ HAS_DEEPSPEED = SIDE.is_dir() or importlib.util.find_spec("deepspeed") is not No
 DDP = {"ACCELERATE_USE_CPU": "true"}
 FSDP2 = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
          "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}  # fmt: skip
+NO_DEVICE = {k: v for k, v in ENV.items() if k != "ACCELERATE_USE_CPU"}  # which is said by each strategy
 STEPS = {"steps": 6, "save_every": 3, "eval_every": 6}
 
 
@@ -37,6 +39,10 @@ def environment(strategy: str, folder: Path) -> dict[str, str]:
     zero = {"stage": int(strategy[-1]), "stage3_param_persistence_threshold": 0}
     file.write_text(json.dumps({"zero_optimization": zero}))
     return {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+
+
+def beside_deepspeed() -> dict[str, str]:
+    return {**NO_DEVICE, "PYTHONPATH": f"{SIDE}:{ROOT}", "DS_ACCELERATOR": "cpu"}
 
 
 def ema_decay(strategy: str) -> float:
@@ -58,9 +64,7 @@ class Jobs:
     def start(self, with_deepspeed: bool) -> None:
         file = self.folder / "jobs.json"
         file.write_text(json.dumps(self.jobs))
-        env = {k: v for k, v in ENV.items() if k != "ACCELERATE_USE_CPU"}
-        if with_deepspeed:
-            env |= {"PYTHONPATH": f"{SIDE}:{ROOT}", "DS_ACCELERATOR": "cpu"}
+        env = beside_deepspeed() if with_deepspeed else NO_DEVICE
         subprocess.run([sys.executable, "-m", "tests.training.two_processes", str(file)], cwd=ROOT, env=env, check=True,
                        capture_output=True, timeout=400)  # fmt: skip
 
@@ -162,6 +166,37 @@ def test_accelerate_files_are_ones_that_it_reads():
         if kind == "DEEPSPEED":
             assert loaded.deepspeed_config["zero_stage"] == int(name[-1])
     assert load_config_from_file(str(files["fsdp2"])).fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero1", "zero2", "zero3", "multi-node"])
+def test_the_shipped_files_start_two_processes(corpora, one, tmp_path, name):
+    """As a user starts them, `accelerate launch --config_file`; of several machines each starts its own."""
+    if name.startswith("zero") and not HAS_DEEPSPEED:
+        pytest.skip("needs DeepSpeed: make install")
+    arguments = as_arguments(config(corpora["two"], tmp_path / "run", **STEPS, rows_per_batch=4), tmp_path / "c.yaml")
+    address = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    machines = [["--num_machines", "2", "--machine_rank", str(i), *address] for i in (0, 1)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+    launch += ["--config_file", f"configs/accelerate/{name}.yaml"]
+    env = beside_deepspeed() if name.startswith("zero") else ENV
+    started = [
+        subprocess.Popen([*launch, *more, "train_lm.py", *arguments], cwd=ROOT, env=env, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for more in (machines if name == "multi-node" else [[]])
+    ]  # fmt: skip
+    said = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), said
+    state = json.loads((tmp_path / "run/checkpoints/step-0000006/state/progress.json").read_text())
+    assert (state["strategy"], state["processes"]) == ({"ddp": "plain", "multi-node": "plain"}.get(name, name), 2)
+    for (step, key, a), (_, _, b) in zip(losses(one[0.0]), losses(tmp_path / "run"), strict=True):
+        assert a == pytest.approx(b, rel=2e-4), (step, key)
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
 
 
 @pytest.mark.parametrize("depth", [{}, {**TINY_BACKBONE, "num_hidden_layers": 1}])
