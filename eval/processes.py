@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-PATIENCE = timedelta(days=7)  # the others wait while one tokenizes
+PATIENCE = timedelta(days=7)  # they wait for each other to tokenize
 
 
 @dataclass(frozen=True)

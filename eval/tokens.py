@@ -6,7 +6,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from slm.types import Codes, stable_hash
 
 if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
+
+
+SHARD_HOURS = 0.25  # so small that there is a share for each of several processes
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,9 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
     contents = sorted((item, _digest(path)) for item, path in present.items())
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
-    with processes.main_first():
-        if not (corpus / "state.json").is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f".{corpus.name}.lock"):  # another run may be at it
-                if not (corpus / "state.json").is_file():
-                    print(f"{name}: tokenizing {len(present):,} files with {lm.spec.name}", file=sys.stderr, flush=True)
-                    _tokenize(present, lm, corpus)
+    if processes.count > 1 or not _is_whole(corpus):  # all meet, whatever each of them finds
+        folder.mkdir(parents=True, exist_ok=True)
+        _tokenize_together(present, lm, corpus, processes)
     codes = {c.id: c for c in CodeStore(corpus)}
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}
@@ -71,15 +71,38 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tokenize(present: Mapping[str, Path], lm: SpokenLM, corpus: Path) -> None:
+def _is_whole(corpus: Path) -> bool:
+    return (corpus / "state.json").is_file()
+
+
+def _tokenize_together(present: Mapping[str, Path], lm: SpokenLM, corpus: Path, processes: Processes) -> None:
+    """Each process makes the shards of its number. Another run that is at it is waited for."""
+    with locked(corpus.with_name(f".{corpus.name}.lock")) if processes.is_main else nullcontext():
+        manifest = corpus.with_name(f"{corpus.name}.jsonl")
+        if processes.is_main and not _is_whole(corpus):
+            name = corpus.name.rpartition("-")[0]
+            print(f"{name}: tokenizing {len(present):,} files with {lm.spec.name}", file=sys.stderr, flush=True)
+            lines = (json.dumps({"id": item, "path": str(path.resolve())}) + "\n" for item, path in present.items())
+            write_text(manifest, "".join(lines))
+        processes.wait()  # for the list, and for the lock
+        try:
+            if not _is_whole(corpus):
+                _tokenize(manifest, lm, corpus, processes)
+        finally:
+            processes.wait()
+    if not _is_whole(corpus):
+        raise UsageError(f"{corpus.name}: a process beside this one could not tokenize its part; it says why")
+
+
+def _tokenize(manifest: Path, lm: SpokenLM, corpus: Path, processes: Processes) -> None:
     from slm.corpus.config import CorpusConfig
     from slm.corpus.pipeline import tokenize_corpus
     from slm.corpus.plan import NothingUsableError
 
-    manifest = corpus.with_name(f"{corpus.name}.jsonl")
-    lines = (json.dumps({"id": item, "path": str(path.resolve())}) + "\n" for item, path in present.items())
-    write_text(manifest, "".join(lines))
-    config = CorpusConfig(audio=str(manifest), tokenizer=lm.spec.name, out=str(corpus))
+    config = CorpusConfig(audio=str(manifest), tokenizer=lm.spec.name, out=str(corpus), shard_hours=SHARD_HOURS)
+    if processes.count > 1:
+        part = f"{processes.rank}/{processes.count}"
+        config = replace(config, shard_range=part, num_workers=config.readers(processes.count))
     try:
         tokenize_corpus(config, lm.tokenizer)
     except NothingUsableError as error:

@@ -57,7 +57,7 @@ def models(monkeypatch):
 def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, monkeypatch):
     tokenized = []
     real = eval.tokens._tokenize
-    monkeypatch.setattr("eval.tokens._tokenize", lambda *a: (tokenized.append(a[-1].name), real(*a)))
+    monkeypatch.setattr("eval.tokens._tokenize", lambda *a: (tokenized.append(a[2].name), real(*a)))
     write_lexical(root, random_lexical(30, 2, seed=5))
     main(config(root, model=list(models), benchmarks="swuggy,sblimp", baselines="no"))
     out = root.parent / "out"
@@ -199,5 +199,10 @@ def test_two_processes_find_what_one_finds(tmp_path):
         assert x.item.equals(y.item)
         assert np.allclose(x.log_prob_nats, y.log_prob_nats, atol=1e-4)
         assert len(list((two / name / "scored").glob("*/part-*"))) == 2  # one by each
+    tokens = [next((out / "tokens").glob("swuggy-dev-*/")) for out in (one, two)]
+    assert tokens[0].name == tokens[1].name
+    for c, d in zip(*map(CodeStore, tokens), strict=True):
+        assert (c.id, c.codes.tolist()) == (d.id, d.codes.tolist())
+    assert {log.name for log in tokens[1].glob("log*.jsonl")} == {"log-0-of-2.jsonl", "log-1-of-2.jsonl"}
     assert "results:" in Path(f"{log}-0").read_text()
     assert "results:" not in Path(f"{log}-1").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import train_lm
 from slm.training.config import ModelConfig, SamplesConfig
 from tests.fakes import TINY_BACKBONE
 from tests.training.runs import ENV, ROOT, as_arguments, config, losses, reset_accelerate
+from tests.training.two_processes import free_port
 
 SIDE = Path(sys.prefix, "deepspeed")  # where `make` puts it: beside the packages, so that only these tests import it
 HAS_DEEPSPEED = SIDE.is_dir() or importlib.util.find_spec("deepspeed") is not None
@@ -191,12 +191,6 @@ def test_the_shipped_files_start_two_processes(corpora, one, tmp_path, name):
     assert (state["strategy"], state["processes"]) == ({"ddp": "plain", "multi-node": "plain"}.get(name, name), 2)
     for (step, key, a), (_, _, b) in zip(losses(one[0.0]), losses(tmp_path / "run"), strict=True):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
-
-
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 @pytest.mark.parametrize("depth", [{}, {**TINY_BACKBONE, "num_hidden_layers": 1}])
