@@ -29,15 +29,16 @@ _FLATTENED = ("by_document", "varlen", "flash_attention_2", "flash_attention_3")
 
 def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
     """The backend that an option means. `auto`: on CUDA the fastest flash attention there is, if weights are computed
-    with in bf16, else flex attention when compiled; on a CPU by_document, unless compiled, which it cannot be; else
-    sdpa, or what the family has. UsageError where one cannot run.
+    with in bf16; on a CPU by_document, unless compiled, which it cannot be; else sdpa, or what the family has. Flex
+    attention is taken by name alone: compiled for one shape, it was seen to give other values at the next (torch 2.11,
+    CUDA). UsageError where one cannot run.
     """
     if name == "auto" and not cuda:  # at once: to look for flash attention takes seconds
         return "auto" if compiled else "by_document"
     installed = _flash_attention()
     if name == "auto":
         flash = [backend for backend, there in installed.items() if there and bf16]
-        return flash[0] if flash else "flex_attention" if compiled else "auto"
+        return flash[0] if flash else "auto"
     if name not in BACKENDS:
         raise UsageError(f"model.attention: no {name!r}{did_you_mean(name, ('auto', *BACKENDS))}")
     if name in ("sdpa", "eager", "by_document"):

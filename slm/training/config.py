@@ -54,7 +54,7 @@ class ModelConfig:
     """A transformers configuration for a depth transformer over the codebooks of a step (as in Moshi)."""
     attention: str = "auto"
     """auto, sdpa, eager, by_document (what a CPU takes), varlen (PyTorch's flash attention), flash_attention_2,
-    flash_attention_3 or flex_attention; none lets documents see each other."""
+    flash_attention_3 or flex_attention (never taken by auto); none lets documents see each other."""
     kernels: Literal["torch", "liger"] = "torch"
     """liger: Triton kernels for norms, rotary positions and gated layers (pip install liger-kernel; CUDA)."""
 

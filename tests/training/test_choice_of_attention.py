@@ -25,9 +25,9 @@ def test_the_backend_that_an_option_means(monkeypatch):
     assert choose_attention("auto", cuda=False, compiled=False, bf16=False) == "by_document"
     assert choose_attention("auto", **installed) == "varlen"
     assert choose_attention("auto", cuda=True, compiled=False, bf16=False) == "auto"
-    assert choose_attention("auto", cuda=True, compiled=True, bf16=False) == "flex_attention"
+    assert choose_attention("auto", cuda=True, compiled=True, bf16=False) == "auto"
     monkeypatch.setattr(attention, "_varlen_attention", lambda: None)
-    assert choose_attention("auto", **installed) == "flex_attention"
+    assert choose_attention("auto", **installed) == "auto"
     assert choose_attention("auto", cuda=True, compiled=False, bf16=True) == "auto"
     assert choose_attention("eager", cuda=False, compiled=False, bf16=False) == "eager"
     for name in ("flash_attention_2", "varlen"):
