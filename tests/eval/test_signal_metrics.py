@@ -224,7 +224,10 @@ def test_a_metric_whose_package_is_not_there_says_what_installs_it(monkeypatch):
     assert METRICS.get("snr")().missing() == ""
 
 
-@pytest.mark.parametrize(("domain", "rate", "options"), [("speech", 16_000, ["--speech_mode"]), ("music", 48_000, [])])
+@pytest.mark.parametrize(
+    ("domain", "rate", "options"),
+    [("speech", 16_000, ["--speech_mode"]), pytest.param("music", 48_000, [], marks=pytest.mark.thorough)],
+)
 def test_visqol_is_what_its_own_command_says_of_the_files(tmp_path, domain, rate, options):
     """The command reads WAV files, and chooses mode, model and mapping by itself."""
     asked = metric("visqol")

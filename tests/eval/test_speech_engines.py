@@ -73,6 +73,7 @@ def test_espeak_missing_is_one_line_with_the_remedy(monkeypatch):
         open_voices(["espeak:fr"])
 
 
+@pytest.mark.thorough
 def test_french_pairs_by_two_variants_of_espeak(tmp_path):
     pytest.importorskip("espeakng_loader", reason=ESPEAK)
     root, voices = tmp_path / "fr", ["espeak:fr", "espeak:fr+f2"]

@@ -35,6 +35,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "codebook_size": 64,
     },
 }
+ONE_FORM = ["24khz", pytest.param("44khz", marks=pytest.mark.thorough)]
 RATES_HZ = {"24khz": 24_000, "44khz": 44_100}
 
 
@@ -61,7 +62,7 @@ def direct_levels(model: Any, samples: np.ndarray) -> list[list[int]]:
         return [level[0].tolist() for level in model.encode(torch.from_numpy(samples)[None, None])]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ONE_FORM)
 def test_keeps_the_law(form: str, folders: dict[str, Path]) -> None:
     tokenizer_law(load_tokenizer("snac", checkpoint=str(folders[form])), clips_of(form))
 
@@ -104,7 +105,7 @@ def test_audio_is_that_of_the_package_and_can_be_repeated(form: str, folders: di
     assert not torch.equal(after, untouched)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ONE_FORM)
 def test_long_clips_are_exact_but_for_the_noise(form: str, tmp_path: Path) -> None:
     SnacTokenizer.write_untrained(tmp_path / "quiet", **FORMS[form], noise=False)
     tokenizer = SnacTokenizer(checkpoint=str(tmp_path / "quiet"))

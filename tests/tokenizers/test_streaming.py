@@ -83,7 +83,9 @@ def test_what_is_not_causal_cannot_be_streamed(folders: dict[str, Path], tmp_pat
             tokenizer.stream_decoder()
 
 
-@pytest.mark.parametrize("name", ["codec2-700c", "codec2-1300", "codec2-3200"])
+@pytest.mark.parametrize(
+    "name", ["codec2-700c", pytest.param("codec2-1300", marks=pytest.mark.thorough), "codec2-3200"]
+)
 def test_codec2_goes_frame_by_frame(name: str) -> None:
     pytest.importorskip("pycodec2")
     tokenizer, clip = load_tokenizer(name), real_clips(8000)[0]

@@ -27,7 +27,9 @@ RELEASES = {
 PARAMETERS = {"encodec": 14.9, "mimi": 79.3}
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.thorough) if n == "neucodec" else n for n in CHANGES]
+)
 def test_it_is_reproducible_and_gives_many_codes(name: str, tmp_path: Path) -> None:
     family: Any = TOKENIZERS.get(name)
     before = torch.random.get_rng_state()

@@ -119,7 +119,7 @@ def agrees_and_resumes(jobs: Jobs, one: dict[float, Path], strategy: str) -> Non
 
 def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one, tmp_path):
     jobs = Jobs(tmp_path)
-    for strategy in ("ddp", "fsdp2", "two machines"):
+    for strategy in ("ddp", "fsdp2"):
         add_twice(jobs, strategy, corpora)
     more = tmp_path / "more"
     shutil.copytree(one[0.0], more)
@@ -128,7 +128,7 @@ def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one
     jobs.add("more", "ddp", two)
     jobs.add("fsdp1", "fsdp1", config(corpora["two"], tmp_path / "old", **STEPS))
     jobs.start(with_deepspeed=False)
-    for strategy in ("ddp", "fsdp2", "two machines"):
+    for strategy in ("ddp", "fsdp2"):
         agrees_and_resumes(jobs, one, strategy)
 
     assert "FSDP version 1 is not supported" in jobs.log("fsdp1")
@@ -137,6 +137,14 @@ def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one
     assert "2 processes go on where 1 stopped: the same rows in the same order" in jobs.log("more")
     for (step, key, a), (_, _, b) in zip(losses(one[0.0]), losses(more), strict=True):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
+
+
+@pytest.mark.thorough
+def test_fsdp2_over_two_machines_agrees_with_one_process_and_resumes_to_the_bit(corpora, one, tmp_path):
+    jobs = Jobs(tmp_path)
+    add_twice(jobs, "two machines", corpora)
+    jobs.start(with_deepspeed=False)
+    agrees_and_resumes(jobs, one, "two machines")
 
 
 @pytest.mark.skipif(not HAS_DEEPSPEED, reason="needs DeepSpeed: make install")
