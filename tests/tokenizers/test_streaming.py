@@ -84,7 +84,7 @@ def test_what_is_not_causal_cannot_be_streamed(folders: dict[str, Path], tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name", ["codec2-700c", pytest.param("codec2-1300", marks=pytest.mark.thorough), "codec2-3200"]
+    "name", ["codec2-700c", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("codec2-1300", "codec2-3200"))]
 )
 def test_codec2_goes_frame_by_frame(name: str) -> None:
     pytest.importorskip("pycodec2")

@@ -26,9 +26,9 @@ def test_a_straight_line_is_found_exactly():
 def test_standard_errors_are_those_of_repeated_experiments():
     rng, truth = np.random.default_rng(0), 2.0 + 1.5 * (FLOPS / np.exp(np.log(FLOPS).mean())) ** -0.3
     for fitted, field in ((fit, "a"), (fit, "c"), (fit_line, "c")):
-        laws = [fitted(FLOPS, truth + rng.normal(0, 0.005, len(FLOPS))) for _ in range(100)]
+        laws = [fitted(FLOPS, truth + rng.normal(0, 0.005, len(FLOPS))) for _ in range(60)]
         if fitted is fit_line:
-            laws = [fitted(FLOPS, 7.0 * FLOPS**-0.05 * np.exp(rng.normal(0, 0.005, len(FLOPS)))) for _ in range(100)]
+            laws = [fitted(FLOPS, 7.0 * FLOPS**-0.05 * np.exp(rng.normal(0, 0.005, len(FLOPS)))) for _ in range(60)]
         found = np.std([getattr(law, field) for law in laws])
         assert np.sqrt(np.mean([law.errors["abc".index(field)] ** 2 for law in laws])) == pytest.approx(found, rel=0.25)
 
