@@ -34,7 +34,7 @@ run python tokenize_corpus.py --audio tests/data/speech/manifest.jsonl --tokeniz
 
 if have hibari; then
   say "3. Synthetic speech to learn from, and minimal pairs to be tested with: matched, so that nothing gives them away"
-  run python -m eval.minimal_pairs --out "$out/synthetic" --minutes 45 --tokenizer "$semantic"
+  run python -m eval.minimal_pairs --out "$out/synthetic" --minutes 30 --tokenizer "$semantic"
   say "4. Synthetic speech -> semantic units"
   run python tokenize_corpus.py --audio "$out/synthetic/corpus/manifest.jsonl" --tokenizer "$semantic" --out "$out/tokens/synthetic"
   say "5. A unit language model of 3 M parameters"
