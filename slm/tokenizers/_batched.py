@@ -1,13 +1,14 @@
-"""Clips of different lengths through a codec together, in tensors of canonical shapes.
+"""Clips of different lengths through a codec together, packed into tensors of one shape.
 
-Rounding depends on the shape of a tensor, and decides near ties. So the shape that a clip is coded in depends on its
-own length alone: its length is rounded up to a rung of a ladder, and each rung has its number of rows, which silence
-fills up. The same clip then meets the same kernels whatever its neighbours, and its codes are theirs and its own.
+Rounding depends on the shape of a tensor, and decides near ties. So every clip is coded in a tensor of the same shape
+(or of a few, where layers run along the whole clip: its own length says of which), in which clips lie behind one
+another. The same clip then meets the same kernels whatever its neighbours, and its codes are theirs and its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,78 +20,123 @@ if TYPE_CHECKING:
     from slm.types import Codes
 
 MIN_FRAMES = 16
-"""Shorter clips are coded alone, at their own length: layers treat what is shorter than their padding otherwise."""
+"""Shorter clips are coded alone: layers treat what is shorter than their padding otherwise."""
+_SHARES = (1, 2, 4, 8, 16)
 _MAX_ROWS = 64
 
 
-def rung_frames(frames: int) -> int:
-    """The rung for a clip of `frames` (16 or more): eight to an octave, so that a row is 6 % longer on average."""
-    step = 1 << max(0, frames.bit_length() - 4)
-    return -(-frames // step) * step
+@dataclass
+class Batch:
+    """Clips in one tensor, all of at most a `share`-th of it and more than half of that; numbers and first frames."""
+
+    share: int
+    members: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    free: int = 0
+    """The first frame that is free."""
+
+    @property
+    def num_rows(self) -> int:
+        """As many clips as fit, at most; of the shortest ones, as many as are taken."""
+        return _MAX_ROWS if self.share == _SHARES[-1] else 2 * self.share - 1
 
 
-def num_rows(rung_s: float, batch_s: float) -> int:
-    """Rows of a batch of `batch_s` seconds of audio, as many as a rung of `rung_s` always gets."""
-    return max(1, min(_MAX_ROWS, int(batch_s / rung_s)))
+def pack(frames: Sequence[int], total: int, gap: int, by_length: bool) -> list[Batch]:
+    """Clips of so many frames into batches of `total` frames, `gap` frames or more between them: each clip, from the
+    longest on, goes to the first batch with room. `by_length`: clips share one with those of like length only."""
+    batches: list[Batch] = []
+    for i in sorted(range(len(frames)), key=lambda i: -frames[i]):
+        share = max(share for share in _SHARES if frames[i] * share <= total) if by_length else 1
+        for batch in batches:
+            full = by_length and len(batch.members) == batch.num_rows
+            if batch.share == share and not full and batch.free + frames[i] <= total:
+                break
+        else:
+            batches.append(batch := Batch(share))
+        batch.members.append(i)
+        batch.starts.append(batch.free)
+        batch.free += frames[i] + gap
+    return batches
 
 
 def encode_batched(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Signals `[N_i]` -> codes `[T_i, K]`. The device is not waited for until all batches are on their way."""
     made: dict[int, np.ndarray] = {}
-    waiting: list[tuple[list[int], torch.Tensor]] = []
-    for rung, rows, members in _groups(codec, [len(signal) for signal in signals]):
-        for start in range(0, len(members), rows):
-            part = members[start : start + rows]
-            if rows == 1:
-                made[part[0]] = codec._encode_single(signals[part[0]])
-            else:
-                waiting.append((part, _codes_of_rows(codec, [signals[i] for i in part], rung, rows)))
-    for part, codes in waiting:
-        for i, row in zip(part, codes.cpu().numpy(), strict=False):
-            made[i] = row[:, : codec.spec.num_frames(len(signals[i]))].T
-    return [made[i] for i in range(len(signals))]
+    waiting = [
+        (batch, _codes_of_batch(codec, batch, signals, by_length)) for batch, by_length in _batches(codec, signals)
+    ]
+    for batch, codes in waiting:
+        rows = codes[0].T.int().cpu().numpy()
+        for i, start in zip(batch.members, batch.starts, strict=True):
+            made[i] = rows[start : start + codec.spec.num_frames(len(signals[i]))]
+    return [made[i] if i in made else codec._encode_single(signal) for i, signal in enumerate(signals)]
 
 
-def _groups(codec: NeuralCodec, lengths: Sequence[int]) -> list[tuple[int, int, list[int]]]:
-    """(frames of a row, rows, the signals that go there), longest first, so that a lack of memory shows early."""
-    hop, unit = codec.spec.hop_samples, codec.spec.frame_multiple
-    batch_s = codec.batch_s.get(codec._parameter().device.type, 0.0)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, length in enumerate(lengths):
-        frames = -(-length // (hop * unit)) * unit
-        rung = -(-rung_frames(frames) // unit) * unit if frames >= MIN_FRAMES * unit else frames
-        rows = num_rows(rung / codec.spec.frame_rate_hz, batch_s) if frames >= MIN_FRAMES * unit else 1
-        groups.setdefault((rung, 1 if codec._is_long(length) else rows), []).append(i)
-    return [(rung, rows, members) for (rung, rows), members in sorted(groups.items(), reverse=True)]
+def _batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Iterator[tuple[Batch, bool]]:
+    """The batches of those signals that can share one, and whether their layers run along whole clips."""
+    from slm.tokenizers._codec import widest_layer
+    from slm.tokenizers.networks.packed import runs_along_clips
+
+    total, unit = _frames_of_batch(codec), codec.spec.frame_multiple
+    units = [-(-len(signal) // (codec.spec.hop_samples * unit)) for signal in signals]
+    packed = [
+        i
+        for i, signal in enumerate(signals)
+        if units[i] >= MIN_FRAMES and units[i] * unit <= total and not codec._is_long(len(signal))
+    ]
+    if not packed:
+        return
+    stages = codec.encoder_stages()
+    by_length = any(runs_along_clips(stage) for stage in stages)
+    gap = -(-widest_layer(stages, codec.spec.hop_samples) // unit)
+    for batch in pack([units[i] for i in packed], total // unit, gap, by_length):
+        batch.members = [packed[i] for i in batch.members]
+        batch.starts = [start * unit for start in batch.starts]
+        yield batch, by_length
 
 
-def _codes_of_rows(codec: NeuralCodec, signals: Sequence[np.ndarray], rung: int, rows: int) -> torch.Tensor:
-    """Signals within `rung` frames -> codes `[rows, K, T]`, on the device; rows without a signal are silence."""
+def _frames_of_batch(codec: NeuralCodec) -> int:
+    """Whole shares of whole frames, so that each share is as many steps at every layer."""
+    whole = codec.spec.frame_multiple * _SHARES[-1]
+    seconds = codec.batch_s.get(codec._parameter().device.type, 0.0)
+    return int(seconds * codec.spec.frame_rate_hz) // whole * whole
+
+
+def _codes_of_batch(codec: NeuralCodec, batch: Batch, signals: Sequence[np.ndarray], by_length: bool) -> torch.Tensor:
+    """Codes `[1, K, T]` of a whole batch, on the device."""
     import torch
 
-    from slm.tokenizers.networks.ragged import RaggedRows
+    from slm.tokenizers.networks.packed import PackedClips
 
-    parameter = codec._parameter()
-    total = rung * codec.spec.hop_samples
-    values = torch.zeros(rows, 1, total, pin_memory=parameter.is_cuda)
-    for row, signal in zip(values, signals, strict=False):
-        row[0, : len(signal)] = torch.from_numpy(np.ascontiguousarray(signal))
-    lengths = [len(signal) for signal in signals] + [total] * (rows - len(signals))
-    unit = codec.spec.frame_multiple * codec.spec.hop_samples if codec.batching == "frames" else 1
-    with RaggedRows([-(-length // unit) * unit for length in lengths], total):
-        return codec._codes_of(values.to(parameter.device, parameter.dtype, non_blocking=True))
+    parameter, hop = codec._parameter(), codec.spec.hop_samples
+    total = _frames_of_batch(codec) * hop
+    values = torch.zeros(total, pin_memory=parameter.is_cuda)
+    for i, start in zip(batch.members, batch.starts, strict=True):
+        values[start * hop : start * hop + len(signals[i])] = torch.from_numpy(np.ascontiguousarray(signals[i]))
+    unit = codec.spec.frame_multiple * hop if codec.batching == "frames" else 1
+    packed = PackedClips(
+        [start * hop for start in batch.starts],
+        [-(-len(signals[i]) // unit) * unit for i in batch.members],
+        total,
+        share=batch.share,
+        num_rows=batch.num_rows if by_length else None,
+        graphs=codec.graphs,
+    )
+    with packed:
+        return codec._codes_of(values[None, None].to(parameter.device, parameter.dtype, non_blocking=True))
 
 
-def to_bfloat16(model: Any) -> None:
-    """From now on what leads to `model.quantizer` computes in bfloat16, and that as before, whatever it is given."""
+def to_bfloat16(codec: NeuralCodec) -> None:
+    """From now on what leads to the codec's `model.quantizer` computes in bfloat16, and that as before, whatever it is
+    given."""
     import torch
 
     def in_fp32(quantize: Callable[..., Any]) -> Callable[..., Any]:
         return lambda latents, *rest, **others: quantize(latents.float(), *rest, **others)
 
-    for stage in ("encoder", "encoder_transformer", "downsample"):  # Mimi's last two, in older versions of transformers
-        if getattr(model, stage, None) is not None:
-            getattr(model, stage).to(torch.bfloat16)
+    model = codec.model
+    for stage in codec.encoder_stages():
+        stage.to(torch.bfloat16)
     model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16), *inputs[1:]))
     model.quantizer.forward = in_fp32(model.quantizer.forward)
     if hasattr(model.quantizer, "encode"):

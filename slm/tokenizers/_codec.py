@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _FASTER = {
-    "batched": "clips share batches of fixed shapes, equal in exact arithmetic",
+    "batched": "clips share tensors of a fixed shape, equal in exact arithmetic",
     "tf32": "as batched, with the TensorFloat-32 products that PyTorch makes on GPUs by default",
     "bf16": "as batched, with the encoder in bfloat16",
 }
@@ -43,6 +43,8 @@ class NeuralCodec(Tokenizer):
     """
 
     model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
+    graphs: dict[Any, Any]
+    """What `_batched` has captured on a GPU, for one shape each."""
     batching: Literal["none", "frames", "samples"] = "none"
     """How clips of different lengths may share a batch, which a test of the family proves in float64.
 
@@ -77,10 +79,15 @@ class NeuralCodec(Tokenizer):
     def use_mode(self, mode: str) -> None:
         entering = mode != self.mode
         super().use_mode(mode)
+        self.graphs = {}
         if entering and mode == "bf16":
             from slm.tokenizers._batched import to_bfloat16
 
-            to_bfloat16(self.model)
+            to_bfloat16(self)
+
+    def encoder_stages(self) -> Sequence[Any]:
+        """The modules that a signal goes through, in order, up to what is quantized."""
+        return [self.model.encoder]
 
     @abstractmethod
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
@@ -249,3 +256,17 @@ def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = 
         else:
             reach += float(getattr(layer, "reach", 0)) * jump
     return ceil(reach / hop_samples) + 1
+
+
+def widest_layer(stages: Iterable[torch.nn.Module], hop_samples: int) -> int:
+    """How many frames a 1-d convolution of these stages sees at once, at most, its stride included; counted as by
+    `conv_context`."""
+    from torch import nn
+
+    jump, widest = 1, 0
+    for layer in (layer for stage in stages for layer in stage.modules()):
+        if isinstance(layer, nn.Conv1d):
+            stride = int(layer.stride[0])
+            widest = max(widest, ((int(layer.kernel_size[0]) - 1) * layer.dilation[0] + stride) * jump)
+            jump *= stride
+    return ceil(widest / hop_samples)

@@ -41,8 +41,11 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
     }
 
     def __init__(self, *, checkpoint: str = "kyutai/mimi", num_codebooks: int | None = None, device: str = "cpu"):
+        from slm.tokenizers.networks.packed import run_clip_by_clip
+
         config = self._load(checkpoint, device)
         scalars_on_host(self.model)
+        run_clip_by_clip(self.encoder_stages()[1])
         self.spec = self._padded_spec(
             checkpoint,
             num_codebooks,
@@ -64,11 +67,14 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
         return self.model.decode(codes).audio_values[:, 0]
 
     def _next_codes(self, run: CausalRun, signals: torch.Tensor) -> torch.Tensor:
-        latents = run.through(self._stages("encoder"), pad_to_frames(signals, self.spec.hop_samples))
+        latents = run.through(self.encoder_stages(), pad_to_frames(signals, self.spec.hop_samples))
         return self.model.quantizer.encode(latents, self.spec.num_codebooks).transpose(0, 1)
 
     def _next_audio(self, run: CausalRun, codes: torch.Tensor) -> torch.Tensor:
         return run.through(self._stages("decoder"), self.model.quantizer.decode(codes))[:, 0]
+
+    def encoder_stages(self) -> list[Any]:
+        return self._stages("encoder")
 
     def _stages(self, side: str) -> list[Any]:
         """What the signal goes through, in order; older versions of transformers have it in the model itself."""

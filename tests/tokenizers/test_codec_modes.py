@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from slm.errors import UsageError
 from slm.tokenizers import TOKENIZERS, load_tokenizer
-from slm.tokenizers._batched import code_mismatch, num_rows, rung_frames
+from slm.tokenizers._batched import code_mismatch, pack
 from slm.tokenizers._codec import NeuralCodec
-from slm.tokenizers.networks.ragged import RaggedRows
-from tests.contracts import ragged_law, tokenizer_law
+from slm.tokenizers.networks.packed import PackedClips
+from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import DAC, ENCODEC, MIMI
 from tests.tokenizers.speech import real_clips
 
@@ -63,7 +63,7 @@ def test_a_batch_of_any_lengths_equals_its_clips(name: str, folders: dict[str, s
     exact, batched = (load_tokenizer(name, checkpoint=folders[name], mode=mode) for mode in ("exact", "batched"))
     assert isinstance(exact, NeuralCodec)
     assert isinstance(batched, NeuralCodec)
-    ragged_law(exact, batched, real_clips(exact.spec.sample_rate_hz)[:2])
+    batching_law(exact, batched, real_clips(exact.spec.sample_rate_hz)[:2])
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,37 @@ def test_mismatch_counts_codes(folders: dict[str, str]) -> None:
     assert code_mismatch(others, codes) == 0.25
 
 
-def test_rungs_hold_their_clips_and_waste_little() -> None:
-    rungs = {frames: rung_frames(frames) for frames in range(16, 9000)}
-    assert all(0 <= rung - frames <= frames / 8 for frames, rung in rungs.items())
-    assert len(set(rungs.values())) < 80, "each rung is a shape that a device must be ready for"
-    assert all(rung_frames(rung) == rung for rung in rungs.values())
-    assert [num_rows(s, 64.0) for s in (0.3, 2.0, 60.0, 100.0)] == [64, 32, 1, 1]
+@pytest.mark.parametrize("by_length", [False, True])
+def test_batches_hold_their_clips_and_waste_little(by_length: bool) -> None:
+    total, gap = 4800, 5
+    frames = np.random.default_rng(0).integers(75, 1200, 500).tolist()
+    batches = pack(frames, total, gap, by_length)
+    assert sorted(i for batch in batches for i in batch.members) == list(range(500))
+    for batch in batches:
+        ends = [start + frames[i] for start, i in zip(batch.starts, batch.members, strict=True)]
+        assert batch.starts[0] == 0
+        assert all(start - end >= gap for start, end in zip(batch.starts[1:], ends, strict=False))
+        assert ends[-1] <= total
+        if by_length:
+            assert len(batch.members) <= batch.num_rows
+            assert all(frames[i] * batch.share <= total for i in batch.members)
+            assert all(frames[i] * batch.share > total / 2 for i in batch.members) or batch.share == 16
+    assert len(batches) * total < (1.13 if by_length else 1.02) * sum(frames)
+
+
+def test_a_clip_shares_a_tensor_with_those_of_its_length() -> None:
+    frames = [4800, 2401, 2400, 1201, 1200, 601, 600, 301, 300, 16]
+    batches = pack(frames, 4800, 5, by_length=True)
+    assert [(batch.share, [frames[i] for i in batch.members]) for batch in batches] == [
+        (1, [4800]),
+        (1, [2401]),
+        (2, [2400, 1201]),
+        (4, [1200, 601]),
+        (8, [600, 301]),
+        (16, [300, 16]),
+    ]
+    assert [len(batch.members) for batch in pack([16] * 100, 4800, 5, by_length=True)] == [64, 36]
+    assert [len(batch.members) for batch in pack([16] * 100, 4800, 5, by_length=False)] == [100]
 
 
 class Odd(nn.Module):
@@ -153,33 +178,50 @@ class Odd(nn.Module):
         self.mode = mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, reach = self.first(x), 4 * self.second.dilation[0]
-        extra = -x.shape[-1] % self.second.stride[0]
-        x = self.second(functional.pad(functional.elu(x), (reach, 1 + extra), self.mode))
+        x, stride = self.first(x), self.second.stride[0]
+        around, extra = 4 * self.second.dilation[0] + 1 - stride, -x.shape[-1] % stride
+        x = self.second(functional.pad(functional.elu(x), (around - 1, 1 + extra), self.mode))
         return self.last(self.both(x.permute(2, 0, 1))[0].permute(1, 2, 0))
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 3), (3, 1)])
-def test_rows_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int, dilation: int) -> None:
+@pytest.mark.parametrize("share", [1, 4])
+def test_clips_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int, dilation: int, share: int) -> None:
     torch.manual_seed(0)
     model, lengths = Odd(mode, stride, dilation).double(), [60, 59, 58, 41, 30]
     signals = [torch.randn(length, dtype=torch.float64) for length in lengths]
-    batch = nn.utils.rnn.pad_sequence(signals, batch_first=True)[:, None]
+    starts, batch = [0, 84, 168, 252, 330], torch.randn(1, 1, 360, dtype=torch.float64)
+    for start, signal in zip(starts, signals, strict=True):
+        batch[0, 0, start : start + len(signal)] = signal
     alone = [model(signal[None, None])[0] for signal in signals]
-    with RaggedRows(lengths, batch.shape[-1]), torch.no_grad():
-        together = model(batch.clone())
-    for row, expected in zip(together, alone, strict=True):
-        torch.testing.assert_close(row[:, : expected.shape[1]], expected)
-    assert not torch.allclose(model(batch)[3][:, : alone[3].shape[1]], alone[3]), "the ends do not matter here"
+    with PackedClips(starts, lengths, 360, share=share, num_rows=7), torch.no_grad():
+        together = model(batch.clone())[0]
+    found = [together[:, s // stride :][:, : each.shape[1]] for s, each in zip(starts, alone, strict=True)]
+    torch.testing.assert_close(found, alone)
+    assert not torch.allclose(model(batch)[0][:, 252 // stride :][:, : alone[3].shape[1]], alone[3]), "of no matter"
 
 
 def test_layers_that_cannot_be_followed_are_refused() -> None:
-    batch = torch.randn(2, 1, 60)
-    with RaggedRows([60, 41], 60):
+    batch = torch.randn(1, 1, 120)
+    with PackedClips([0, 78], [60, 10], 120):
         with pytest.raises(RuntimeError, match="whole windows"):
-            functional.avg_pool1d(batch, 4)
+            functional.avg_pool1d(batch, 3)
         with pytest.raises(RuntimeError, match="nothing is known"):
             functional.conv1d(batch[..., :50], torch.ones(1, 1, 3))
         with pytest.raises(RuntimeError, match="too short"):
-            functional.pad(batch, (50, 0), "reflect")
+            functional.conv1d(functional.pad(batch, (11, 0), "reflect"), torch.ones(1, 1, 12))
+
+
+def test_clips_that_lie_too_close_are_refused() -> None:
+    batch = torch.randn(1, 1, 120)
+    with PackedClips([0, 63], [60, 41], 120, share=3):
+        functional.conv1d(batch, torch.ones(1, 1, 7), padding=3)
+        with pytest.raises(RuntimeError, match="clips lie 3 apart, where a layer needs 4"):
+            functional.conv1d(batch, torch.ones(1, 1, 9), padding=4)
+        with pytest.raises(RuntimeError, match="do not begin with a stride of 2"):
+            functional.conv1d(batch, torch.ones(1, 1, 1), stride=2)
+        with pytest.raises(RuntimeError, match="2 clips of up to 60 steps, but 2 x 40"):
+            nn.LSTM(1, 2, batch_first=True)(batch.mT)
+    with PackedClips([0, 63], [60, 41], 120, share=7), pytest.raises(RuntimeError, match="120 steps are not 7 x"):
+        nn.LSTM(1, 2, batch_first=True)(batch.mT)

@@ -15,7 +15,7 @@ from torch import nn
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context, pad_to_frames
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, ragged_law, tokenizer_law
+from tests.contracts import batching_law, long_audio_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 HOP, SIZE = 160, 64
@@ -39,7 +39,7 @@ class OwnCodec(NeuralCodec):
     """Two codebooks at 100 Hz. T = ceil(N / hop)."""
 
     about: ClassVar[Mapping[str, str]] = {"own": "64 x 2 at 100 Hz from 16 kHz; decodes; needs model.safetensors"}
-    batching = "frames"  # a clip is filled up to whole frames and ends there: `ragged_law` proves it
+    batching = "frames"  # a clip is filled up to whole frames and ends there: `batching_law` proves it
 
     def __init__(self, *, checkpoint: str, num_codebooks: int | None = None, device: str = "cpu"):
         file = find_files(checkpoint, ["model.safetensors"])["model.safetensors"]
@@ -102,14 +102,14 @@ def test_long_clips_go_in_pieces(load: Any) -> None:
 
 def test_clips_share_a_batch(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OwnCodec, "batch_s", {"cpu": 30.0})
-    ragged_law(load(), load("batched"), real_clips(16_000))
+    batching_law(load(), load("batched"), real_clips(16_000))
 
 
 def test_a_wrong_kind_of_batch_is_found_out(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OwnCodec, "batch_s", {"cpu": 30.0})
     monkeypatch.setattr(OwnCodec, "batching", "samples")
     with pytest.raises(AssertionError, match="differ in a batch"):
-        ragged_law(load(), load("batched"), real_clips(16_000))
+        batching_law(load(), load("batched"), real_clips(16_000))
 
 
 def test_by_hand(load: Any) -> None:

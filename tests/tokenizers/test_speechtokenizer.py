@@ -15,7 +15,7 @@ from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers.speechtokenizer import PUBLISHED, SpeechTokenizer, _inference_weights, _network, build
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, ragged_law, tokenizer_law
+from tests.contracts import batching_law, long_audio_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 
@@ -179,4 +179,4 @@ def test_clips_share_batches_and_keep_their_codes(untrained: Path) -> None:
     exact, batched = (SpeechTokenizer(checkpoint=str(untrained)) for _ in range(2))
     batched.use_mode("batched")
     batched.batch_s = {"cpu": 8.0}
-    ragged_law(exact, batched, real_clips(16_000, 2))
+    batching_law(exact, batched, real_clips(16_000, 2))
