@@ -5,7 +5,7 @@
 
 busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, resampled, encoded, written), against
         the bare `encode` of the same batches already in memory; turn by turn in one process, medians. "encoding": the
-        share of the pipeline's time in which the tokenizer was at work, however fast beside readers and writer.
+        share of the pipeline's time in which the tokenizer had something to do, however fast beside readers and writer.
 memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio.
 plan    a folder of so many WAV files (headers with nothing but a hole behind) planned, and the plan gone on with.
 """
@@ -89,6 +89,7 @@ def busy(options: argparse.Namespace) -> None:
     for name in options.tokenizers:
         with checkpoint_of(name) as settings, _speech(options.audio_s * BUSY.get(name, 1)) as folder:
             tokenizer = load_tokenizer(name, options.device, mode=options.mode, **settings)
+            _warm_up(tokenizer, folder / "audio")
             ours, shares, bare = [], [], []
             for turn in range(options.turns):
                 config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=1.0,
@@ -107,21 +108,40 @@ def busy(options: argparse.Namespace) -> None:
             )
 
 
+def _warm_up(tokenizer: Tokenizer, audio: Path) -> None:
+    """The first turn would else pay for what a device sets up once, and for each length that it has not seen."""
+    rate_hz = tokenizer.spec.sample_rate_hz
+    paths = sorted(audio.iterdir())[: len(find_audio(SPEECH))]  # each recording once
+    tokenizer.encode([AudioClip(path.name, read_audio(path, rate_hz), rate_hz) for path in paths])
+
+
 @contextmanager
 def _timed(tokenizer: Tokenizer) -> Iterator[list[float]]:
-    """A list of the seconds that each `encode` takes."""
+    """A list of the times for which it had something to do, in seconds: from `start` until the codes of all that it
+    was given are there."""
     spent_s: list[float] = []
-    encode = tokenizer.encode
+    start, given, begun = tokenizer.start, 0, 0.0
 
-    def timed(clips: Sequence[AudioClip]) -> list[Codes]:
-        begun = time.perf_counter()
-        made = encode(clips)
-        spent_s.append(time.perf_counter() - begun)
-        return made
+    def timed(clips: Sequence[AudioClip]) -> Callable[[], list[Codes]]:
+        nonlocal given, begun
+        if given == 0:
+            begun = time.perf_counter()
+        given += 1
+        wait = start(clips)
 
-    tokenizer.encode = timed  # type: ignore[method-assign]
+        def finish() -> list[Codes]:
+            nonlocal given
+            made = wait()
+            given -= 1
+            if given == 0:
+                spent_s.append(time.perf_counter() - begun)
+            return made
+
+        return finish
+
+    tokenizer.start = timed  # type: ignore[method-assign]
     yield spent_s
-    del tokenizer.encode  # the method of its class again
+    del tokenizer.start  # the method of its class again
 
 
 def _bare(config: CorpusConfig, tokenizer: Tokenizer) -> float:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject, too_short
-from slm.corpus.readers import Batch, Readers, make_batches
+from slm.corpus.readers import Batch, Read, Readers, make_batches
 from slm.corpus.sources.base import SourceClip, readable
 from slm.errors import StoppedError, UsageError
 from slm.tokenizers.base import Tokenizer
 from slm.types import AudioClip, Codes
+
+Made = TypeVar("Made")
 
 _BATCHES_AHEAD = 4
 _FAILURES_IN_A_ROW = 20
@@ -52,16 +55,13 @@ def encode_shards(
     encoder = _Encoder(tokenizer, proven)
     with Readers(tokenizer.spec.sample_rate_hz, num_workers) as readers:
         read = readers.read_ahead(batches(), _BATCHES_AHEAD * batch_seconds)
-        for shard, parts in groupby(read, key=lambda part: part[0].shard):
+        for shard, parts in groupby(encoder.encoded(read), key=lambda part: part[0].shard):
             codes: dict[str, Codes] = {}
             rejects: dict[str, Reject] = {}
             for batch, results in parts:
                 found = [r for r in results if isinstance(r, Reject)]
-                made = encoder.encode(batch, [r for r in results if isinstance(r, AudioClip)])
-                results.clear()  # audio, which `groupby` holds while the next is read
-                found += [r for r in made if isinstance(r, Reject)]
                 rejects.update((reject.id, reject) for reject in found)
-                codes.update((c.id, c) for c in made if isinstance(c, Codes))
+                codes.update((c.id, c) for c in results if isinstance(c, Codes))
                 on_batch(batch.duration_s, tuple(found))
             encoder.check_any_success()
             clips = {planned.clip.id: planned.clip for planned in members.pop(shard.index)}
@@ -82,16 +82,44 @@ class _Encoder:
         self.succeeded = proven
         self.last_error: Exception | None = None
 
-    def encode(self, batch: Batch, audio: Sequence[AudioClip]) -> list[Codes | Reject]:
+    def encoded(self, read: Iterable[tuple[Batch, list[Read]]]) -> Iterator[tuple[Batch, list[Codes | Reject]]]:
+        """Each batch with what became of its clips, in order. A tokenizer that runs ahead is given the next batch
+        before it is asked for this one."""
+        begun: tuple[Batch, Callable[[], list[Codes | Reject]]] | None = None
+        for batch, results in read:
+            finish = self._start(batch, results)
+            results.clear()  # audio, which would be held while the next is read
+            if begun is not None:
+                yield begun[0], begun[1]()
+            begun = batch, finish
+            del finish
+            if not self.tokenizer.runs_ahead:
+                yield batch, begun[1]()
+                begun = None
+        if begun is not None:
+            yield begun[0], begun[1]()
+
+    def _start(self, batch: Batch, results: Sequence[Read]) -> Callable[[], list[Codes | Reject]]:
         paths = {clip.id: readable(clip.path) for clip in batch.clips}
+        rejects = [r for r in results if isinstance(r, Reject)]
+        audio = [r for r in results if isinstance(r, AudioClip)]
+        wait = self._attempt(lambda: self.tokenizer.start(audio))
+
+        def finish() -> list[Codes | Reject]:
+            made = None if wait is None else self._attempt(wait)
+            if made is None:  # here, where the error no longer holds what the batch had in memory
+                return [*rejects, *(self._encode_alone(clip, paths[clip.id]) for clip in audio)]
+            return [*rejects, *(self._accept(codes, paths[codes.id]) for codes in made)]
+
+        return finish
+
+    def _attempt(self, work: Callable[[], Made]) -> Made | None:
+        """None where it fails by what may be the fault of a clip."""
         try:
-            made = self.tokenizer.encode(audio)
+            return work()
         except Exception as error:
             self._raise_if_not_the_clips_fault(error)
-            made = None
-        if made is None:  # here, where the error no longer holds what the batch had in memory
-            return [self._encode_alone(clip, paths[clip.id]) for clip in audio]
-        return [self._accept(codes, paths[codes.id]) for codes in made]
+            return None
 
     def _encode_alone(self, clip: AudioClip, path: str) -> Codes | Reject:
         try:

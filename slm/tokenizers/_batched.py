@@ -59,17 +59,37 @@ def pack(frames: Sequence[int], total: int, gap: int, by_length: bool) -> list[B
     return batches
 
 
-def encode_batched(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Signals `[N_i]` -> codes `[T_i, K]`. The device is not waited for until all batches are on their way."""
-    made: dict[int, np.ndarray] = {}
-    waiting = [
-        (batch, _codes_of_batch(codec, batch, signals, by_length)) for batch, by_length in _batches(codec, signals)
-    ]
-    for batch, codes in waiting:
-        rows = codes[0].T.int().cpu().numpy()
-        for i, start in zip(batch.members, batch.starts, strict=True):
-            made[i] = rows[start : start + codec.spec.num_frames(len(signals[i]))]
-    return [made[i] if i in made else codec._encode_single(signal) for i, signal in enumerate(signals)]
+def start_batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+    """Set the device to work on signals `[N_i]`; what is returned waits for it and gives codes `[T_i, K]`. Signals that
+    share no batch are coded one by one, at once."""
+    begun: list[tuple[Batch, torch.Tensor, Callable[[], None]]] = []
+    for batch, by_length in _batches(codec, signals):
+        codes = _codes_of_batch(codec, batch, signals, by_length)[0].T.int()
+        begun.append((batch, *_on_its_way_to_host(codes)))
+    packed = {i for batch, *_ in begun for i in batch.members}
+    made = {i: codec._encode_single(signal) for i, signal in enumerate(signals) if i not in packed}
+    frames = [codec.spec.num_frames(len(signal)) for signal in signals]
+
+    def finish() -> list[np.ndarray]:
+        for batch, codes, wait in begun:
+            wait()
+            for i, start in zip(batch.members, batch.starts, strict=True):
+                made[i] = codes.numpy()[start : start + frames[i]]
+        return [made[i] for i in range(len(frames))]
+
+    return finish
+
+
+def _on_its_way_to_host(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None]]:
+    """A copy on the host, and what waits for that alone, not for what the device is given to do after it."""
+    import torch
+
+    copied = values.to("cpu", non_blocking=True)
+    if not values.is_cuda:
+        return copied, lambda: None
+    there = torch.cuda.Event()
+    there.record()
+    return copied, there.synchronize
 
 
 def _batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Iterator[tuple[Batch, bool]]:

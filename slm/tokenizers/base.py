@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -88,6 +88,11 @@ class Tokenizer(ABC):
         )
 
     @property
+    def runs_ahead(self) -> bool:
+        """Whether `start` comes back before the codes are there."""
+        return False
+
+    @property
     def codebook_counts(self) -> Sequence[int]:
         """What `num_codebooks` may be while loading, up to the codebooks that this one has."""
         return range(1, self.spec.num_codebooks + 1)
@@ -106,12 +111,14 @@ class Tokenizer(ABC):
         A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for no samples
         or some that are not finite, and for a tokenizer that breaks its own spec.
         """
-        for clip in clips:
-            self._check_clip(clip)
-        wanted = [i for i, clip in enumerate(clips) if self.spec.num_frames(len(clip.samples)) > 0]
-        made = dict(zip(wanted, self._encode([clips[i].samples for i in wanted]), strict=True)) if wanted else {}
-        empty = np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
-        return [self._codes(clip, made.get(i, empty)) for i, clip in enumerate(clips)]
+        long_enough = self._checked(clips)
+        return self._all_codes(clips, self._encode([clip.samples for clip in long_enough]) if long_enough else [])
+
+    def start(self, clips: Sequence[AudioClip]) -> Callable[[], list[Codes]]:
+        """Begin to tokenize clips, and return what waits for their codes: together as `encode`. Where `runs_ahead`, a
+        device is at work in between, and the next clips can be made ready; elsewhere all is done at once."""
+        made = self.encode(clips)
+        return lambda: made
 
     def decode(self, codes: Codes) -> AudioClip:
         """Audio for codes `[T, K]`, cut to `codes.num_samples`. UsageError where the tokenizer has no decoder."""
@@ -144,6 +151,19 @@ class Tokenizer(ABC):
         """Deduplicated units `[R, 1]` -> int64 frames that each lasts `[R]`, at least 1; None where the tokenizer, or
         its vocoder, predicts none."""
         return None
+
+    def _checked(self, clips: Sequence[AudioClip]) -> list[AudioClip]:
+        """Those that are long enough for a frame, all being fit to be coded."""
+        for clip in clips:
+            self._check_clip(clip)
+        return [clip for clip in clips if self.spec.num_frames(len(clip.samples)) > 0]
+
+    def _all_codes(self, clips: Sequence[AudioClip], made: Sequence[np.ndarray]) -> list[Codes]:
+        """`made` is of the clips that are long enough for a frame."""
+        left, empty = iter(made), np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
+        return [
+            self._codes(clip, next(left) if self.spec.num_frames(len(clip.samples)) > 0 else empty) for clip in clips
+        ]
 
     def _check_clip(self, clip: AudioClip) -> None:
         if clip.sample_rate_hz != self.spec.sample_rate_hz:

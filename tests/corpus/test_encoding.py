@@ -135,6 +135,56 @@ def test_a_lack_of_memory_is_tried_clip_by_clip_and_then_stops_the_run(tmp_path,
         run(tmp_path, Moody({"clip-2"}, error), proven=True)
 
 
+class RunsAhead(Moody):
+    """Codes come when they are asked for, as from a device; what is begun and asked for is noted down."""
+
+    runs_ahead = True
+
+    def __init__(self, hated=()):
+        super().__init__(hated)
+        self.events = []
+
+    def start(self, clips):
+        ids = [clip.id for clip in clips]
+        self.events.append(("begun", ids))
+
+        def finish():
+            self.events.append(("asked for", ids))
+            return self.encode(clips)
+
+        return finish
+
+
+def test_a_device_is_given_the_next_batch_before_it_is_asked_for_this_one(tmp_path):
+    good_folder(tmp_path)
+    clips = [PlannedClip(clip, 1.0) for clip in list_clips(tmp_path)]
+    shards = [
+        (PlannedShard(i, 0, len(part), len(part), float(len(part))), part)
+        for i, part in enumerate((clips[:4], clips[4:]))
+    ]
+    ahead = RunsAhead()
+    made = list(encode_shards(shards, ahead, 3.0, 0))
+    assert [(what, ids[0]) for what, ids in ahead.events] == [
+        ("begun", "clip-0"),
+        ("begun", "clip-3"),
+        ("asked for", "clip-0"),
+        ("begun", "clip-4"),
+        ("asked for", "clip-3"),
+        ("asked for", "clip-4"),
+    ]
+    plain = list(encode_shards(shards, ArithmeticTokenizer(), 3.0, 0))
+    assert [[(c.id, c.codes.tolist()) for c in each.codes] for each in made] == [
+        [(c.id, c.codes.tolist()) for c in each.codes] for each in plain
+    ]
+
+
+def test_a_failure_that_shows_late_is_that_of_its_clip_alone(tmp_path):
+    good_folder(tmp_path)
+    made = run(tmp_path, RunsAhead({"clip-2"}))
+    assert [c.id for c in made.codes] == [f"clip-{i}" for i in (0, 1, 3, 4, 5, 6)]
+    assert [(r.id, r.reason) for r in made.rejects] == [("clip-2", "tokenizer failed: IndexError: no such entry")]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_file_that_went_away_since_the_plan_ends_the_run(tmp_path, num_workers):
     clips = [PlannedClip(clip, 1.0) for clip in list_clips(good_folder(tmp_path))]

@@ -19,6 +19,7 @@ from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.tokenizers._batched import code_mismatch, pack
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers.networks.packed import PackedClips
+from slm.types import AudioClip
 from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import DAC, ENCODEC, MIMI
 from tests.tokenizers.speech import real_clips
@@ -74,6 +75,22 @@ def test_no_neighbour_changes_a_code_in_any_precision(
     name: str, mode: str, folders: dict[str, str], rows_on_cpu: None
 ) -> None:
     tokenizer_law(load_tokenizer(name, checkpoint=folders[name], mode=mode), real_clips(RATES[name])[:3])
+
+
+def test_clips_begun_one_after_the_other_are_finished_in_any_order(
+    folders: dict[str, str], rows_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batched = load_tokenizer("encodec", checkpoint=folders["encodec"], mode="batched")
+    clips = [*real_clips(24_000), AudioClip("short", np.zeros(100, np.float32), 24_000)]
+    expected = batched.encode(clips)
+    assert not batched.runs_ahead
+    monkeypatch.setattr(NeuralCodec, "runs_ahead", True)
+    waiting = [batched.start(part) for part in (clips[:1], clips[1:])]
+    made = [codes for wait in reversed(waiting) for codes in wait()]
+    by_id = {codes.id: codes.codes for codes in made}
+    assert all(np.array_equal(by_id[codes.id], codes.codes) for codes in expected)
+    with pytest.raises(ValueError, match="empty: no samples"):
+        batched.start([AudioClip("none", np.zeros(0, np.float32), 24_000)])
 
 
 @pytest.mark.parametrize("name", ["encodec", "mimi"])
