@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmarks.base import LeftOut
 from eval.processes import ALONE, Processes
 from slm.data.store import CodeStore
+from slm.devices import available_cores
 from slm.errors import UsageError
 from slm.files import locked, write_text
 from slm.types import Codes, stable_hash
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
 
 
+_HASHING_THREADS = 8
 SHARD_HOURS = 0.25  # so small that there is a share for each of several processes
 
 
@@ -55,7 +58,7 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     """
     present = {item: path for item, path in files.items() if path.is_file()}
     missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
-    contents = sorted((item, _digest(path)) for item, path in present.items())
+    contents = sorted(zip(present, _digests(list(present.values())), strict=True))
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
     if processes.count > 1 or not _is_whole(corpus):  # all meet, whatever each of them finds
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +67,14 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}
     return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty), stable_hash(contents))
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    """sha256 of each file. Hashing lets go of Python's lock, so that threads do it beside each other."""
+    threads = min(_HASHING_THREADS, available_cores())
+    with ThreadPoolExecutor(threads) as pool:  # a thread has every n-th file: a task for each would cost as much
+        parts = list(pool.map(lambda first: [_digest(path) for path in paths[first::threads]], range(threads)))
+    return [parts[i % threads][i // threads] for i in range(len(paths))]
 
 
 def _digest(path: Path) -> str:
