@@ -154,7 +154,7 @@ def _bare(config: CorpusConfig, tokenizer: Tokenizer) -> float:
         for shard in made.shards:
             for batch in make_batches(shard, made.clips(shard), config.batch_seconds):
                 samples = {clip.id: read(os.stat(clip.path).st_ino).copy() for clip in batch.clips}
-                tokenizer.encode([AudioClip(id, of, tokenizer.spec.sample_rate_hz) for id, of in samples.items()])
+                tokenizer.start([AudioClip(id, of, tokenizer.spec.sample_rate_hz) for id, of in samples.items()])()
                 seconds += batch.duration_s
     return seconds / sum(spent_s)
 
