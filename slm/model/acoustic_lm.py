@@ -83,13 +83,6 @@ class AcousticLM(nn.Module):
             for module in layers or [body]:
                 module.compile(*args, **kwargs)
 
-    def embedded(self, ids: Tensor) -> Tensor:
-        """Ids `[B, S, Q]` -> what goes into the first layer, `[B, S, H]`."""
-        made: Tensor = self.causal_lm.get_input_embeddings()(ids + self.id_offsets).sum(dim=2)
-        if torch.is_autocast_enabled(made.device.type):  # or all that layers hand on would be float32
-            made = made.to(torch.get_autocast_dtype(made.device.type))
-        return made
-
     def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Any = None,
                       starts: Tensor | None = None) -> Tensor:  # fmt: skip
         """Ids `[B, S, Q]` -> hidden states `[B, S, H]`; step s holds what predicts step s + 1.
@@ -97,7 +90,9 @@ class AcousticLM(nn.Module):
         Documents packed in a row are kept apart by `positions [B, S]` that restart at 0; see `Places` for `starts`.
         """
         body = self.causal_lm.base_model
-        embedded = self.embedded(ids)
+        embedded = self.causal_lm.get_input_embeddings()(ids + self.id_offsets).sum(dim=2)
+        if torch.is_autocast_enabled(embedded.device.type):  # or all that layers hand on would be float32
+            embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
         attention: dict[str, Any] = {}
         if positions is not None and cache is None:
             backend = body.config._attn_implementation
