@@ -6,6 +6,7 @@
 busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, resampled, encoded, written), against
         the bare `encode` of the same batches already in memory; turn by turn in one process, medians. "encoding": the
         share of the pipeline's time in which the tokenizer had something to do, however fast beside readers and writer.
+        "writing": what the shards take by themselves; "waited": for how much of that the pipeline waits.
 memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio.
 plan    a folder of so many WAV files (headers with nothing but a hole behind) planned, and the plan gone on with.
 """
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from pathlib import Path
@@ -30,6 +32,7 @@ from typing import Any
 
 from bench.tokenizers import SPEECH, checkpoint_of
 from slm.audio import find_audio, probe, read_audio
+from slm.corpus import job
 from slm.corpus.config import CorpusConfig
 from slm.corpus.folder import load_plan
 from slm.corpus.output import Output
@@ -85,25 +88,26 @@ def busy(options: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} of bare encoding  writing bytes/code")
+    print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} of bare encoding  writing   waited bytes/code")
     for name in options.tokenizers:
         with checkpoint_of(name) as settings, _speech(options.audio_s * BUSY.get(name, 1)) as folder:
             tokenizer = load_tokenizer(name, options.device, mode=options.mode, **settings)
             _warm_up(tokenizer, folder / "audio")
-            ours, shares, bare = [], [], []
+            ours, shares, waits, bare = [], [], [], []
             for turn in range(options.turns):
                 config = CorpusConfig(str(folder / "audio"), name, str(folder / f"out-{turn}"), shard_hours=1.0,
                                       batch_seconds=options.batch_seconds)  # fmt: skip
-                with _timed(tokenizer) as spent_s, open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+                with _timed(tokenizer) as spent_s, _waiting() as waited_s, _quiet():
                     summary = tokenize_corpus(config, tokenizer)
                 ours.append(summary.real_time_factor or 0.0)
                 shares.append(sum(spent_s) * ours[-1] / summary.duration_s)
+                waits.append(sum(waited_s) * ours[-1] / summary.duration_s)
                 bare.append(_bare(config, tokenizer))
             writing_s, bytes_a_code = _written(folder / "out-0")
             print(
                 f"{Path(name).stem:<26} {median(ours):>8.1f} x {median(bare):>8.1f} x "
                 f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {median(shares):>8.1%} "
-                f"{writing_s * median(ours) / summary.duration_s:>8.2%} {bytes_a_code:>10.2f}",
+                f"{writing_s * median(ours) / summary.duration_s:>8.2%} {median(waits):>8.2%} {bytes_a_code:>10.2f}",
                 flush=True,
             )
 
@@ -142,6 +146,36 @@ def _timed(tokenizer: Tokenizer) -> Iterator[list[float]]:
     tokenizer.start = timed  # type: ignore[method-assign]
     yield spent_s
     del tokenizer.start  # the method of its class again
+
+
+@contextmanager
+def _waiting() -> Iterator[list[float]]:
+    """A list of the seconds for which the pipeline waits until a shard is written."""
+    waited_s: list[float] = []
+
+    class Writer(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **others: Any) -> Any:
+            future = super().submit(*arguments, **others)
+            wait = future.result
+
+            def result(*patience: Any) -> Any:
+                begun = time.perf_counter()
+                made = wait(*patience)
+                waited_s.append(time.perf_counter() - begun)
+                return made
+
+            future.result = result  # type: ignore[method-assign]
+            return future
+
+    job.ThreadPoolExecutor = Writer  # type: ignore[misc,attr-defined]
+    yield waited_s
+    job.ThreadPoolExecutor = ThreadPoolExecutor  # type: ignore[misc,attr-defined]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+        yield
 
 
 def _bare(config: CorpusConfig, tokenizer: Tokenizer) -> float:
@@ -183,7 +217,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def _quietly(config: CorpusConfig) -> None:
-    with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+    with _quiet():
         tokenize_corpus(config)
 
 

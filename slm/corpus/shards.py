@@ -22,7 +22,7 @@ from slm.corpus.sources.base import SourceClip
 from slm.files import atomic_file
 from slm.types import Codes, TokenizerSpec
 
-_BLOCK_FRAMES = 1 << 18
+_BLOCK_FRAMES = 1 << 14  # with 32 codebooks 1 MB, which a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_table(
 
 
 def frame_blocks(table: pa.Table, num_codebooks: int) -> Iterator[np.ndarray]:
-    """The frames of all rows in blocks `[at most 2^18, K]`: views, so that a pass over them needs little memory."""
+    """The frames of all rows in blocks `[at most 2^14, K]`: views, so that a pass over them needs little memory."""
     for chunk in table.column("codes").chunks:
         frames = flat_frames(chunk, num_codebooks)
         for start in range(0, len(frames), _BLOCK_FRAMES):

@@ -58,7 +58,7 @@ class SpeechTokenizer(SEANetCodec):
     Follows github.com/ZhangXInFD/SpeechTokenizer.
     """
 
-    mismatch: ClassVar[Mapping[str, str]] = {"batched": "under 0.1 %", "tf32": "1.6 %", "bf16": "13 %"}
+    mismatch: ClassVar[Mapping[str, str]] = {"batched": "under 0.1 %", "tf32": "1.7 %", "bf16": "14 %"}
     about: ClassVar[Mapping[str, str]] = {
         "speechtokenizer": "1024 x 8 at 50 Hz from 16 kHz (the first is semantic); decodes; "
         "needs fnlp/SpeechTokenizer (hub or local folder)"

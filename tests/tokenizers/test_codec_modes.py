@@ -116,7 +116,7 @@ def test_the_mode_is_part_of_the_spec(folders: dict[str, str], tmp_path: Path) -
     assert "mode" not in exact.spec.settings
     assert batched.spec.fingerprint != exact.spec.fingerprint
     assert batched.spec.taxonomy["mode"].startswith("batched: ")
-    assert batched.spec.taxonomy["mode"].endswith("9.0 % of codes differed from exact, with random weights on one GPU")
+    assert batched.spec.taxonomy["mode"].endswith("8.0 % of codes differed from exact, with random weights on one GPU")
     assert load_tokenizer(batched.spec).spec == batched.spec
     (tmp_path / "fast.yaml").write_text(f"name: mimi\nmode: batched\ncheckpoint: {folders['mimi']}\n")
     assert load_tokenizer(tmp_path / "fast.yaml").spec == batched.spec
