@@ -5,7 +5,8 @@
 
 busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, resampled, encoded, written), against
         the bare `encode` of the same batches already in memory; turn by turn in one process, medians. "encoding": the
-        share of the pipeline's time in which the tokenizer had something to do, however fast beside readers and writer.
+        share of the pipeline's time in which the tokenizer was at work, however fast beside readers and writer (not
+        where a device goes on by itself: the pipeline has always given it something).
         "writing": what the shards take by themselves; "waited": for how much of that the pipeline waits.
 memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio.
 plan    a folder of so many WAV files (headers with nothing but a hole behind) planned, and the plan gone on with.
@@ -104,9 +105,10 @@ def busy(options: argparse.Namespace) -> None:
                 waits.append(sum(waited_s) * ours[-1] / summary.duration_s)
                 bare.append(_bare(config, tokenizer))
             writing_s, bytes_a_code = _written(folder / "out-0")
+            at_work = "-" if tokenizer.runs_ahead else f"{median(shares):.1%}"
             print(
                 f"{Path(name).stem:<26} {median(ours):>8.1f} x {median(bare):>8.1f} x "
-                f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {median(shares):>8.1%} "
+                f"{median(a / b for a, b in zip(ours, bare, strict=True)):>8.1%} {at_work:>8} "
                 f"{writing_s * median(ours) / summary.duration_s:>8.2%} {median(waits):>8.2%} {bytes_a_code:>10.2f}",
                 flush=True,
             )

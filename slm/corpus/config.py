@@ -54,8 +54,9 @@ class CorpusConfig:
     """How long recordings are cut, and which segments are kept."""
     shard_hours: float = 10.0
     """Hours of audio in a shard: a stop loses at most so much work."""
-    batch_seconds: float = 120.0
-    """Seconds of audio in a batch, padding included: lower it where the device lacks memory."""
+    batch_seconds: float = 110.0
+    """Seconds of audio in a batch, padding included: lower it where the device lacks memory. On a GPU in mode batched
+    the default fills one tensor, with the gaps between clips."""
     num_workers: int | None = None
     """Processes that read and resample audio ahead of each tokenizer (default: one a core, at most 8); 0: threads."""
     max_rejects: float | None = None

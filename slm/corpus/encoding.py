@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +12,7 @@ from slm.corpus.plan import PlannedClip, PlannedShard, Reject, too_short
 from slm.corpus.readers import Batch, Read, Readers, make_batches
 from slm.corpus.sources.base import SourceClip, readable
 from slm.errors import StoppedError, UsageError
-from slm.tokenizers.base import Tokenizer
+from slm.tokenizers.base import EXACT, Tokenizer
 from slm.types import AudioClip, Codes
 
 Made = TypeVar("Made")
@@ -85,19 +86,14 @@ class _Encoder:
     def encoded(self, read: Iterable[tuple[Batch, list[Read]]]) -> Iterator[tuple[Batch, list[Codes | Reject]]]:
         """Each batch with what became of its clips, in order. A tokenizer that runs ahead is given the next batch
         before it is asked for this one."""
-        begun: tuple[Batch, Callable[[], list[Codes | Reject]]] | None = None
+        begun: deque[tuple[Batch, Callable[[], list[Codes | Reject]]]] = deque()
         for batch, results in read:
-            finish = self._start(batch, results)
+            begun.append((batch, self._start(batch, results)))
             results.clear()  # audio, which would be held while the next is read
-            if begun is not None:
-                yield begun[0], begun[1]()
-            begun = batch, finish
-            del finish
-            if not self.tokenizer.runs_ahead:
-                yield batch, begun[1]()
-                begun = None
-        if begun is not None:
-            yield begun[0], begun[1]()
+            while len(begun) > int(self.tokenizer.runs_ahead):
+                yield _finished(*begun.popleft())
+        while begun:
+            yield _finished(*begun.popleft())
 
     def _start(self, batch: Batch, results: Sequence[Read]) -> Callable[[], list[Codes | Reject]]:
         paths = {clip.id: readable(clip.path) for clip in batch.clips}
@@ -127,9 +123,10 @@ class _Encoder:
         except Exception as error:
             self._raise_if_not_the_clips_fault(error)
             if _is_out_of_memory(error):
+                whole = f"take mode exact instead of {self.tokenizer.mode}, which codes all in tensors of one size, "
                 raise StoppedError(
-                    f"no memory to encode {path} ({clip.duration_s:.1f} s): lower --batch_seconds or --processes, or "
-                    "cut long recordings by --segmentation"
+                    f"no memory to encode {path} ({clip.duration_s:.1f} s): lower --batch_seconds or --processes, "
+                    f"{whole if self.tokenizer.mode != EXACT else ''}or cut long recordings by --segmentation"
                 ) from None
             self.last_error = error.with_traceback(None)
             self.failures_in_a_row += 1
@@ -158,6 +155,10 @@ class _Encoder:
         raise RuntimeError(
             f"the tokenizer {self.tokenizer.spec.name} {what}; the last time: {self.last_error}"
         ) from self.last_error
+
+
+def _finished(batch: Batch, finish: Callable[[], list[Codes | Reject]]) -> tuple[Batch, list[Codes | Reject]]:
+    return batch, finish()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

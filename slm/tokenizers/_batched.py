@@ -20,42 +20,41 @@ if TYPE_CHECKING:
     from slm.types import Codes
 
 MIN_FRAMES = 16
-"""Shorter clips are coded alone: layers treat what is shorter than their padding otherwise."""
+"""A clip of fewer frames is coded alone: layers treat what is shorter than their padding otherwise."""
 _SHARES = (1, 2, 4, 8, 16)
 _MAX_ROWS = 64
 
 
 @dataclass
 class Batch:
-    """Clips in one tensor, all of at most a `share`-th of it and more than half of that; numbers and first frames."""
+    """Clips in one tensor, each at most a `share`-th of it: their numbers, and where each begins. `num_rows` is how
+    many may share it, where they are of like length."""
 
-    share: int
+    share: int = 1
+    num_rows: int | None = None
     members: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     free: int = 0
-    """The first frame that is free."""
-
-    @property
-    def num_rows(self) -> int:
-        """As many clips as fit, at most; of the shortest ones, as many as are taken."""
-        return _MAX_ROWS if self.share == _SHARES[-1] else 2 * self.share - 1
+    """Where the next clip may begin."""
 
 
-def pack(frames: Sequence[int], total: int, gap: int, by_length: bool) -> list[Batch]:
-    """Clips of so many frames into batches of `total` frames, `gap` frames or more between them: each clip, from the
-    longest on, goes to the first batch with room. `by_length`: clips share one with those of like length only."""
+def pack(lengths: Sequence[int], total: int, gap: int, by_length: bool) -> list[Batch]:
+    """Clips of such lengths into batches of `total`, `gap` or more between them: each clip, from the longest on, goes
+    to the first batch with room. `by_length`: clips share one with those of more than half the same share only."""
     batches: list[Batch] = []
-    for i in sorted(range(len(frames)), key=lambda i: -frames[i]):
-        share = max(share for share in _SHARES if frames[i] * share <= total) if by_length else 1
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        share, num_rows = 1, None
+        if by_length:
+            share = max(share for share in _SHARES if lengths[i] * share <= total)
+            num_rows = _MAX_ROWS if share == _SHARES[-1] else 2 * share - 1  # more do not fit
         for batch in batches:
-            full = by_length and len(batch.members) == batch.num_rows
-            if batch.share == share and not full and batch.free + frames[i] <= total:
+            if batch.share == share and len(batch.members) != num_rows and batch.free + lengths[i] <= total:
                 break
         else:
-            batches.append(batch := Batch(share))
+            batches.append(batch := Batch(share, num_rows))
         batch.members.append(i)
         batch.starts.append(batch.free)
-        batch.free += frames[i] + gap
+        batch.free += lengths[i] + gap
     return batches
 
 
@@ -63,8 +62,8 @@ def start_batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Callable
     """Set the device to work on signals `[N_i]`; what is returned waits for it and gives codes `[T_i, K]`. Signals that
     share no batch are coded one by one, at once."""
     begun: list[tuple[Batch, torch.Tensor, Callable[[], None]]] = []
-    for batch, by_length in _batches(codec, signals):
-        codes = _codes_of_batch(codec, batch, signals, by_length)[0].T.int()
+    for batch in _batches(codec, signals):
+        codes = _codes_of_batch(codec, batch, signals)[0].T.int()
         begun.append((batch, *_on_its_way_to_host(codes)))
     packed = {i for batch, *_ in begun for i in batch.members}
     made = {i: codec._encode_single(signal) for i, signal in enumerate(signals) if i not in packed}
@@ -92,18 +91,14 @@ def _on_its_way_to_host(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[]
     return copied, there.synchronize
 
 
-def _batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Iterator[tuple[Batch, bool]]:
-    """The batches of those signals that can share one, and whether their layers run along whole clips."""
+def _batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """The batches of those signals that fit in one, in frames."""
     from slm.tokenizers._codec import widest_layer
     from slm.tokenizers.networks.packed import runs_along_clips
 
     total, unit = _frames_of_batch(codec), codec.spec.frame_multiple
     units = [-(-len(signal) // (codec.spec.hop_samples * unit)) for signal in signals]
-    packed = [
-        i
-        for i, signal in enumerate(signals)
-        if units[i] >= MIN_FRAMES and units[i] * unit <= total and not codec._is_long(len(signal))
-    ]
+    packed = [i for i, count in enumerate(units) if MIN_FRAMES <= count * unit <= total]
     if not packed:
         return
     stages = codec.encoder_stages()
@@ -112,7 +107,7 @@ def _batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Iterator[tupl
     for batch in pack([units[i] for i in packed], total // unit, gap, by_length):
         batch.members = [packed[i] for i in batch.members]
         batch.starts = [start * unit for start in batch.starts]
-        yield batch, by_length
+        yield batch
 
 
 def _frames_of_batch(codec: NeuralCodec) -> int:
@@ -122,7 +117,7 @@ def _frames_of_batch(codec: NeuralCodec) -> int:
     return int(seconds * codec.spec.frame_rate_hz) // whole * whole
 
 
-def _codes_of_batch(codec: NeuralCodec, batch: Batch, signals: Sequence[np.ndarray], by_length: bool) -> torch.Tensor:
+def _codes_of_batch(codec: NeuralCodec, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
     """Codes `[1, K, T]` of a whole batch, on the device."""
     import torch
 
@@ -139,11 +134,12 @@ def _codes_of_batch(codec: NeuralCodec, batch: Batch, signals: Sequence[np.ndarr
         [-(-len(signals[i]) // unit) * unit for i in batch.members],
         total,
         share=batch.share,
-        num_rows=batch.num_rows if by_length else None,
+        num_rows=batch.num_rows,
         graphs=codec.graphs,
     )
     with packed:
-        return codec._codes_of(values[None, None].to(parameter.device, parameter.dtype, non_blocking=True))
+        # In two steps: a copy that changes the type would wait for the device.
+        return codec._codes_of(values[None, None].to(parameter.device, non_blocking=True).to(parameter.dtype))
 
 
 def to_bfloat16(codec: NeuralCodec) -> None:

@@ -1,15 +1,16 @@
 """What all codecs that are torch modules share: precision, one clip at a time, long clips in pieces, the spec.
 
-Clips are never stacked. Rows of a batch go through other kernels than a clip alone, and rounding then decides near
-ties otherwise; residual quantization carries one flip into all later codebooks. Stacking clips of equal length changed
-1 % of Mimi's codes and 2 % of EnCodec's on a CPU in fp32 (random weights, codebooks filled with latents of speech).
+In mode `exact` clips are never stacked. Rows of a batch go through other kernels than a clip alone, and rounding then
+decides near ties otherwise; residual quantization carries one flip into all later codebooks. Stacking clips of equal
+length changed 1 % of Mimi's codes and 2 % of EnCodec's on a CPU in fp32 (random weights, codebooks filled with latents
+of speech).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 _FASTER = {
     "batched": "clips share tensors of a fixed shape, equal in exact arithmetic",
-    "tf32": "as batched, with the TensorFloat-32 products that PyTorch makes on GPUs by default",
-    "bf16": "as batched, with the encoder in bfloat16",
+    "tf32": "as batched (but for rare near ties that the place in a tensor decides), with the TensorFloat-32 products "
+    "that PyTorch makes on GPUs by default",
+    "bf16": "as batched (but for rare near ties that the place in a tensor decides), with the encoder in bfloat16",
 }
 _MEASURED = "with random weights on one GPU"
 
@@ -44,7 +46,8 @@ class NeuralCodec(Tokenizer):
 
     model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
     graphs: dict[Any, Any]
-    """What `_batched` has captured on a GPU, for one shape each."""
+    """What `_batched` has captured on a GPU, for one shape each. Their tensors are written to in each batch: a
+    tokenizer is for one thread."""
     batching: Literal["none", "frames", "samples"] = "none"
     """How clips of different lengths may share a batch, which a test of the family proves in float64.
 
@@ -146,7 +149,9 @@ class NeuralCodec(Tokenizer):
 
     @property
     def runs_ahead(self) -> bool:
-        return self.mode != EXACT and self._parameter().is_cuda
+        # Not past a subclass that does something of its own there.
+        own = type(self)._encode is not NeuralCodec._encode or type(self).encode is not Tokenizer.encode
+        return self.mode != EXACT and self._parameter().is_cuda and not own
 
     def start(self, clips: Sequence[AudioClip]) -> Callable[[], list[Codes]]:
         if not self.runs_ahead:
@@ -161,10 +166,16 @@ class NeuralCodec(Tokenizer):
             return [self._encode_single(signal) for signal in signals]
 
     def _begin(self, signals: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        import torch
+
         from slm.tokenizers._batched import start_batches
 
-        with inference(tf32=self.mode == "tf32"):
+        device = self._parameter().device  # of several GPUs, streams and events are made for the current one
+        with inference(tf32=self.mode == "tf32"), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             return start_batches(self, signals)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "graphs": {}}  # which belong to this process
 
     def _encode_single(self, signal: np.ndarray) -> np.ndarray:
         return self._encode_long(signal) if self._is_long(len(signal)) else self._encode_whole(signal)
@@ -274,14 +285,13 @@ def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = 
 
 
 def widest_layer(stages: Iterable[torch.nn.Module], hop_samples: int) -> int:
-    """How many frames a 1-d convolution of these stages sees at once, at most, its stride included; counted as by
-    `conv_context`."""
+    """How many frames a 1-d convolution of these stages sees beside its own, at most; counted as by `conv_context`."""
     from torch import nn
 
     jump, widest = 1, 0
     for layer in (layer for stage in stages for layer in stage.modules()):
         if isinstance(layer, nn.Conv1d):
             stride = int(layer.stride[0])
-            widest = max(widest, ((int(layer.kernel_size[0]) - 1) * layer.dilation[0] + stride) * jump)
+            widest = max(widest, (int(layer.kernel_size[0]) - 1) * layer.dilation[0] * jump)
             jump *= stride
     return ceil(widest / hop_samples)

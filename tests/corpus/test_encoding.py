@@ -70,6 +70,9 @@ def test_the_audio_of_a_batch_is_gone_when_the_next_long_one_is_read(monkeypatch
     (made,) = encode_shards([(shard, clips)], ArithmeticTokenizer(), 20.0, 0)
     assert [codes.id for codes in made.codes] == list("01234")
     assert alive == [0] * 5
+    read.clear(), alive.clear()
+    list(encode_shards([(shard, clips)], RunsAhead(), 20.0, 0))
+    assert alive == [0, 1, 1, 1, 1], "a device is at work on one batch while the next is read, not on more"
 
 
 class Moody(ArithmeticTokenizer):
@@ -176,6 +179,19 @@ def test_a_device_is_given_the_next_batch_before_it_is_asked_for_this_one(tmp_pa
     assert [[(c.id, c.codes.tolist()) for c in each.codes] for each in made] == [
         [(c.id, c.codes.tolist()) for c in each.codes] for each in plain
     ]
+
+
+def test_a_clip_that_fails_at_once_does_not_lose_what_was_begun(tmp_path):
+    class Early(RunsAhead):
+        def start(self, clips):
+            if any(clip.id in self.hated for clip in clips):
+                raise self.error
+            return super().start(clips)
+
+    good_folder(tmp_path)
+    made = run(tmp_path, Early({"clip-3"}))
+    assert [c.id for c in made.codes] == [f"clip-{i}" for i in (0, 1, 2, 4, 5, 6)]
+    assert [r.id for r in made.rejects] == ["clip-3"]
 
 
 def test_a_failure_that_shows_late_is_that_of_its_clip_alone(tmp_path):

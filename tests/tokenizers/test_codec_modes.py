@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,6 +20,7 @@ from slm.errors import UsageError
 from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.tokenizers._batched import code_mismatch, pack
 from slm.tokenizers._codec import NeuralCodec
+from slm.tokenizers.encodec import EncodecTokenizer
 from slm.tokenizers.networks.packed import PackedClips
 from slm.types import AudioClip
 from tests.contracts import batching_law, tokenizer_law
@@ -93,11 +96,114 @@ def test_clips_begun_one_after_the_other_are_finished_in_any_order(
         batched.start([AudioClip("none", np.zeros(0, np.float32), 24_000)])
 
 
+def test_clips_as_long_as_a_tensor_and_about_the_shortest(folders: dict[str, str], rows_on_cpu: None) -> None:
+    """A sample, a frame more or less than a tensor, than its shares, than what is coded alone."""
+    exact, batched = (load_tokenizer("encodec", checkpoint=folders["encodec"], mode=m) for m in ("exact", "batched"))
+    assert isinstance(exact, NeuralCodec)
+    assert isinstance(batched, NeuralCodec)
+    exact.model.double()
+    batched.model.double()
+    hop, total = 320, 8 * 75 // 16 * 16
+    speech = np.concatenate([clip.samples for clip in real_clips(24_000)])
+    speech = np.tile(speech, 1 + (total + 2) * hop // len(speech))
+    sizes = [frames * hop + more for frames in (16, total // 2, total) for more in (-hop, -1, 0, 1)]
+    clips = [AudioClip(str(n), speech[i * 100 :][:n], 24_000) for i, n in enumerate(sizes)]
+    for alone, together in zip(exact.encode(clips), batched.encode(clips), strict=True):
+        assert np.array_equal(alone.codes, together.codes), alone.id
+
+
+def test_windows_of_attention_stay_whole(tmp_path: Path, rows_on_cpu: None) -> None:
+    """SNAC at 32 kHz attends within windows of frames: clips begin with one."""
+    pytest.importorskip("snac")
+    changes = {
+        "sampling_rate": 16_000,
+        "encoder_dim": 16,
+        "encoder_rates": [8, 8],
+        "decoder_dim": 256,
+        "decoder_rates": [8, 8],
+        "attn_window_size": 32,
+        "codebook_size": 64,
+        "vq_strides": [8, 4, 2, 1],
+    }
+    TOKENIZERS.get("snac").write_untrained(tmp_path / "snac", **changes)  # type: ignore[attr-defined]
+    exact, batched = (load_tokenizer("snac", checkpoint=str(tmp_path / "snac"), mode=m) for m in ("exact", "batched"))
+    assert exact.spec.frame_multiple == 4
+    assert isinstance(exact, NeuralCodec)
+    assert isinstance(batched, NeuralCodec)
+    batching_law(exact, batched, real_clips(16_000)[:2])
+
+
+def test_encodec_for_music_looks_to_both_sides(tmp_path: Path, rows_on_cpu: None) -> None:
+    changes = {**ENCODEC, "use_causal_conv": False, "num_lstm_layers": 2}
+    TOKENIZERS.get("encodec").write_untrained(tmp_path / "music", **changes)  # type: ignore[attr-defined]
+    exact, batched = (
+        load_tokenizer("encodec", checkpoint=str(tmp_path / "music"), mode=m) for m in ("exact", "batched")
+    )
+    assert isinstance(exact, NeuralCodec)
+    assert isinstance(batched, NeuralCodec)
+    batching_law(exact, batched, real_clips(24_000)[:2])
+
+
+def test_a_norm_over_the_whole_clip_keeps_clips_apart(tmp_path: Path) -> None:
+    changes = {**ENCODEC, "norm_type": "time_group_norm"}
+    TOKENIZERS.get("encodec").write_untrained(tmp_path / "norm", **changes)  # type: ignore[attr-defined]
+    assert list(load_tokenizer("encodec", checkpoint=str(tmp_path / "norm")).modes) == ["exact"]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
+def test_a_copy_computes_with_its_own_weights(copied: Any, folders: dict[str, str], rows_on_cpu: None) -> None:
+    tokenizer: Any = load_tokenizer("mimi", checkpoint=folders["mimi"], mode="batched")
+    clips = real_clips(24_000)
+    before = tokenizer.encode(clips)
+    other = copied(tokenizer)
+    assert code_mismatch(other.encode(clips), before) == 0
+    with torch.no_grad():
+        for parameter in tokenizer.encoder_stages()[1].parameters():
+            parameter.normal_(std=3)
+    assert code_mismatch(tokenizer.encode(clips), before) > 0
+    assert code_mismatch(other.encode(clips), before) == 0
+
+
+def test_captured_layers_may_use_one_place_for_all_that_they_return(
+    folders: dict[str, str], rows_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA graphs do, which overwrite what they returned before."""
+    places: dict[tuple[int, ...], torch.Tensor] = {}
+    calls: list[int] = []
+
+    def captured(self: PackedClips, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        made = plain(self, x, *rest)
+        calls.append(1)
+        return places.setdefault(tuple(made.shape), torch.empty_like(made)).copy_(made)
+
+    batched = load_tokenizer("encodec", checkpoint=folders["encodec"], mode="batched")
+    clips = [replace(clip, id=f"{clip.id}-{i}") for i in range(4) for clip in real_clips(24_000)]
+    expected, plain = batched.encode(clips), PackedClips._run_lstm
+    monkeypatch.setattr(PackedClips, "_run_lstm", captured)
+    assert code_mismatch(batched.encode(clips), expected) == 0
+    assert len(calls) > len(places) > 0, "nothing was overwritten"
+
+
+def test_what_a_subclass_does_before_encoding_is_not_gone_past(
+    folders: dict[str, str], rows_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Louder(EncodecTokenizer):
+        def _encode(self, signals: Any) -> list[np.ndarray]:
+            return super()._encode([signal * 4 for signal in signals])
+
+    monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True, raising=False)
+    plain, louder = (kind(checkpoint=folders["encodec"]) for kind in (EncodecTokenizer, Louder))
+    plain.use_mode("batched")
+    louder.use_mode("batched")
+    assert plain.runs_ahead
+    assert not louder.runs_ahead
+
+
 @pytest.mark.parametrize("name", ["encodec", "mimi"])
 def test_long_clips_and_streams_work_in_bfloat16(name: str, folders: dict[str, str], rows_on_cpu: None) -> None:
     tokenizer = load_tokenizer(name, checkpoint=folders[name], mode="bf16")
     assert isinstance(tokenizer, NeuralCodec)
-    clips, tokenizer.piece_s = real_clips(RATES[name]), 1.0
+    clips, tokenizer.piece_s, tokenizer.batch_s = real_clips(RATES[name]), 1.0, {"cpu": 1.0}
     exact = load_tokenizer(name, checkpoint=folders[name])
     assert {p.dtype for p in tokenizer.model.encoder.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in tokenizer.model.decoder.parameters()} == {torch.float32}
@@ -219,6 +325,24 @@ def test_clips_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int,
     assert not torch.allclose(model(batch)[0][:, 252 // stride :][:, : alone[3].shape[1]], alone[3]), "of no matter"
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.GRU(120, 2),
+        nn.GroupNorm(1, 1),
+        nn.InstanceNorm1d(1),
+        nn.ConvTranspose1d(1, 1, 4, 2),
+        nn.MaxPool1d(2),
+        nn.AvgPool1d(2, padding=1),
+        nn.CircularPad1d(1),
+        nn.Conv2d(1, 1, 1),
+    ],
+)
+def test_what_looks_along_time_and_is_not_followed_is_refused(layer: nn.Module) -> None:
+    with PackedClips([0, 64], [60, 40], 120), pytest.raises(RuntimeError, match="packed"):
+        layer(torch.randn(1, 1, 120))
+
+
 def test_layers_that_cannot_be_followed_are_refused() -> None:
     batch = torch.randn(1, 1, 120)
     with PackedClips([0, 78], [60, 10], 120):
@@ -232,7 +356,7 @@ def test_layers_that_cannot_be_followed_are_refused() -> None:
 
 def test_clips_that_lie_too_close_are_refused() -> None:
     batch = torch.randn(1, 1, 120)
-    with PackedClips([0, 63], [60, 41], 120, share=3):
+    with PackedClips([0, 63], [60, 41], 120, share=3, num_rows=2):
         functional.conv1d(batch, torch.ones(1, 1, 7), padding=3)
         with pytest.raises(RuntimeError, match="clips lie 3 apart, where a layer needs 4"):
             functional.conv1d(batch, torch.ones(1, 1, 9), padding=4)
@@ -240,5 +364,10 @@ def test_clips_that_lie_too_close_are_refused() -> None:
             functional.conv1d(batch, torch.ones(1, 1, 1), stride=2)
         with pytest.raises(RuntimeError, match="2 clips of up to 60 steps, but 2 x 40"):
             nn.LSTM(1, 2, batch_first=True)(batch.mT)
-    with PackedClips([0, 63], [60, 41], 120, share=7), pytest.raises(RuntimeError, match="120 steps are not 7 x"):
+    with PackedClips([0, 63], [60, 41], 120), pytest.raises(RuntimeError, match="whose number is not known"):
+        nn.LSTM(1, 2, batch_first=True)(batch.mT)
+    with (
+        PackedClips([0, 63], [60, 41], 120, share=7, num_rows=2),
+        pytest.raises(RuntimeError, match="120 steps are not 7 x"),
+    ):
         nn.LSTM(1, 2, batch_first=True)(batch.mT)

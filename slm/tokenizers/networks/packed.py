@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,10 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from slm.tokenizers.networks.places import Places, gaps, rows, steps, turned
 
-@dataclass(frozen=True)
-class Places:
-    """Of a tensor `[1, C, T]`: clip i is real from `left + starts[i]` on, for `lengths[i]`.
-
-    `left` and `right` are what `functional.pad` has put around the tensor, in `mode`. A layer that pads by itself
-    completes its last window (ceil); a convolution that pads by its own argument drops it (floor).
-    """
-
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    left: int = 0
-    right: int = 0
-    mode: str | None = None
-    value: float = 0.0
+_LOOK_ALONG = {"gru", "rnn_tanh", "rnn_relu", "group_norm", "instance_norm", "conv_transpose1d", "conv2d", "max_pool1d"}
+"""What looks along time and is not followed."""
 
 
 class PackedClips(TorchFunctionMode):
@@ -41,9 +29,10 @@ class PackedClips(TorchFunctionMode):
     It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition),
     LSTMs of both directions, and pooling of whole windows; other layers must not look along time, or be wrapped
     (`run_clip_by_clip`). `total` and `starts` are whole strides at every layer. A clip is at most a `share`-th of the
-    whole, and rows of LSTMs are `num_rows` in number, whatever is packed. Places are known by the width of a tensor,
-    so that no width may stand for two of them: RuntimeError if it does, and where clips lie too close. Nothing is
-    read back from the device. `graphs` keeps captured LSTMs from one batch to the next.
+    whole, and rows of LSTMs are `num_rows` in number, whatever is packed (None: there are none). Places are known by
+    the width of a tensor, so that no width may stand for two of them: RuntimeError if it does, where clips lie too
+    close, and for some layers that it does not follow. Nothing is read back from the device. `graphs` keeps captured
+    LSTMs from one batch to the next.
     """
 
     def __init__(
@@ -60,7 +49,7 @@ class PackedClips(TorchFunctionMode):
         self._places = {total: Places(tuple(starts), tuple(lengths))}
         self._padded: dict[int, Places] = {}
         self._indices: dict[tuple[Any, ...], Any] = {}
-        self._share, self._num_rows = share, num_rows or len(starts)
+        self._share, self._num_rows = share, num_rows
         self._graphs = graphs
         self._token: Token[PackedClips | None] | None = None
 
@@ -79,6 +68,8 @@ class PackedClips(TorchFunctionMode):
     ) -> Any:
         handler = _HANDLERS.get(func) or (PackedClips.lstm if getattr(func, "__name__", "") == "lstm" else None)
         if handler is None:
+            if getattr(func, "__name__", "") in _LOOK_ALONG:
+                raise RuntimeError(f"{func.__name__} is not followed, of clips that are packed")
             return func(*args, **(kwargs or {}))
         return handler(self, *args, **(kwargs or {}))
 
@@ -88,8 +79,8 @@ class PackedClips(TorchFunctionMode):
         widths = [int(width) for width in pad]
         padded = functional.pad(x, widths, mode, value)
         if any(widths):
-            if len(widths) != 2 or min(widths) < 0:
-                raise RuntimeError(f"padding by {widths} of clips that are packed")
+            if len(widths) != 2 or min(widths) < 0 or mode not in ("constant", "reflect", "replicate"):
+                raise RuntimeError(f"padding by {widths} ({mode}) of clips that are packed")
             places = self._at(x.shape[-1])
             self._padded[padded.shape[-1]] = Places(
                 places.starts, places.lengths, widths[0], widths[1], mode, value or 0.0
@@ -98,7 +89,7 @@ class PackedClips(TorchFunctionMode):
 
     def conv1d(
         self,
-        x: torch.Tensor,
+        input: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None = None,
         stride: Any = 1,
@@ -106,7 +97,8 @@ class PackedClips(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> torch.Tensor:
-        places, step = self._padded.pop(x.shape[-1], None) or self._at(x.shape[-1]), _one(stride)
+        x, step = input, _one(stride)
+        places = self._padded.pop(x.shape[-1], None) or self._at(x.shape[-1])
         reach = (weight.shape[-1] - 1) * _one(dilation) + 1
         before, behind = (
             (((reach - 1) // 2, reach // 2) if padding == "same" else (0, 0))
@@ -123,11 +115,11 @@ class PackedClips(TorchFunctionMode):
         self._learn(made, places.starts, step, [(length + extent) // step + 1 for length in places.lengths])
         return made
 
-    def avg_pool1d(self, x: torch.Tensor, kernel_size: Any, stride: Any = None, *rest: Any, **others: Any) -> Any:
-        places, step = self._at(x.shape[-1]), _one(stride or kernel_size)
-        if _one(kernel_size) != step or any(length % step for length in places.lengths):
+    def avg_pool1d(self, input: torch.Tensor, kernel_size: Any, stride: Any = None, *rest: Any, **others: Any) -> Any:
+        places, step = self._at(input.shape[-1]), _one(stride or kernel_size)
+        if rest or others or _one(kernel_size) != step or any(length % step for length in places.lengths):
             raise RuntimeError("pooling that is not of whole windows, of clips that are packed")
-        made = functional.avg_pool1d(x, kernel_size, stride, *rest, **others)
+        made = functional.avg_pool1d(input, kernel_size, stride)
         self._learn(made, places.starts, step, [length // step for length in places.lengths])
         return made
 
@@ -137,13 +129,13 @@ class PackedClips(TorchFunctionMode):
         time = 1 if batch_first else 0
         made = self.to_rows(x, time).transpose(0, 1).contiguous()
         if bidirectional:
-            turned = self._index(_turned, x.device, self._at(x.shape[time]), *made.shape[:2])[..., None]
+            back_to_front = self._index(turned, x.device, self._at(x.shape[time]), *made.shape[:2])[..., None]
             each = len(weights) // (2 * num_layers)
             for layer in range(0, 2 * num_layers, 2):
                 there, back = (weights[i * each : (i + 1) * each] for i in (layer, layer + 1))
                 forward = self._run_lstm(made, state, there, has_bias, 1)
-                backward = self._run_lstm(made.gather(0, turned.expand_as(made)), state, back, has_bias, 1)
-                made = torch.cat([forward, backward.gather(0, turned.expand_as(backward))], dim=-1)
+                backward = self._run_lstm(made.gather(0, back_to_front.expand_as(made)), state, back, has_bias, 1)
+                made = torch.cat([forward, backward.gather(0, back_to_front.expand_as(backward))], dim=-1)
         else:
             made = self._run_lstm(made, state, weights, has_bias, num_layers)
         return self.from_rows(made.transpose(0, 1), time), *state
@@ -151,16 +143,18 @@ class PackedClips(TorchFunctionMode):
     def to_rows(self, x: torch.Tensor, time: int) -> torch.Tensor:
         """`[1, T, C]` or `[T, 1, C]`, of which `time` is T -> `[num_rows, T / share, C]`, a clip in each row."""
         total = x.shape[time]
+        if self._num_rows is None:
+            raise RuntimeError("clips as rows, whose number is not known: does `encoder_stages` name all stages?")
         if total % self._share:
             raise RuntimeError(f"{total} steps are not {self._share} x as many, of clips that are packed")
-        index = self._index(_rows, x.device, self._at(total), self._num_rows, total // self._share, total)
+        index = self._index(rows, x.device, self._at(total), self._num_rows, total // self._share, total)
         return x.reshape(total, -1).index_select(0, index).view(self._num_rows, total // self._share, -1)
 
-    def from_rows(self, rows: torch.Tensor, time: int) -> torch.Tensor:
+    def from_rows(self, x: torch.Tensor, time: int) -> torch.Tensor:
         """The inverse."""
-        total = rows.shape[1] * self._share
-        index = self._index(_steps, rows.device, self._at(total), rows.shape[1], total)
-        return rows.flatten(0, 1).index_select(0, index).unsqueeze(1 - time)
+        total = x.shape[1] * self._share
+        index = self._index(steps, x.device, self._at(total), x.shape[1], total)
+        return x.flatten(0, 1).index_select(0, index).unsqueeze(1 - time)
 
     def _run_lstm(
         self, x: torch.Tensor, state: Any, weights: Sequence[torch.Tensor], has_bias: bool, num_layers: int
@@ -174,14 +168,16 @@ class PackedClips(TorchFunctionMode):
         if not x.is_cuda or self._graphs is None:
             return run(x)
         key = (weights[0].data_ptr(), tuple(x.shape), x.dtype)
-        if key not in self._graphs:
-            self._graphs[key] = _captured(run, x)
-        return self._graphs[key](x)
+        if key not in self._graphs:  # with the weights, so that no others come to their address
+            self._graphs[key] = _captured(run, x), weights
+        replay, _ = self._graphs[key]
+        made: torch.Tensor = replay(x)
+        return made
 
     def _fill_gaps(self, x: torch.Tensor, places: Places, before: int, behind: int) -> None:
         """Put into `x`, in place, so many values around each clip, as far as the tensor goes."""
         if before or behind:
-            where, source = self._index(_gaps, x.device, places, before, behind, x.shape[-1])
+            where, source = self._index(gaps, x.device, places, before, behind, x.shape[-1])
             if places.mode in (None, "constant"):
                 x.index_fill_(2, where, places.value)
             else:
@@ -209,21 +205,22 @@ class PackedClips(TorchFunctionMode):
             raise RuntimeError(f"the width {made.shape[-1]} stands for clips at {known} and at {places}")
 
 
-def run_clip_by_clip(module: Any) -> None:
+def run_clip_by_clip(module: nn.Module) -> None:
     """From now on `module`, which maps `[1, T, C]` to an output with `last_hidden_state`, is given clips as rows of a
     batch wherever they are packed: for what looks along a whole clip and never behind it, as causal attention."""
-    forward = module.forward
+    module.register_forward_pre_hook(_given_rows)
+    module.register_forward_hook(_rows_given_back)
+    module.runs_along_clips = True  # type: ignore[assignment]
 
-    def over_rows(steps: torch.Tensor, *rest: Any, **others: Any) -> Any:
-        packed = _CURRENT.get()
-        if packed is None:
-            return forward(steps, *rest, **others)
-        made = forward(packed.to_rows(steps, time=1), *rest, **others)
+
+def _given_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    packed = _CURRENT.get()
+    return None if packed is None else (packed.to_rows(inputs[0], time=1), *inputs[1:])
+
+
+def _rows_given_back(module: nn.Module, inputs: tuple[Any, ...], made: Any) -> None:
+    if (packed := _CURRENT.get()) is not None:
         made.last_hidden_state = packed.from_rows(made.last_hidden_state, time=1)
-        return made
-
-    module.forward = over_rows
-    module.runs_along_clips = True
 
 
 def runs_along_clips(network: nn.Module) -> bool:
@@ -234,7 +231,8 @@ def runs_along_clips(network: nn.Module) -> bool:
 def _captured(
     run: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`run` as one CUDA graph, for inputs of this shape. What it returns holds until it is called again."""
+    """`run` as one CUDA graph, for inputs of this shape on the current device. What it returns holds until it is called
+    again."""
     given, stream = torch.empty_like(like), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -242,7 +240,7 @@ def _captured(
             run(given)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         made = run(given)
 
     def replay(x: torch.Tensor) -> torch.Tensor:
@@ -251,50 +249,6 @@ def _captured(
         return made
 
     return replay
-
-
-def _gaps(places: Places, before: int, behind: int, total: int) -> np.ndarray:
-    """(where, the place that it is to equal), `[2, n]`: `before` values before each clip, `behind` values behind it."""
-    first = places.left + np.array(places.starts)[:, None]
-    last = first + np.array(places.lengths)[:, None] - 1
-    mirrored = places.mode == "reflect"
-    room = max(before, behind) if places.mode in (None, "constant") else before + behind
-    apart = first[1:] - last[:-1] - 1
-    if apart.size and apart.min() < room:
-        raise RuntimeError(f"clips lie {apart.min()} apart, where a layer needs {room}")
-    if mirrored and min(places.lengths) <= max(before, behind):
-        raise RuntimeError(f"{min(places.lengths)} values are too short to be reflected by {max(before, behind)}")
-    where, source = [], []
-    for end, there in ((first, first - 1 - np.arange(before)), (last, last + 1 + np.arange(behind))):
-        where.append(there.ravel())
-        source.append((2 * end - there if mirrored else np.broadcast_to(end, there.shape)).ravel())
-    made = np.stack([np.concatenate(where), np.concatenate(source)])
-    return np.ascontiguousarray(made[:, (made[0] >= 0) & (made[0] < total)])
-
-
-def _rows(places: Places, num_rows: int, width: int, total: int) -> np.ndarray:
-    """The step that each place of the rows holds, row by row; some other where there is none."""
-    if len(places.starts) > num_rows or max(places.lengths) > width:
-        raise RuntimeError(f"{len(places.starts)} clips of up to {max(places.lengths)} steps, but {num_rows} x {width}")
-    starts = np.zeros(num_rows, np.int64)
-    starts[: len(places.starts)] = places.starts
-    return np.minimum(starts[:, None] + np.arange(width), total - 1).ravel()
-
-
-def _steps(places: Places, width: int, total: int) -> np.ndarray:
-    """The place in the rows at which each step is; some other where it is of no clip."""
-    made = np.zeros(total, np.int64)
-    for row, (start, length) in enumerate(zip(places.starts, places.lengths, strict=True)):
-        made[start : start + length] = row * width + np.arange(length)
-    return made
-
-
-def _turned(places: Places, width: int, num_rows: int) -> np.ndarray:
-    """`[T, R]`: for each place of the rows the one whose value is there when each clip is turned around."""
-    lengths = np.zeros(num_rows, np.int64)
-    lengths[: len(places.lengths)] = places.lengths
-    steps = np.arange(width)[:, None]
-    return np.where(steps < lengths, lengths - 1 - steps, steps)
 
 
 def _one(setting: Any) -> int:
