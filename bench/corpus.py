@@ -8,7 +8,8 @@ busy    seconds of audio a second of `tokenize_corpus` (compressed speech read, 
         share of the pipeline's time in which the tokenizer was at work, however fast beside readers and writer (not
         where a device goes on by itself: the pipeline has always given it something).
         "writing": what the shards take by themselves; "waited": for how much of that the pipeline waits.
-memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio.
+memory  the most that the processes of a run hold, of corpora of 1, 10 and 100 times the same audio, in shards of an
+        hour: the codes of one shard are held, and of the one before, which is written.
 plan    a folder of so many WAV files (headers with nothing but a hole behind) planned, and the plan gone on with.
 """
 
@@ -212,7 +213,8 @@ def memory(options: argparse.Namespace) -> None:
     print(f"{'audio':>8} {'clips':>8} {'peak of all processes':>24}")
     for times in (1, 10, 100):
         with _speech(342.0 * times) as folder:
-            config = CorpusConfig(str(folder / "audio"), "logmel-kmeans", str(folder / "out"), device=options.device)
+            config = CorpusConfig(str(folder / "audio"), "logmel-kmeans", str(folder / "out"), device=options.device,
+                                  shard_hours=1.0)  # fmt: skip
             peak_mb = _peak_mb(_quietly, config)
             clips = len(CodeStore(folder / "out"))
             print(f"{342 * times / 3600:>6.2f} h {clips:>8,} {peak_mb:>21,.0f} MB", flush=True)
