@@ -63,7 +63,7 @@ def test_a_name_that_is_not_utf8_gets_an_id_that_can_be_stored(tmp_path):
     assert Path(clip.path).is_file()
 
 
-@pytest.mark.parametrize("column", ["path", "audio", "audio_path", "file", "filename", "wav"])
+@pytest.mark.parametrize("column", ["path", "audio", "audio_path", "file", "filename", "wav", "file_name"])
 def test_jsonl(tmp_path, column):
     rows = [{"id": 7, column: "x/a.wav", "start_s": 1, "end_s": 2.5, "text": "hé", "n": 3}, {column: "b.wav"}]
     path = manifest(tmp_path / "m.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")

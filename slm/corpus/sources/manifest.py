@@ -20,7 +20,7 @@ from slm.corpus.sources._json import json_object
 from slm.corpus.sources.base import SOURCES, Source, SourceClip, readable, stem
 from slm.errors import AudioError, UsageError
 
-PATH_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "filename", "wav")
+PATH_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "filename", "wav", "file_name")
 START_COLUMNS, END_COLUMNS = ("start_s", "start"), ("end_s", "end")
 _JSON = (".jsonl", ".json", ".jsonl.gz", ".json.gz")  # NeMo says .json for JSON lines
 _CSV, _TSV = (".csv", ".csv.gz"), (".tsv", ".tsv.gz")
