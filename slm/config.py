@@ -93,6 +93,10 @@ def _one_line(message: str, parser: Any) -> str:
         if found := re.search(pattern, text, re.I):
             wrong = ".".join(found.groups())
             return f"unknown option '{wrong}'{did_you_mean(wrong, keys)}"
+    if found := re.search(r"Parser key \"([\w.]+)\": Unable to load config '(.*?)'", text):
+        group, value = found.groups()  # a word where a group belongs is taken for a file of its options
+        example = next(key for key in keys if key.startswith(f"{group}."))
+        return f"option '{group}' is a group, not {value!r}: set --{example} and the like"
     return text
 
 

@@ -148,6 +148,18 @@ def test_a_value_where_a_group_belongs(value: str, tmp_path: Path) -> None:
     assert "--heads.count" in complaint("--config", str(tmp_path / "c.yaml"))
 
 
+@pytest.mark.parametrize("argv", [["--pattern", "delay"], ["--config", "run.yaml"]])
+def test_a_word_where_a_group_belongs_is_no_file_that_is_not_there(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slm.training.config import TrainConfig
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("pattern: delay\n")
+    with pytest.raises(UsageError, match=r"option 'pattern' is a group, not 'delay': set --pattern\.name and the like"):
+        parse_config(TrainConfig, ["--data", "x", "--out", "y", *argv])
+
+
 def test_complaints_of_the_dataclass_itself_pass_through(tmp_path: Path) -> None:
     assert complaint("--out", "a", "--steps", "0") == "--steps must be at least 1, not 0"
     assert "--heads.count must be at least 1, not 0" in complaint("--out", "a", "--heads.count", "0")
