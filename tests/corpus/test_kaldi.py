@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
 
 from slm.corpus.reading import read_clip
-from slm.corpus.sources import list_clips, open_source
+from slm.corpus.sources import SOURCES, kaldi, list_clips, open_source
+from slm.corpus.sources.kaldi import KaldiSource
 from slm.errors import UsageError
 from tests.corpus.audio import write_clip
 
@@ -58,6 +60,35 @@ def test_segments_are_parts_of_recordings(tmp_path):
     assert np.array_equal(read_clip(first, 8000), samples[4000:10_000])
     assert (last.end_s, last.metadata) == (None, {"text": "two"})
     assert np.array_equal(read_clip(last, 8000), samples[10_000:])
+
+
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+def test_a_folder_on_a_server_is_known_by_its_wav_scp(tmp_path, protocol):
+    here = data_dir(
+        tmp_path / "kaldi-from-afar",
+        wav_scp=["call1 audio/a.wav"],
+        segments=["call1-0 call1 0.5 1.25", "call1-1 call1 1.25 -1"],
+        text=["call1-0 one", "call1-1 two"],
+    )
+    write_clip(here / "audio" / "a.wav", 2.0)
+    there = here.as_uri()
+    if protocol == "memory":
+        there = "memory://kaldi-from-afar"
+        fsspec.filesystem("memory").put(f"{here}/", "/kaldi-from-afar/", recursive=True)
+    expected = list_clips(here)
+    for url in (there, f"{there}/", f"{there}/wav.scp"):
+        found = list_clips(url)
+        assert [(clip.id, clip.path) for clip in found] == [(f"call1-{i}", f"{there}/audio/a.wav") for i in range(2)]
+        assert [clip.metadata for clip in found] == [{"text": "one"}, {"text": "two"}]
+        for far, near in zip(found, expected, strict=True):
+            assert np.array_equal(read_clip(far, 8000), read_clip(near, 8000))
+    assert isinstance(open_source(f"{there}/audio"), SOURCES.get("folder"))
+
+
+def test_a_server_that_answers_to_anything_behind_a_query_is_not_asked(monkeypatch):
+    monkeypatch.setattr(kaldi, "is_file", lambda _: True)
+    assert KaldiSource.recognizes("https://example.org/train")
+    assert not KaldiSource.recognizes("https://example.org/get?name=m.csv")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ class KaldiSource(Source):
     def recognizes(cls, location: str) -> bool:
         if os.path.basename(location) == "wav.scp":
             return is_file(location)
-        return not is_remote(location) and os.path.isfile(os.path.join(location, "wav.scp"))
+        is_query = location.startswith("http") and "?" in location  # most servers answer it, whatever stands behind
+        return not is_query and is_file(os.path.join(location, "wav.scp"))
 
     @cached_property
     def base(self) -> str:
