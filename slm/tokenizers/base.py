@@ -54,6 +54,9 @@ class Tokenizer(ABC):
     """Registered name -> what the list shows and filters by, of a tokenizer that the database has no record of (one of
     another package): fields of `TokenizerRecord`, `codebooks` written as there (`1024 x 8`)."""
 
+    longest_clip_s: ClassVar[float | None] = None
+    """What is coded in one piece, in memory that grows with the square of its length, must not be longer."""
+
     @classmethod
     def known_modes(cls) -> Mapping[str, str]:
         """The modes of the family -> what is known of their codes, without loading anything."""
@@ -109,7 +112,7 @@ class Tokenizer(ABC):
         """Tokenize clips, which are at `spec.sample_rate_hz` (`slm.audio` resamples); order is kept.
 
         A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for no samples
-        or some that are not finite, and for a tokenizer that breaks its own spec.
+        or some that are not finite, for a clip of more than `longest_clip_s`, and for a tokenizer that breaks its own spec.
         """
         long_enough = self._checked(clips)
         return self._all_codes(clips, self._encode([clip.samples for clip in long_enough]) if long_enough else [])
@@ -174,6 +177,11 @@ class Tokenizer(ABC):
             raise ValueError(f"{clip.id}: samples must be mono float32, not {clip.samples.dtype} {clip.samples.shape}")
         if not len(clip.samples):
             raise ValueError(f"{clip.id}: empty: no samples")
+        if self.longest_clip_s is not None and clip.duration_s > self.longest_clip_s:
+            raise ValueError(
+                f"{clip.id}: {clip.duration_s:.1f} s, but {self.spec.name} codes a clip in one piece, of "
+                f"{self.longest_clip_s:.0f} s at most: cut it (tokenize_corpus.py --segmentation.kind windows or vad)"
+            )
         # Both are NaN where any sample is; of hours, this needs no memory.
         if not np.isfinite([clip.samples.min(), clip.samples.max()]).all():
             raise ValueError(f"{clip.id}: samples hold NaN or infinity")

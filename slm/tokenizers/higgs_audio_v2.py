@@ -18,9 +18,9 @@ class HiggsAudioV2Tokenizer(XCodecTokenizer):
     / 960), so that a tail of less than 119 samples has no frame. Where the last frame is not full, the acoustic
     encoder is given 320 zeros on either side, as by the authors; transformers gives 480, and otherwise the same codes.
     Neither torchaudio nor the class of transformers that needs it is used. HuBERT attends to and normalizes over the
-    whole clip: a clip is encoded in one piece, however long, at a cost that grows with the square of its length (cut
-    hours into segments before). Decoding goes in pieces. Raises UsageError when weights cannot be had or codebooks are
-    asked for that do not exist.
+    whole clip: a clip is encoded in one piece, of 20 minutes at most, at a cost that grows with the square of its
+    length. Decoding goes in pieces. Raises UsageError when weights cannot be had or codebooks are asked for that do not
+    exist.
     """
 
     family = "higgs_audio_v2_tokenizer"

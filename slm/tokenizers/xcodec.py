@@ -32,11 +32,12 @@ class XCodecTokenizer(PretrainedCodec):
     so that a tail of less than 80 samples has no frame, and silence stands there in the decoded audio. (The feature
     extractor of transformers would fill the last frame with zeros; for whole frames both are the same.)
 
-    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, however long, at a cost that
-    grows with the square of its length (cut hours into segments before). Decoding goes in pieces. Raises UsageError
+    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, of 20 minutes at most, at a
+    cost that grows with the square of its length. Decoding goes in pieces. Raises UsageError
     when weights cannot be had or codebooks are asked for that do not exist.
     """
 
+    longest_clip_s = 1200.0
     family = "xcodec"
     model_class = "XcodecModel"
     code_settings: ClassVar[tuple[str, ...]] = ("sample_rate", "strides", "block_dilations")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slm.errors import UsageError
-from slm.tokenizers.base import fingerprint
+from slm.tokenizers.base import TOKENIZERS, fingerprint
 from slm.types import AudioClip, Codes, TokenizerSpec
 from tests.contracts import tokenizer_law
 from tests.fakes import ArithmeticTokenizer, tone
@@ -114,3 +114,23 @@ def test_fingerprint_of_torch_and_numpy_weights_agree() -> None:
 def test_describe_names_the_tokenizer_its_codebooks_and_its_rate() -> None:
     spec = TokenizerSpec("x", "0" * 64, 8000, 320, (512, 512, 16, 64))
     assert spec.describe() == "x [000000000000] 512x512x16x64 at 25 Hz"
+
+
+def test_a_clip_longer_than_memory_allows_is_refused_before_it_is_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = ArithmeticTokenizer()
+    monkeypatch.setattr(ArithmeticTokenizer, "longest_clip_s", 2.0)
+    rate = tokenizer.spec.sample_rate_hz
+    whole, longer = (AudioClip(f"{n}", np.ones(n, np.float32), rate) for n in (2 * rate, 2 * rate + rate // 2))
+    assert len(tokenizer.encode([whole])) == 1
+    with pytest.raises(ValueError, match=r"2\.5 s, but arithmetic codes a clip in one piece, of 2 s at most"):
+        tokenizer.encode([whole, longer])
+
+
+def test_those_whose_memory_grows_with_the_square_say_how_long_a_clip_may_be() -> None:
+    limits = {name: TOKENIZERS.get(name).longest_clip_s for name in TOKENIZERS.names()}
+    assert {name: limit for name, limit in limits.items() if limit} == {
+        "xcodec": 1200.0,
+        "higgs-audio-v2": 1200.0,
+        "xcodec2": 180.0,
+        "neucodec": 180.0,
+    }
