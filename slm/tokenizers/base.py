@@ -112,7 +112,8 @@ class Tokenizer(ABC):
         """Tokenize clips, which are at `spec.sample_rate_hz` (`slm.audio` resamples); order is kept.
 
         A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for no samples
-        or some that are not finite, for a clip of more than `longest_clip_s`, and for a tokenizer that breaks its own spec.
+        or some that are not finite, for a clip of more than `longest_clip_s`, and for a tokenizer that breaks its own
+        spec.
         """
         long_enough = self._checked(clips)
         return self._all_codes(clips, self._encode([clip.samples for clip in long_enough]) if long_enough else [])
