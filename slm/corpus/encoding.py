@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
@@ -38,8 +39,10 @@ def encode_shards(
     num_workers: int,
     proven: bool = False,
     on_batch: Callable[[float, tuple[Reject, ...]], None] = lambda duration_s, rejects: None,
+    readers: Readers | None = None,
 ) -> Iterator[EncodedShard]:
-    """Encode shard after shard; `on_batch` hears of the seconds of audio dealt with and the clips left out.
+    """Encode shard after shard; `on_batch` hears of the seconds of audio dealt with and the clips left out. `readers`
+    are used and left as they are; without them `num_workers` are started, and ended with the last shard.
 
     A clip that cannot be decoded, is too short for a frame or makes the tokenizer fail becomes a reject. Raises
     StoppedError when a file is gone or cannot be opened since it was planned, or memory does not do for a clip;
@@ -54,8 +57,8 @@ def encode_shards(
             yield from make_batches(shard, clips, batch_seconds)
 
     encoder = _Encoder(tokenizer, proven)
-    with Readers(tokenizer.spec.sample_rate_hz, num_workers) as readers:
-        read = readers.read_ahead(batches(), _BATCHES_AHEAD * batch_seconds)
+    with nullcontext(readers) if readers else Readers(tokenizer.spec.sample_rate_hz, num_workers) as reading:
+        read = reading.read_ahead(batches(), _BATCHES_AHEAD * batch_seconds)
         for shard, parts in groupby(encoder.encoded(read), key=lambda part: part[0].shard):
             codes: dict[str, Codes] = {}
             rejects: dict[str, Reject] = {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from slm.corpus.encoding import EncodedShard, encode_shards
 from slm.corpus.output import Output
 from slm.corpus.plan import Plan, Reject
+from slm.corpus.readers import Readers
 from slm.corpus.shards import shard_name, write_shard
 from slm.tokenizers import Tokenizer
 from slm.types import TokenizerSpec
@@ -41,9 +42,15 @@ class Step:
     shard: int | None = None
 
 
-def make_shards(job: Job, indices: Iterable[int], on_step: Callable[[Step], None], tokenizer: Tokenizer) -> None:
+def make_shards(
+    job: Job,
+    indices: Iterable[int],
+    on_step: Callable[[Step], None],
+    tokenizer: Tokenizer,
+    readers: Readers | None = None,
+) -> None:
     """Make the shards of these indices in the plan, writing one while the next is encoded; `indices` are asked for as
-    reading gets to them. Raises as `encode_shards`, and what `on_step` raises."""
+    reading gets to them, and `readers` read, as in `encode_shards`. Raises as that, and what `on_step` raises."""
     output = Output(job.out)
     output.bring()
     plan = Plan(output.folder, job.base)
@@ -64,6 +71,7 @@ def make_shards(job: Job, indices: Iterable[int], on_step: Callable[[Step], None
             job.num_workers,
             job.proven,
             lambda duration_s, rejects: on_step(Step(duration_s, rejects)),
+            readers,
         ):
             if writing is not None:
                 on_step(writing.result())

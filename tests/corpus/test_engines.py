@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from slm.corpus import pipeline
+from slm.corpus import pipeline, workers
 from slm.corpus.config import CorpusConfig
 from slm.corpus.engines import local, ray
 from slm.corpus.locks import held
@@ -118,6 +120,44 @@ def test_a_ray_cluster_in_which_an_actor_dies_makes_the_same_bytes(tmp_path, who
             time.sleep(1)
     assert done.returncode == 3, done.stderr
     assert (tmp_path / "killed").exists()
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.thorough
+def test_a_ray_cluster_that_is_started_here_makes_the_same_bytes(tmp_path, whole):
+    pytest.importorskip("ray")
+    env = environment(tmp_path, RAY_AUTH_MODE="disabled")
+    env.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "tokenize_corpus.py", *command_for(tmp_path, engine="ray", num_workers=2, processes=2)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert contents(tmp_path / "out") == whole
+
+
+def test_an_actor_keeps_its_readers_from_shard_to_shard_and_replaces_dead_ones(tmp_path, whole, monkeypatch):
+    pools, start = [], workers._processes
+
+    def counted(num_workers):
+        pools.append(start(num_workers))
+        return pools[-1]
+
+    def run_actor(job, indices, on_step, **_):
+        pools.clear()
+        maker = ray._Maker(job, "cpu")
+        for i, index in enumerate(indices):
+            for step in maker.make(index):
+                on_step(step)
+            assert len(pools) == 1 or i > 2
+            if i == 2:
+                os.kill(pools[0].submit(os.getpid).result(), signal.SIGKILL)
+        assert len(indices) > 5
+        assert len(pools) > 1
+        maker.readers.workers.shutdown()
+
+    monkeypatch.setattr(workers, "_processes", counted)
+    monkeypatch.setattr(pipeline, "run_ray", run_actor)
+    monkeypatch.setattr(ray, "load_tokenizer", lambda spec, device: ArithmeticTokenizer())
+    tokenize_corpus(config_for(tmp_path, engine="ray", num_workers=1), ArithmeticTokenizer())
     assert contents(tmp_path / "out") == whole
 
 

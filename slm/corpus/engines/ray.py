@@ -16,6 +16,7 @@ from typing import Any
 from slm.corpus.job import Job, Step, go_to, make_shards
 from slm.corpus.output import Output
 from slm.corpus.plan import Plan
+from slm.corpus.readers import Readers
 from slm.corpus.shards import shard_name
 from slm.devices import choose_device
 from slm.errors import StoppedError, UsageError
@@ -106,17 +107,20 @@ def _deal(ray: Any, actors: Sequence[Any], indices: Sequence[int], on_step: Call
 
 
 class _Maker:
-    """An actor: a tokenizer that makes the shards it is given. It is loaded by the first task that asks for it, so that
-    what is wrong with it is that task's error; also in an actor that takes a dead one's place."""
+    """An actor: a tokenizer that makes the shards it is given, and what reads for it from the first to the last. It is
+    loaded by the first task that asks for it, so that what is wrong with it is that task's error; also in an actor that
+    takes a dead one's place."""
 
     def __init__(self, job: Job, device: str):
         self.job, self.device = job, device
         self.tokenizer: Tokenizer | None = None
+        self.readers: Readers | None = None
 
     def ready(self) -> list[Step]:
         if self.tokenizer is None:
             go_to(self.job.cwd)
             self.tokenizer = load_tokenizer(self.job.spec, choose_device(self.device))
+            self.readers = Readers(self.tokenizer.spec.sample_rate_hz, self.job.num_workers)
         return []
 
     def make(self, index: int) -> list[Step]:
@@ -128,7 +132,7 @@ class _Maker:
         shard = plan.shards[index]
         if shard_name(plan, shard) in output.names():  # an earlier try got so far, and died before it could say so
             return [Step(shard.duration_s, output.record(shard_name(plan, shard)).rejects, index)]
-        make_shards(self.job, [index], steps.append, self.tokenizer)
+        make_shards(self.job, [index], steps.append, self.tokenizer, self.readers)
         if output.record(shard_name(plan, shard)).num_clips:
             self.job = replace(self.job, proven=True)
         return steps
