@@ -1,5 +1,5 @@
 """Audio files in and out: with its helpers `_sndfile`, `_ffmpeg`, `_segment` and `_stream` the only place that decodes,
-mixes down or resamples.
+mixes down or resamples; `_folders` finds files.
 
 libsndfile (soundfile) reads most formats, FFmpeg (PyAV, extra `formats`) a few more, soxr resamples. What cannot be
 used raises AudioError with a reason that names the fault, fit for `rejects.jsonl`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from slm._ffmpeg import ffmpeg_blocks, probe_ffmpeg
+from slm._folders import AUDIO_SUFFIXES, FFMPEG_SUFFIXES, find_audio, walk_folder
 from slm._headers import HEADER_BYTES, info_of_header
 from slm._segment import AudioInfo, Blocks, check_times, cut, with_surroundings
 from slm._sndfile import can_seek_sndfile, probe_sndfile, sndfile_blocks
 from slm._stream import AudioInput, AudioStream, DecodedAudio, suffix_of, watched
-from slm.errors import AudioError, UnreadableError, UsageError
+from slm.errors import AudioError, UnreadableError
 from slm.files import atomic_file
 from slm.types import AudioClip
 
 __all__ = [
+    "AUDIO_SUFFIXES",
     "AudioInfo",
     "AudioInput",
     "AudioStream",
@@ -42,49 +43,7 @@ __all__ = [
     "write_wav",
 ]
 
-SNDFILE_SUFFIXES = {
-    *(".wav", ".wave", ".rf64", ".w64", ".flac", ".mp3", ".mp2", ".ogg", ".oga", ".opus"),
-    *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc"),
-}
-FFMPEG_SUFFIXES = {".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".amr", ".3gp", ".wma", ".g722", ".webm", ".mka"}
-AUDIO_SUFFIXES = SNDFILE_SUFFIXES | FFMPEG_SUFFIXES
 _RATES_HZ = (1_000, 10_000_000)
-
-
-def find_audio(folder: Path | str) -> list[Path]:
-    """All audio files below `folder`, in the order of `walk_folder`."""
-    return [Path(parent, name) for parent, audio, _ in walk_folder(folder) for name in audio]
-
-
-def walk_folder(folder: Path | str) -> Iterator[tuple[str, list[str], Counter[str]]]:
-    """(folder, sorted names of its audio files, number of its other files by suffix), for a folder and all below it,
-    in sorted order.
-
-    Audio is known by its suffix, in any case. Hidden files and folders are left out; links are followed (a folder
-    once). Raises UsageError for a folder that is not there or cannot be listed.
-    """
-    if not os.path.isdir(folder):
-        raise UsageError(f"no such folder: {folder}")
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = sorted(name for name in names if not name.startswith("."))
-        suffixes = [_suffix(name) for name in shown]
-        audio = [name for name, suffix in zip(shown, suffixes, strict=True) if suffix in AUDIO_SUFFIXES]
-        yield os.fspath(parent), audio, Counter(suffix for suffix in suffixes if suffix not in AUDIO_SUFFIXES)
-
-
-def _cannot_list(error: OSError) -> None:
-    raise UsageError(f"cannot list the folder {error.filename}: {error.strerror}")
-
-
-def _suffix(path: Path | str) -> str:
-    return os.path.splitext(path)[1].lower()
 
 
 def probe(source: AudioInput) -> AudioInfo:
@@ -228,7 +187,7 @@ def _head_of_file(path: Path | str) -> bytes:
     except ValueError as error:  # a zero byte in a manifest's path
         raise AudioError(f"no file name: {error}") from None
     if stat.S_ISDIR(found.st_mode):
-        raise UnreadableError("a folder, not a file")
+        raise UnreadableError(_why_no_file(path))
     if not stat.S_ISREG(found.st_mode):
         raise UnreadableError("a device or pipe, not a file")
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -236,6 +195,16 @@ def _head_of_file(path: Path | str) -> bytes:
         return _not_empty(os.read(handle, HEADER_BYTES))
     finally:
         os.close(handle)
+
+
+def _why_no_file(folder: Path | str) -> str:
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return "no permission to read: a folder"
+    except OSError as error:
+        return f"unreadable: a folder ({error.strerror or error})"
+    return "a folder, not a file"
 
 
 def _read_through(path: Path | str) -> None:

@@ -1,9 +1,12 @@
 """The order of the tests: those that take long, most of them because they start processes, come first for each worker,
-so that none is left alone at the end."""
+so that none is left alone at the end. And what tests of several rooms are given."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for worker in range(workers):
         stretch = slice(len(rest) * worker // workers, len(rest) * (worker + 1) // workers)
         items += long[worker::workers] + rest[stretch]
+
+
+@pytest.fixture
+def unprivileged():
+    """A folder that all can enter, and nobody's rights: root may read everything."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    try:
+        yield folder, lambda: os.seteuid(65534) if root else None
+    finally:
+        if root:
+            os.seteuid(0)
+        (folder / "closed").chmod(0o700)
+        shutil.rmtree(folder)

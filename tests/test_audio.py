@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
 import tracemalloc
 from collections import Counter
 from math import inf, nan
@@ -149,21 +147,6 @@ def test_what_is_no_audio_has_its_own_reason(tmp_path):
             probe(tmp_path / f"{name}.wav")
 
 
-@pytest.fixture
-def unprivileged():
-    """A folder that all can enter, and nobody's rights: root may read everything."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    root = os.geteuid() == 0
-    try:
-        yield folder, lambda: os.seteuid(65534) if root else None
-    finally:
-        if root:
-            os.seteuid(0)
-        (folder / "closed").chmod(0o700)
-        shutil.rmtree(folder)
-
-
 def test_no_permission(unprivileged):
     folder, drop_rights = unprivileged
     (folder / "closed").mkdir()
@@ -179,6 +162,26 @@ def test_no_permission(unprivileged):
             probe(path)
     with pytest.raises(UsageError, match="cannot list the folder"):
         find_audio(folder / "closed")
+
+
+def test_a_folder_that_cannot_be_listed_is_told_of_and_does_not_end_the_scan(unprivileged):
+    """By a list that was made when it could be."""
+    folder, drop_rights = unprivileged
+    for name in ("a.wav", "closed/b.wav", "closed/sub/x.wav", "d/e.wav"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        write(folder / name, sine(0.1))
+    (folder / "d" / "up").symlink_to(folder / "closed")  # the same folder, which counts once
+    open_folders = [(parent, audio) for parent, audio, _ in walk_folder(folder)]
+    assert [os.path.relpath(parent, folder) for parent, _ in open_folders] == [".", "closed", "closed/sub", "d"]
+    (folder / "closed").chmod(0)
+    drop_rights()
+    found = [(parent, audio) for parent, audio, _ in walk_folder(folder)]
+    assert found == [open_folders[0], (str(folder), ["closed/"]), open_folders[3]]
+    assert reason(folder / "closed") == "no permission to read: a folder"
+    with pytest.raises(UsageError, match=r"cannot list the folder .*/closed/: make it readable"):
+        find_audio(folder)
+    with pytest.raises(UsageError, match="cannot list the folder"):
+        list(walk_folder(folder / "closed"))
 
 
 def test_names_that_the_system_refuses(tmp_path):

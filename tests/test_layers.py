@@ -17,6 +17,7 @@ LAYERS = [
     [
         "slm._segment",
         "slm._stream",
+        "slm._folders",
         "slm._headers",
         "slm._ffmpeg",
         "slm._sndfile",

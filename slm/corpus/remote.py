@@ -199,8 +199,11 @@ def walk(location: str) -> Iterator[tuple[str, list[str], Counter[str]]]:
 
 def find_files(location: str, suffix: str, skipped: Counter[str]) -> Iterator[str]:
     """All files with a suffix (none of audio) below a folder, here or on a server, folder by folder in sorted order;
-    counts the others in `skipped`, by suffix."""
+    counts the others in `skipped`, by suffix. A folder below that cannot be listed comes as `NAME/`."""
     for parent, audio, others in walk(location):
+        if audio and audio[0].endswith("/"):
+            yield os.path.join(parent, audio[0])
+            continue
         if others.pop(suffix, 0):
             names = list_folder(parent)[1] if is_remote(parent) else sorted(os.listdir(parent))
             yield from (os.path.join(parent, name) for name in names if _suffix(name) == suffix and name[0] != ".")

@@ -95,6 +95,28 @@ def test_three_hours_in_windows_are_whole(outcome):
         assert (got[1:] == [0, 1000]).all()
 
 
+def test_a_closed_folder_is_one_clip_that_is_left_out(unprivileged):
+    """Whoever runs the tests: without the rights to it."""
+    folder, drop_rights = unprivileged
+    for name in ("a.wav", "closed.wav", "closed/b.wav", "d/e.wav"):
+        (folder / "audio" / name).parent.mkdir(parents=True, exist_ok=True)
+        CASES["UPPER.WAV"].put(folder / "audio" / name)
+    run(folder, "open", num_workers=0)  # and all that is imported
+    assert sorted(CodeStore(folder / "open").ids) == ["a", "closed", "closed/b", "d/e"]
+    (folder / "audio" / "closed").rename(folder / "closed")
+    (folder / "audio" / "closed").symlink_to(folder / "closed")
+    (folder / "closed").chmod(0)
+    folder.chmod(0o777)
+    drop_rights()
+    summary = run(folder, "out", num_workers=0)
+    assert sorted(CodeStore(folder / "out").ids) == ["a", "closed", "d/e"]
+    (line,) = (folder / "out" / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "id": "closed/", "path": f"{folder}/audio/closed/", "reason": "no permission to read: a folder",
+    }  # fmt: skip
+    assert len(summary.rejects) == 1
+
+
 def test_worker_processes_make_the_same_of_it(folder, outcome):
     run(folder, "other", num_workers=2)
     made = [contents(folder / out) for out in ("out", "other")]

@@ -17,7 +17,7 @@ from slm.corpus import containers, remote
 from slm.corpus.planning import PlanSettings, make_plan
 from slm.corpus.reading import probe_clip, read_clip
 from slm.corpus.sources import list_clips, open_source
-from slm.errors import UsageError
+from slm.errors import AudioError, UsageError
 from tests.corpus.audio import write_clip
 from tests.fakes import ArithmeticTokenizer
 
@@ -229,3 +229,17 @@ def test_listing_reads_headers_and_sidecars_only(tmp_path, monkeypatch):
     assert len(list_clips(url)) == 10
     assert 0 < sum(read) < 4_000_000
     assert containers.open_member(url, list_clips(url)[3].member).open().read(10) == bytes(10)
+
+
+def test_a_folder_of_tars_that_cannot_be_listed_is_left_out_by_name(unprivileged):
+    folder, drop_rights = unprivileged
+    (folder / "closed").mkdir()
+    write_tar(folder / "a.tar", {"x.wav": b"RIFF"})
+    write_tar(folder / "closed" / "b.tar", {"y.wav": b"RIFF"})
+    assert [clip.id for clip in list_clips(folder)] == ["a/x", "closed/b/y"]
+    (folder / "closed").chmod(0)
+    drop_rights()
+    one, two = list_clips(folder)
+    assert (one.id, two.id) == ("a/x", "closed/")
+    with pytest.raises(AudioError, match="no permission to read: a folder"):
+        probe_clip(two)

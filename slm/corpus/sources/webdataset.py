@@ -49,6 +49,9 @@ class WebDatasetSource(Source):
         folder = self.location.partition("{")[0]
         folder = os.path.dirname(folder) if folder != self.location or folder.endswith(".tar") else folder
         for shard in shards:
+            if shard.endswith("/"):  # a folder that cannot be listed: reading it gives the reason
+                yield SourceClip(readable(os.path.relpath(shard, folder or ".")) + "/", shard)
+                continue
             name = name_of_tar(shard, folder)
             yield from clips_of_tar(shard, name, f"{name}/" if len(shards) > 1 else "", self.skipped)
 

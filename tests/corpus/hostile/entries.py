@@ -44,6 +44,8 @@ def entries() -> None:
         CASES[name] = Case(_ENTRIES[name], None)
     secret = Heard("secret.wav") if os.geteuid() == 0 else "no permission to read"
     case("secret.wav", _put_secret, secret)
+    if os.geteuid():  # whom nothing is closed to finds its files
+        case("closed folder.wav", _put_closed_folder, "no permission to read")
 
 
 _ENTRIES: dict[str, Callable[[Path], object]] = {
@@ -67,6 +69,12 @@ def _put_socket(path: Path) -> None:
 
 def _put_secret(path: Path) -> None:
     path.write_bytes(encoded(sound(path.name)))
+    path.chmod(0)
+
+
+def _put_closed_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "b.wav").write_bytes(encoded(sound("b.wav")))
     path.chmod(0)
 
 
