@@ -143,10 +143,12 @@ def _is_placeholder(size: int) -> bool:
 
 
 def _check_ogg_pages(source: AudioInput) -> None:
-    """Every page must be whole and sound, since libsndfile goes on behind others, and no stream begin behind another,
-    where it would not be read."""
+    """Every page must be whole and sound, since libsndfile goes on behind others; no stream begin behind another, where
+    it would not be read; and the last page of each say that it is (RFC 3533, 6), since a file that was cut between two
+    pages looks whole otherwise."""
     with _all_bytes(source) as pages:
         at, begun = 0, False
+        ended: dict[bytes, bool] = {}  # by the serial number of a stream
         while (found := pages.find(b"OggS", at)) != -1:
             # 27 bytes of header, of which the last is the number of segments, then their sizes, then the segments.
             header = pages[found : found + 27]
@@ -161,8 +163,11 @@ def _check_ogg_pages(source: AudioInput) -> None:
             if first_of_stream and begun:  # RFC 3533: the first pages of streams that belong together come first
                 raise AudioError("chained Ogg: several recordings in one file; split them")
             at, begun = end, begun or not first_of_stream
+            ended[header[14:18]] = bool(header[5] & 4)
         if any(pages[at:]):
             raise AudioError(f"corrupt: the Ogg page at byte {at:,} is damaged")
+        if not all(ended.values()):
+            raise AudioError("truncated: its Ogg stream has no end")
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

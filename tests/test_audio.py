@@ -7,7 +7,6 @@ import os
 import tracemalloc
 from collections import Counter
 from math import inf, nan
-from pathlib import Path
 
 import numpy as np
 import pytest

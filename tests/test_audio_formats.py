@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from slm import _sndfile
-from slm.audio import AudioInfo, find_audio, probe, read_audio
+from slm.audio import AudioInfo, AudioStream, find_audio, probe, read_audio
 from slm.errors import AudioError
 from tests.encode import encode_with_ffmpeg
 from tests.test_audio import FORMATS, RATE, cut, reason, sine, write
+
+SPEECH = Path(__file__).parent / "data" / "speech"
 
 
 def test_an_mp3_of_varying_bitrate_without_a_header_is_read_to_its_end(tmp_path):
@@ -72,6 +76,56 @@ def test_corrupt_flac_and_lost_ogg_pages_are_found_out(tmp_path):
             data[i] ^= 0x5A
         path.write_bytes(data)
         assert "corrupt" in reason(path)
+
+
+def pages_of(ogg):
+    """By the sizes that each header tells (RFC 3533)."""
+    pages = []
+    while ogg:
+        num_segments = ogg[26]
+        size = 27 + num_segments + sum(ogg[27 : 27 + num_segments])
+        pages.append(ogg[:size])
+        ogg = ogg[size:]
+    return pages
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+def test_an_ogg_that_was_cut_between_two_pages_is_found_out(tmp_path, suffix):
+    """libsndfile reads what is there, in silence."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE)
+    path = write(tmp_path / f"a.{suffix}", noise, **FORMATS[suffix])
+    pages = pages_of(path.read_bytes())
+    assert len(read_audio(path, 16_000)) == 48_000
+    for count in range(3, len(pages)):
+        path.write_bytes(b"".join(pages[:count]))
+        assert soundfile.info(str(path)).frames > 0
+        assert reason(path) == "truncated: its Ogg stream has no end"
+        stream = AudioStream(path.name, partial(open, path, "rb"))
+        assert reason(stream) == "truncated: its Ogg stream has no end"
+    assert len(read_audio(path, 16_000, 0.0, 0.5)) == 8000  # what is there still serves a segment
+
+
+def test_each_stream_of_an_ogg_must_have_an_end(tmp_path):
+    """Two side by side: the first is read."""
+    rng = np.random.default_rng(0)
+    first, second = (
+        write(tmp_path / f"{name}.ogg", 0.1 * rng.standard_normal(3 * RATE), **FORMATS["ogg"]) for name in "ab"
+    )
+    a, b = pages_of(first.read_bytes()), pages_of(second.read_bytes())
+    both = tmp_path / "both.ogg"
+    both.write_bytes(b"".join([a[0], b[0], *a[1:], *b[1:]]))
+    assert np.array_equal(read_audio(both, RATE), read_audio(first, RATE))
+    for pages in ([a[0], b[0], *a[1:-1], *b[1:]], [a[0], b[0], *a[1:], *b[1:-1]]):
+        both.write_bytes(b"".join(pages))
+        assert reason(both) == "truncated: its Ogg stream has no end"
+
+
+def test_real_oggs_have_their_ends():
+    """All speech that is in the repository."""
+    speech = [path for path in find_audio(SPEECH) if path.suffix in (".ogg", ".opus")]
+    assert len(speech) > 100
+    for path in speech:
+        assert len(read_audio(path, 16_000)) > 1600
 
 
 def test_a_chained_ogg_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,9 @@ def cut_and_damaged() -> None:
     for suffix, subtype in {"ogg": "VORBIS", "opus": "OPUS"}.items():
         data = _noise("OGG", subtype)
         case(f"cut in a page.{suffix}", data[: len(data) * 2 // 3], "truncated")
+        pages = [found.start() for found in re.finditer(b"OggS", data)]
+        case(f"cut between pages.{suffix}", data[: pages[-2]], "truncated")
+        case(f"cut before its last page.{suffix}", data[: pages[-1]], "truncated")
         case(f"damaged page.{suffix}", _damaged(data), "corrupt")
         case(f"chained.{suffix}", data + data, "chained Ogg")
         case(f"headers only.{suffix}", data[: data.index(b"OggS", 4)], "corrupt or not audio")
@@ -85,7 +89,16 @@ def cut_and_damaged() -> None:
         case(f"nothing in it.{suffix}", b"", "empty")
     by_ffmpeg("cut.m4a", (*AAC, "ipod"), "corrupt or not audio", then=lambda path: then_cut(path, 0.5))
     by_ffmpeg("cut.webm", (*OPUS, "webm"), "truncated or corrupt", then=lambda path: then_cut(path, 0.5))
+    by_ffmpeg(
+        "of another program, cut.opus", (*OPUS, "ogg"), "truncated", then=_without_last_page, page_duration="100000"
+    )
     by_ffmpeg("changes its rate.aac", (*AAC, "adts"), "the sample rate changes inside the file", then=_then_slower)
+
+
+def _without_last_page(path: Path) -> None:
+    data = path.read_bytes()
+    assert data.count(b"OggS") > 4
+    path.write_bytes(data[: data.rindex(b"OggS")])
 
 
 def _then_slower(path: Path) -> None:

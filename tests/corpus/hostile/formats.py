@@ -79,6 +79,7 @@ def formats_of_ffmpeg() -> None:
     by_ffmpeg("lossless.m4a", ("alac", 48_000, "s16p", "ipod"))
     by_ffmpeg("lossy.aac", (*AAC, "adts"), delay_s=1024 / 48_000, tolerance=80)
     by_ffmpeg("lossy.webm", (*OPUS, "webm"))
+    by_ffmpeg("of another program.opus", (*OPUS, "ogg"))
     by_ffmpeg("live without length.webm", (*OPUS, "webm"), live="1")
     by_ffmpeg("lossless.mka", ("flac", 48_000, "s16", "matroska"))
     by_ffmpeg("headerless.g722", ("g722", 16_000, "s16", "g722"), delay_s=22 / 16_000)
