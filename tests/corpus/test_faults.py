@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -84,39 +85,84 @@ def test_kills_at_random_moments_of_the_run_or_of_what_reads_for_it(tmp_path, ex
     config = config_for(tmp_path)
     begun_at = time.monotonic()
     started(config).join()
-    length_s = time.monotonic() - begun_at
-    rng, kills = random.Random(0), {"run": 0, "readers": 0}
-    while sum(kills.values()) < number:
-        if (tmp_path / "out" / "state.json").exists():
-            assert contents(tmp_path / "out") == expected
-            shutil.rmtree(tmp_path / "out")
-        if kills["run"] <= kills["readers"]:
-            process = started(config)
-            process.join(rng.uniform(0, length_s))
-            kills["run"] += process.is_alive()
-            process.kill()
-        else:  # the run goes on by itself
-            process = started(replace(config, num_workers=2))
-            kills["readers"] += _kill_a_child(process, rng)
+    rng, length_s = random.Random(0), time.monotonic() - begun_at
+    for kind in itertools.islice(itertools.cycle(("run", "reader", "run with readers", "reader")), number):
+        has_killed = False
+        while not has_killed:
+            if (tmp_path / "out" / "state.json").exists():
+                assert contents(tmp_path / "out") == expected
+                shutil.rmtree(tmp_path / "out")
+            if kind == "run":
+                process = started(config)
+                process.join(rng.uniform(0, length_s))
+                has_killed = _kill(process)
+            else:
+                process = started(replace(config, num_workers=2))
+                has_killed = _kill_a_reader(process, rng) if kind == "reader" else _kill_above_readers(process, rng)
             process.join()
-            assert process.exitcode == 0
-        process.join()
+            assert process.exitcode == (-signal.SIGKILL if has_killed and kind != "reader" else 0)
     last = started(config)
     last.join()
     assert last.exitcode == 0
     assert contents(tmp_path / "out") == expected
 
 
-def _kill_a_child(process: multiprocessing.Process, rng: random.Random) -> bool:
-    """Kill one of the processes that read for a run, or the one that starts them, a little after they are there."""
-    watched = psutil.Process(process.pid)
+def _kill(process: multiprocessing.Process) -> bool:
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL  # and had not ended before
+
+
+def _kill_a_reader(process: multiprocessing.Process, rng: random.Random) -> bool:
+    """Kill one of the processes that read for a run, or the one that starts them; the run goes on by itself."""
     with suppress(psutil.NoSuchProcess):
-        while not (children := watched.children(recursive=True)):
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.5))
-        if children := watched.children(recursive=True):
+        if children := _children_of(process, rng, psutil.Process.children):
             rng.choice(children).kill()
             return True
+    return False
+
+
+def _kill_above_readers(process: multiprocessing.Process, rng: random.Random) -> bool:
+    """Kill a run while processes read for it: they are to end then, as is the one that starts them."""
+    children = _children_of(process, rng, _readers_of)
+    if not children:
+        return False
+    has_killed = _kill(process)
+    assert _have_ended(children)
+    return has_killed
+
+
+def _children_of(
+    process: multiprocessing.Process, rng: random.Random, awaited: Callable[[psutil.Process], Collection]
+) -> list[psutil.Process]:
+    """What a run has started, a little after there are those that are awaited; none if these have ended by then."""
+    watched = psutil.Process(process.pid)
+    with suppress(psutil.NoSuchProcess):
+        while process.is_alive() and not awaited(watched):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.5))
+        if awaited(watched):
+            return watched.children(recursive=True)
+    return []
+
+
+def _readers_of(run: psutil.Process) -> set[psutil.Process]:
+    """The run starts a process that starts those that read."""
+    return set(run.children(recursive=True)) - set(run.children())
+
+
+def _have_ended(processes: list[psutil.Process]) -> bool:
+    """All of them, now or in a few seconds."""
+    for _ in range(50):
+        if not any(_is_alive(process) for process in processes):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
