@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 class MortalTokenizer(ArithmeticTokenizer):
-    """The arithmetic tokenizer in a process that is killed (SIGKILL) where KILL_AT says: `encode:N` before the N-th
-    batch, `rename:N` when the N-th file is whole under its temporary name but not yet renamed. KILL_ONCE names a file
-    that is made then, and after which nothing is killed."""
+    """The arithmetic tokenizer in a process that is killed (by SIGKILL, or KILL_BY) where KILL_AT says: `encode:N`
+    before the N-th batch, `rename:N` when the N-th file is whole under its temporary name but not yet renamed.
+    KILL_ONCE names a file that is made then, and after which nothing is killed."""
 
     def __init__(self, num_codebooks: int = 2, codebook_size: int = 16, bias: int = 0, device: str = "cpu"):
         super().__init__(num_codebooks, codebook_size, bias)
@@ -33,7 +33,7 @@ class MortalTokenizer(ArithmeticTokenizer):
                     open(once, "x").close()
                 except FileExistsError:
                     return
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("KILL_BY", "SIGKILL")])
 
     def _replace(self, *paths: str) -> None:
         self.renames += 1

@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -26,7 +27,7 @@ from slm.corpus.tally import TooManyRejectsError
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from tests.corpus.audio import bad_folder, contents, good_folder
-from tests.corpus.plugin import MortalTokenizer
+from tests.corpus.plugin import ROOT, MortalTokenizer, environment, tokenize_command
 from tests.fakes import ArithmeticTokenizer
 
 
@@ -164,6 +165,25 @@ def _is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def test_of_two_commands_on_one_folder_the_second_says_so_and_stops(tmp_path, expected):
+    options = vars(config_for(tmp_path, tokenizer="mortal", device="cpu"))
+    given = [f"--{name}={value}" for name, value in options.items() if isinstance(value, (str, int, float))]
+    env = environment(tmp_path, KILL_AT="encode:2", KILL_BY="SIGSTOP")
+    first = subprocess.Popen([sys.executable, str(ROOT / "tokenize_corpus.py"), *given], env=env)
+    try:
+        _, status = os.waitpid(first.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)  # in the middle of its first shard
+        second = tokenize_command(tmp_path, *given)
+        first.send_signal(signal.SIGCONT)
+        assert first.wait() == 3
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 2
+    assert second.stderr == f"error: another run is writing to {options['out']}: wait for it, or give another --out\n"
+    assert contents(tmp_path / "out") == expected
 
 
 def test_a_disk_that_is_really_full(tmp_path):
