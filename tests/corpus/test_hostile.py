@@ -95,6 +95,36 @@ def test_three_hours_in_windows_are_whole(outcome):
         assert (got[1:] == [0, 1000]).all()
 
 
+BROKEN = {
+    "csv": 'path,text\none\na.wav,x\nb.wav,x,y,z\nb.wav,"a, b"\n',
+    "tsv": "path\ttext\none\na.wav\tx\nb.wav\tx\ty\tz\nb.wav\ta, b\n",
+    "jsonl": '\n{"path": "a.w\n{"path": "a.wav", "text": "x"}\n"b.wav"\n{"path": "b.wav", "text": "a, b"}\n',
+}
+
+
+@pytest.mark.parametrize("suffix", BROKEN)
+def test_broken_lines_of_a_manifest_are_left_out_with_their_reasons(tmp_path, suffix):
+    for name in ("a.wav", "b.wav"):
+        CASES["UPPER.WAV"].put(tmp_path / name)
+    path = tmp_path / f"m.{suffix}"
+    path.write_text(BROKEN[suffix])
+    summaries = [
+        tokenize_corpus(CorpusConfig(str(path), "level", str(tmp_path / out), num_workers=0), LevelTokenizer())
+        for out in ("out", "again")
+    ]
+    assert [summary.num_clips for summary in summaries] == [2, 2]
+    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+    store = CodeStore(tmp_path / "out")
+    assert store.ids == ["a", "b"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    second, fourth = (
+        ("not JSON", "not a JSON object") if suffix == "jsonl" else ("1 of 2 cells", "4 cells for 2 columns")
+    )
+    assert [(line["id"], line["path"], line["reason"].partition(" (")[0]) for line in lines] == [
+        ("line 2", str(path), f"no row: line 2: {second}"), ("line 4", str(path), f"no row: line 4: {fourth}"),
+    ]  # fmt: skip
+
+
 def test_a_closed_folder_is_one_clip_that_is_left_out(unprivileged):
     """Whoever runs the tests: without the rights to it."""
     folder, drop_rights = unprivileged

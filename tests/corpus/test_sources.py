@@ -144,9 +144,14 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     assert "it has location, text; name one of path, audio" in complaint(
         manifest(tmp_path / "1.csv", "location,text\na.wav,b\n")
     )
-    assert "line 2: not JSON" in complaint(manifest(tmp_path / "2.jsonl", '{"path": "a.wav"}\n{"path"\n'))
+    assert "not one line can be read; the first is no row: line 1: not JSON" in complaint(
+        manifest(tmp_path / "2.jsonl", '{"path"\n\n[')
+    )
+    assert "it has text; name one of path, audio" in complaint(manifest(tmp_path / "2b.jsonl", '{"path"\n{"text": 1}'))
     assert "line 1: not a JSON object" in complaint(manifest(tmp_path / "3.jsonl", '["a.wav"]\n'))
-    assert "line 2: not as many cells" in complaint(manifest(tmp_path / "6.tsv", "path\ttext\na.wav\tb\tc\n"))
+    assert "the first is no row: line 2: 3 cells for 2 columns" in complaint(
+        manifest(tmp_path / "6.tsv", "path\ttext\na.wav\tb\tc\n")
+    )
     swallowed = 'path,text\n0.wav,b\n1.wav,"abc\n2.wav,x\n3.wav,y\n'
     assert "line 3 and after: not CSV (unexpected end" in complaint(manifest(tmp_path / "q.csv", swallowed))
     closed_later = 'path,text\n0.wav,"abc\n1.wav,"x"\n'
@@ -168,6 +173,42 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     )
     (tmp_path / "9.csv").write_bytes(b"path\ncaf\xe9.wav\n")
     assert "is not UTF-8" in complaint(tmp_path / "9.csv")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_rows_with_too_few_or_too_many_cells_are_left_out_by_name(tmp_path, suffix):
+    rows = "path,text,n\na.wav,b\na.wav,b,1\n\nx.wav,a, b,2\nb.wav,,\n,,\nx\n"
+    path = manifest(tmp_path / f"m.{suffix}", rows.replace(",", "," if suffix == "csv" else "\t"))
+    clips = list_clips(path)
+    assert [(clip.id, clip.member) for clip in clips] == [
+        ("line 2", "refused:no row: line 2: 2 of 3 cells"),
+        ("a", ""),
+        ("line 5", "refused:no row: line 5: 4 cells for 3 columns"),
+        ("b", ""),
+        ("line 7", "refused:no path: `path` of line 7 is ''"),
+        ("line 8", "refused:no row: line 8: 1 of 3 cells"),
+    ]
+    assert [clip.metadata for clip in clips[:2]] == [{}, {"text": "b", "n": "1"}]
+    assert list(open_source(path, path_column="path").clips()) == clips
+    assert "not one line can be read" in complaint(manifest(tmp_path / "none.csv", "path,text\na.wav\nb.wav,c,d\n"))
+
+
+def test_lines_that_are_no_json_are_left_out_by_name(tmp_path):
+    """The last of them as an interrupted copy leaves it."""
+    deep = '{"path": "c.wav", "x": ' + "[" * 99_999 + "]" * 99_999 + "}"
+    lines = ['{"path" "a.wav"}', '{"path": "a.wav"}', '["a.wav"]', '{"path": "s.wav", "text": "\\ud83d"}', deep]
+    path = manifest(tmp_path / "m.jsonl", "\n".join([*lines, '{"path": "b.wav", "n": 1}', '{"path": "c.w']))
+    clips = list_clips(path)
+    assert [(clip.id, clip.member) for clip in clips] == [
+        ("line 1", "refused:no row: line 1: not JSON (Expecting ':' delimiter)"),
+        ("a", ""),
+        ("line 3", "refused:no row: line 3: not a JSON object"),
+        ("line 4", "refused:no row: line 4: half a surrogate pair, which is no text"),
+        ("line 5", "refused:no row: line 5: nested too deeply"),
+        ("b", ""),
+        ("line 7", "refused:no row: line 7: not JSON (Unterminated string starting at)"),
+    ]
+    assert clips[5].metadata == {"n": 1}
 
 
 def test_rows_without_a_path_or_with_times_that_are_none_are_left_out_by_name(tmp_path):

@@ -29,6 +29,8 @@ _LARGEST_CELL = 2**31 - 1  # of a CSV: Python's own limit is 128 KiB, less than 
 
 Row = tuple[int, dict[str, Any]]
 """Line (or row, from 1) and its cells by column."""
+Line = tuple[int, dict[str, Any] | str]
+"""The same, or why the line is no row."""
 
 
 @SOURCES.register("manifest")
@@ -68,7 +70,8 @@ class ManifestSource(Source):
         if self._given_root is not None:
             return self._given_root
         here = os.path.dirname(self.location)
-        paths = (row.get(self._path_column) for _, row in islice(self._rows(), FIRST_ROWS))
+        path_column = self._path_column
+        paths = (row.get(path_column) for _, row in islice(self._rows(), FIRST_ROWS))
         for path in paths:
             if isinstance(path, str) and path and not is_remote(path) and not os.path.isabs(path):
                 below = os.path.join(here, "clips")
@@ -78,7 +81,10 @@ class ManifestSource(Source):
     def clips(self) -> Iterator[SourceClip]:
         path_column = self._path_column
         shared = self._shared_stems(path_column)
-        for line, row in self._rows():
+        for line, row in self._lines():
+            if isinstance(row, str):
+                yield SourceClip(f"line {line}", self.location, member=refused_member(row))
+                continue
             rest = {name: value for name, value in row.items() if name != path_column}
             given = rest.pop(self.id_column, None)
             try:
@@ -97,13 +103,17 @@ class ManifestSource(Source):
 
     @cached_property
     def _path_column(self) -> str:
-        if self._given_path_column:
-            return self._given_path_column
         seen: dict[str, None] = {}
-        for _, row in self._rows():
-            if found := next((name for name in PATH_COLUMNS if name in row), None):
+        fault = ""
+        for _, row in self._lines():
+            if isinstance(row, str):
+                fault = fault or row
+                continue
+            if found := self._given_path_column or next((name for name in PATH_COLUMNS if name in row), None):
                 return found
             seen.update(dict.fromkeys(row))
+        if fault and not seen:
+            raise UsageError(f"{self.location}: not one line can be read; the first is {fault}")
         if not seen:
             raise UsageError(f"{self.location} has no rows: give a manifest with a path column")
         raise UsageError(
@@ -156,7 +166,13 @@ class ManifestSource(Source):
             raise AudioError(f"no time: `{names[0]}` of line {line} is {value!r}, not in seconds") from None
 
     def _rows(self) -> Iterator[Row]:
-        """(line, row) of each row that is not blank."""
+        """Those that can be read."""
+        for line, row in self._lines():
+            if not isinstance(row, str):
+                yield line, row
+
+    def _lines(self) -> Iterator[Line]:
+        """All rows that are not blank."""
         name = self.location.lower()
         if not name.endswith(SUFFIXES):
             raise UsageError(f"{self.location} is no {', '.join(SUFFIXES)}: name it by what it is")
@@ -165,9 +181,9 @@ class ManifestSource(Source):
             return
         with open_text(self.location) as text:
             if name.endswith(_JSON):
-                yield from json_rows(self.location, text)
+                yield from _json_lines(text)
             else:
-                yield from _csv_rows(self.location, text, tabs=name.endswith(_TSV))
+                yield from _csv_lines(self.location, text, tabs=name.endswith(_TSV))
 
 
 def _parquet_rows(location: str) -> Iterator[Row]:
@@ -185,10 +201,10 @@ def _parquet_rows(location: str) -> Iterator[Row]:
         raise UsageError(f"cannot read {location}: {str(error).splitlines()[0]}") from None
 
 
-def _csv_rows(location: str, text: TextIO, tabs: bool) -> Iterator[Row]:
+def _csv_lines(location: str, text: TextIO, tabs: bool) -> Iterator[Line]:
     # Common Voice and most TSV do not quote; CSV does.
     csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.DictReader(
+    reader = csv.reader(
         text,
         delimiter="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
@@ -196,27 +212,38 @@ def _csv_rows(location: str, text: TextIO, tabs: bool) -> Iterator[Row]:
     )
     done = 0  # lines
     try:
-        if reader.fieldnames:
+        rows = filter(None, reader)
+        header = next(rows, [])
+        if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+            raise UsageError(f"{location} has two columns {twice[0]!r}: rename one")
+        done = reader.line_num
+        for cells in rows:
             done = reader.line_num
-            if twice := [name for name, count in Counter(reader.fieldnames).items() if name and count > 1]:
-                raise UsageError(f"{location} has two columns {twice[0]!r}: rename one")
-        for row in reader:
-            if None in row or None in row.values():
-                raise UsageError(f"{location}, line {reader.line_num}: not as many cells as the header has columns")
-            done = reader.line_num
-            row.pop("", None)  # the index, as pandas writes it
-            yield done, row
+            if len(cells) == len(header):
+                yield done, {name: cell for name, cell in zip(header, cells, strict=True) if name}  # "": pandas' index
+            else:
+                too_few = f"{len(cells)} of {len(header)} cells"
+                too_many = f"{len(cells)} cells for {len(header)} columns"
+                yield done, f"no row: line {done}: {too_few if len(cells) < len(header) else too_many}"
     except csv.Error as error:
         raise UsageError(f"{location}, line {done + 1} and after: not CSV ({error}); check its quotes") from None
 
 
-def json_rows(location: str, text: TextIO) -> Iterator[Row]:
-    """(line, object) of each line that is not blank; UsageError for one that is no JSON object."""
+def _json_lines(text: TextIO) -> Iterator[Line]:
     for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
+        row: dict[str, Any] | str
         try:
             row = json_object(line)
         except ValueError as error:
-            raise UsageError(f"{location}, line {number}: {error}") from None
+            row = f"no row: line {number}: {error}"
+        yield number, row
+
+
+def json_rows(location: str, text: TextIO) -> Iterator[Row]:
+    """(line, object) of each line that is not blank; UsageError for one that is no JSON object."""
+    for number, row in _json_lines(text):
+        if isinstance(row, str):
+            raise UsageError(f"{location}, {row.removeprefix('no row: ')}")
         yield number, row
