@@ -163,6 +163,13 @@ def is_file(path: str) -> bool:
         return False
 
 
+def has_file(folder: str, name: str) -> bool:
+    """Whether a folder, here or on a server, holds such a file. A query of http is no folder: servers answer it
+    whatever stands behind."""
+    is_query = folder.startswith("http") and "?" in folder
+    return not is_query and is_file(os.path.join(folder, name))
+
+
 def list_folder(url: str) -> tuple[list[str], list[str]]:
     """Sorted names of the folders and of the files in a remote folder, hidden ones left out. UsageError where it cannot
     be listed."""

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from slm.corpus import remote
 from slm.corpus.reading import read_clip
-from slm.corpus.sources import SOURCES, kaldi, list_clips, open_source
+from slm.corpus.sources import SOURCES, list_clips, open_source
 from slm.corpus.sources.kaldi import KaldiSource
 from slm.errors import UsageError
 from tests.corpus.audio import write_clip
@@ -86,7 +87,7 @@ def test_a_folder_on_a_server_is_known_by_its_wav_scp(tmp_path, protocol):
 
 
 def test_a_server_that_answers_to_anything_behind_a_query_is_not_asked(monkeypatch):
-    monkeypatch.setattr(kaldi, "is_file", lambda _: True)
+    monkeypatch.setattr(remote, "is_file", lambda _: True)
     assert KaldiSource.recognizes("https://example.org/train")
     assert not KaldiSource.recognizes("https://example.org/get?name=m.csv")
 

@@ -1,16 +1,17 @@
-"""A Hugging Face dataset on disk, as `save_to_disk` writes it."""
+"""A Hugging Face dataset as `save_to_disk` writes it, here or on a server."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from slm.corpus.containers import arrow_member
+from slm.corpus.remote import has_file, is_remote, read_bytes
+from slm.corpus.sources._arrow import open_arrow
 from slm.corpus.sources._tables import audio_table
 from slm.corpus.sources.base import SOURCES, Source, SourceClip
 from slm.errors import UsageError
-from slm.files import read_json
 
 
 @SOURCES.register("dataset")
@@ -30,7 +31,7 @@ class DatasetSource(Source):
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        return any(os.path.isfile(os.path.join(location, name)) for name in ("state.json", "dataset_dict.json"))
+        return any(has_file(location, name) for name in ("state.json", "dataset_dict.json"))
 
     def clips(self) -> Iterator[SourceClip]:
         for split, folder in self._splits():
@@ -41,19 +42,21 @@ class DatasetSource(Source):
                     yield clip
 
     def _splits(self) -> list[tuple[str | None, str]]:
-        path = os.path.join(self.location, "dataset_dict.json")
-        if not os.path.isfile(path):
+        if not has_file(self.location, "dataset_dict.json"):
             if self.split is not None:
                 raise UsageError(f"{self.location} has no splits: leave out --source_settings.split")
             return [(None, self.location)]
-        splits = read_json(path)["splits"]
+        splits = self._read(self.location, "dataset_dict.json", "splits")
         if self.split not in (None, *splits):
             raise UsageError(f"{self.location} has no split {self.split!r}: it has {', '.join(splits)}")
         return [(split, os.path.join(self.location, split)) for split in splits if self.split in (None, split)]
 
     def _files(self, folder: str) -> list[str]:
+        return [file["filename"] for file in self._read(folder, "state.json", "_data_files")]
+
+    def _read(self, folder: str, name: str, key: str) -> Any:
         try:
-            return [file["filename"] for file in read_json(os.path.join(folder, "state.json"))["_data_files"]]
+            return json.loads(read_bytes(os.path.join(folder, name)))[key]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{folder} is no whole dataset ({error!r}): save it anew") from None
 
@@ -61,18 +64,17 @@ class DatasetSource(Source):
         """The rows of a file, the first of which is row `number` of the split."""
         import pyarrow as pa
 
-        row = 0
+        root = self.location if is_remote(path) else None
         try:
-            with pa.memory_map(path) as source, pa.ipc.open_stream(source) as reader:
-                table = audio_table(reader.schema, path, self.audio_column, self.id_column, split)
-                for batch in reader:
+            with open_arrow(path) as stream:
+                table = audio_table(stream.schema, path, self.audio_column, self.id_column, split, root)
+                for batch, member_of in stream.batches(table.audio, table.columns):
                     cells = batch.column(table.audio)
                     empty = cells.field("bytes").is_null().to_pylist()
                     names = cells.field("path").to_pylist() if table.has_path else [None] * len(empty)
                     rows = batch.select(table.columns).to_pylist() if table.columns else [{}] * len(empty)
-                    for values, name, is_empty in zip(rows, names, empty, strict=True):
-                        member = None if is_empty else arrow_member(row, table.audio, name)
-                        yield table.clip(number + row, values, name, member)
-                        row += 1
+                    for row, (values, name, is_empty) in enumerate(zip(rows, names, empty, strict=True)):
+                        yield table.clip(number, values, name, None if is_empty else member_of(row, name))
+                        number += 1
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}; save the dataset anew") from None

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import ClassVar
 
 from slm.corpus.containers import channel_member
-from slm.corpus.remote import FIRST_ROWS, find_root, is_file, is_remote, open_text
+from slm.corpus.remote import FIRST_ROWS, find_root, has_file, is_file, is_remote, open_text
 from slm.corpus.sources.base import SOURCES, Source, SourceClip
 from slm.errors import UsageError
 
@@ -40,8 +40,7 @@ class KaldiSource(Source):
     def recognizes(cls, location: str) -> bool:
         if os.path.basename(location) == "wav.scp":
             return is_file(location)
-        is_query = location.startswith("http") and "?" in location  # most servers answer it, whatever stands behind
-        return not is_query and is_file(os.path.join(location, "wav.scp"))
+        return has_file(location, "wav.scp")
 
     @cached_property
     def base(self) -> str:
