@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -224,7 +225,13 @@ def test_tars_of_the_hub_are_called_by_their_paths_without_the_commit(monkeypatc
 
 def test_other_files_of_a_repository_are_told_with_the_remedy(tmp_path, paths):
     said = complaint(tmp_path / "clips", "hub")
-    assert "no Parquet or tar: get a copy (hf download), and give that folder" in said
+    assert f"holds c0.wav, no Parquet or tar: raw audio is read by --source folder --audio {tmp_path}/clips, or" in said
+    (tmp_path / "zipped").mkdir()
+    with ZipFile(tmp_path / "zipped" / "audio.zip", "w") as packed:
+        packed.write(paths[0], "c0.wav")
+    assert "holds audio.zip, no Parquet or tar: get a copy (hf download), unpack it" in complaint(
+        tmp_path / "zipped", "hub"
+    )
     (tmp_path / "empty").mkdir()
     assert f"cannot read the folder {tmp_path / 'empty'}: " in complaint(tmp_path / "empty", "hub")
 

@@ -18,6 +18,7 @@ from slm.errors import UsageError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _URL = "hf://datasets/"
+_MANIFESTS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # beside raw audio
 _ROWS = 1000
 
 
@@ -88,13 +89,25 @@ class HubSource(Source):
         chosen: dict[str | None, Sequence[str]] = {
             split: files for split, files in found.items() if self.split in (None, split)
         }
-        for path in (path for files in chosen.values() for path in files):
-            if not path.endswith((".parquet", ".tar")):
-                raise UsageError(
-                    f"{self.location} holds {os.path.basename(path)}, no Parquet or tar: get a copy (hf download), and "
-                    "give that folder or its manifest with --source folder or manifest"
-                )
+        paths = [path for files in chosen.values() for path in files]
+        if other := next((path for path in paths if not path.endswith((".parquet", ".tar"))), None):
+            what = f"{self.location} holds {os.path.basename(other)}, no Parquet or tar"
+            raise UsageError(f"{what}: {self._remedy(paths)}")
         return chosen
+
+    def _remedy(self, paths: Sequence[str]) -> str:
+        """How a repository is read of which not all files are Parquet or tars: raw audio as a folder, or by its
+        manifest."""
+        if all(os.path.splitext(path)[1].lower() not in AUDIO_SUFFIXES for path in paths):
+            return "get a copy (hf download), unpack it, and give that folder or its manifest as --audio"
+        where = self.location
+        if not os.path.isdir(where):
+            where = _URL + where.removeprefix(_URL)
+            where += f"@{self.revision}" if self.revision and "@" not in where else ""
+        found = [path for path in paths if os.path.basename(path) in _MANIFESTS]
+        names = [os.path.relpath(path, self._folder(path)) for path in found[:3]]
+        lists = " or ".join(f"--audio {where}/{name}" for name in names) or "its manifest (JSONL, CSV, TSV) as --audio"
+        return f"raw audio is read by --source folder --audio {where}, or with its texts by {lists}"
 
     def _clips_of(self, path: str, split: str | None, number: int) -> Iterator[SourceClip]:
         """The rows of a Parquet file, the first of which is row `number` of the split."""
