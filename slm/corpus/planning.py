@@ -36,7 +36,7 @@ from slm.corpus.plan import (
 )
 from slm.corpus.probing import probe_clips
 from slm.corpus.segmentation import Segmentation
-from slm.corpus.sources.base import Source, SourceClip, readable
+from slm.corpus.sources.base import Source, SourceClip, describe_nothing, readable
 from slm.corpus.workers import CRASHED, Workers
 from slm.errors import UsageError
 from slm.files import atomic_file, write_json
@@ -258,7 +258,7 @@ class _Dealer:
     def check(self, source: Source) -> None:
         """UsageError where nothing can be used."""
         if not self.num_rows:
-            raise UsageError(f"no audio files in {source.location}; give {source.about}")
+            raise UsageError(describe_nothing(source))
         if not self.shards and self.first_reject:
             path = located(os.fsencode(self.first_reject.path), source.base)
             raise NothingUsableError(sort_kinds(self.rejects), replace(self.first_reject, path=readable(path)))

@@ -136,6 +136,13 @@ def test_columns_of_a_csv_without_a_name_are_its_index(tmp_path):
 def test_wrong_use_is_told_with_the_remedy(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no audio files in" in complaint(tmp_path / "empty")
+    touch(tmp_path / "others", "x/0.tar", "x/1.tar", "README")
+    afar = (tmp_path / "others").as_uri()  # whose kind is not told by what is in it
+    said = f"no audio files in {afar} (but 2 .tar, 1 without a suffix: say with --source what holds audio); give a fol"
+    assert complaint(afar).startswith(said)
+    with pytest.raises(UsageError) as caught:
+        make_plan(tmp_path, open_source(afar), ArithmeticTokenizer().spec, PlanSettings(1), 0)
+    assert str(caught.value).startswith(said)
     assert "no such folder or manifest" in complaint(tmp_path / "absent")
     touch(tmp_path, "a.wav")
     assert "cannot be read as audio" in complaint(tmp_path / "a.wav")

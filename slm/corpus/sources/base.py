@@ -98,9 +98,16 @@ def list_clips(location: str | os.PathLike[str], kind: str = "auto") -> list[Sou
     source = open_source(location, kind)
     clips = list(source.clips())
     if not clips:
-        raise UsageError(f"no audio files in {source.location}; give {source.about}")
+        raise UsageError(describe_nothing(source))
     check_unique(source.location, [id for id, count in Counter(clip.id for clip in clips).items() if count > 1])
     return clips
+
+
+def describe_nothing(source: Source) -> str:
+    """Of a source without clips: what is there instead, and what should be."""
+    others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in source.skipped.most_common(3))
+    seen = f" (but {others}: say with --source what holds audio)" if others else ""
+    return f"no audio files in {source.location}{seen}; give {source.about}"
 
 
 def check_unique(location: str, twice: list[str]) -> None:
