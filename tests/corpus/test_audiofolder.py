@@ -66,6 +66,7 @@ print(json.dumps([found(*arguments.split()) for arguments in sys.argv[1:]]))
 """
 
 
+@pytest.mark.thorough
 def test_on_the_hub_it_is_read_as_the_error_says(tmp_path, audiofolder):
     """In a process of its own, for which this machine is the hub."""
     url = "hf://datasets/someone/speech"

@@ -167,6 +167,7 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_of_two_commands_on_one_folder_the_second_says_so_and_stops(tmp_path, expected):
     options = vars(config_for(tmp_path, tokenizer="mortal", device="cpu"))
     given = [f"--{name}={value}" for name, value in options.items() if isinstance(value, (str, int, float))]

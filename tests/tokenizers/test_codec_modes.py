@@ -72,7 +72,10 @@ def test_a_batch_of_any_lengths_equals_its_clips(name: str, folders: dict[str, s
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [("encodec", "batched"), ("mimi", "bf16"), pytest.param("dac", "bf16", marks=pytest.mark.thorough)],
+    [
+        ("encodec", "batched"),
+        *(pytest.param(name, "bf16", marks=pytest.mark.thorough) for name in ("mimi", "dac")),
+    ],
 )
 def test_no_neighbour_changes_a_code_in_any_precision(
     name: str, mode: str, folders: dict[str, str], rows_on_cpu: None
