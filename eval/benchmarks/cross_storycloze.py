@@ -107,15 +107,25 @@ class CrossStoryCloze(PairBenchmark):
         if spoken:
             heard = tokenize_items(spoken, lm, run.tokens, f"{self.name}-{self.split}", run.processes)
         reasons = {left.item: left.reason for left in heard.left_out}
+        written = dict[Path, str]()
+        for name, path in {(n, p) for parts in pieces.values() for kind, n, p in parts if kind == TEXT}:
+            try:
+                written[path] = read_text(path)
+            except UnusableText as fault:
+                reasons[name] = str(fault)
         codes, left_out, texts = dict[str, Codes](), list[LeftOut](), list[str]()
         for item, parts in pieces.items():
             if missing := [name for _, name, _ in parts if name in reasons]:
                 left_out.append(LeftOut(item, f"{missing[0]}: {reasons[missing[0]]}"))
                 continue
-            read = [(k, heard.codes[name] if k == SPEECH else read_text(path)) for k, name, path in parts]
+            read = [(k, heard.codes[name] if k == SPEECH else written[path]) for k, name, path in parts]
             texts += [content for _, content in read if isinstance(content, str)]
             codes[item] = lm.mix(item, [(MARKERS[kind], content) for kind, content in read])
         return Tokens(heard.folder, codes, tuple(left_out), stable_hash([heard.audio_sha256, texts]))
+
+    def _starts(self, lm: SpokenLM, codes: Codes) -> np.ndarray:
+        """In what is mixed of text and speech nothing has a time: each id is a frame, and the first is only given."""
+        return super()._starts(lm, codes) if self.lasts else np.arange(1, len(codes.codes) + 1)
 
     def _pieces(self, item: str) -> list[tuple[str, str, Path]]:
         """Its parts: form, name and file. Two that are spoken are one recording."""
@@ -128,12 +138,19 @@ class CrossStoryCloze(PairBenchmark):
         return [Subset("all", "all stories, each counted once", (tuple(pairs),))]
 
 
+class UnusableText(ValueError):
+    """Why a text cannot be scored: its item is left out by this reason."""
+
+
 def read_text(path: Path) -> str:
-    """Without the blanks around it. UsageError where it is no text."""
+    """Without the blanks around it. UnusableText where there is none."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; fetch it again") from None
+        raise UnusableText("not UTF-8 text") from None
+    if not text:
+        raise UnusableText("an empty text")
+    return text
 
 
 def _stem(path: Path) -> Path | None:

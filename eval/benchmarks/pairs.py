@@ -13,6 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from eval.benchmarks._folders import FoundPairs
 from eval.benchmarks.base import MODEL, Benchmark, LeftOut, Result, Run
 from eval.conventions import Convention, find_convention, usual_conventions, whole_clip_convention
@@ -114,7 +116,7 @@ class PairBenchmark(Benchmark):
         needed = {item for p in usable for item in (p.positive, p.negative)}
         codes = [tokens.codes[item] for item in sorted(needed)]
         conventions = self._conventions(run)
-        wanted = _wanted(run, conventions, {c.id: c for c in codes}, usable)
+        wanted = self._wanted(run, conventions, {c.id: c for c in codes}, usable)
         scores: dict[str, list[Score]] = {}
         unscored: dict[str, int] = {}
         tables: dict[str, str] = {}
@@ -175,6 +177,25 @@ class PairBenchmark(Benchmark):
         asked = [run.convention, *own, *map(find_convention, self.views), *run.views]
         return list({c.name: c.for_model(weights, books) for c in asked}.values())
 
+    def _wanted(self, run: Run, conventions: Sequence[Convention], codes: Mapping[str, Codes],
+                pairs: Sequence[MinimalPair]) -> Wanted:  # fmt: skip
+        """What these conventions need to be known of each item."""
+        units, ends = run.lm.record.units, getattr(run.lm, "end_codebooks", None)
+        per_frame = run.per_frame or any(c.window_s is not None for c in conventions)
+        of_pairs = any(c.is_of_pairs for c in conventions)
+        return Wanted(
+            partings=find_partings(units, codes, pairs) if of_pairs else {},
+            alone=any(c.normalized for c in conventions),
+            starts={item: self._starts(run.lm, c) for item, c in codes.items()} if per_frame else {},
+            frame_rate_hz=run.lm.spec.frame_rate_hz,
+            ends_at=ends,
+        )
+
+    def _starts(self, lm: SpokenLM, codes: Codes) -> np.ndarray:
+        """int64 `[R + 1]`: the frame at which each unit that the model scores begins, and how many frames there are."""
+        units = lm.record.units
+        return unit_starts(units, codes.codes, units.apply(codes.codes))
+
     def _all_scores(self, likelihoods: Likelihoods, by_convention: Mapping[str, Mapping[str, float]],
                     usable: Sequence[MinimalPair], run: Run) -> list[Score]:  # fmt: skip
         """By each convention, then what is said of the right items by themselves."""
@@ -231,22 +252,6 @@ def find_too_long(lm: SpokenLM, codes: Mapping[str, Codes]) -> list[LeftOut]:
         except UsageError as error:
             made.append(LeftOut(item, str(error).removeprefix(f"{item} ")))
     return made
-
-
-def _wanted(run: Run, conventions: Sequence[Convention], codes: Mapping[str, Codes],
-            pairs: Sequence[MinimalPair]) -> Wanted:  # fmt: skip
-    """What these conventions need to be known of each item."""
-    units, ends = run.lm.record.units, getattr(run.lm, "end_codebooks", None)
-    per_frame = run.per_frame or any(c.window_s is not None for c in conventions)
-    starts = {item: unit_starts(units, c.codes, units.apply(c.codes)) for item, c in codes.items()} if per_frame else {}
-    of_pairs = any(c.is_of_pairs for c in conventions)
-    return Wanted(
-        partings=find_partings(units, codes, pairs) if of_pairs else {},
-        alone=any(c.normalized for c in conventions),
-        starts=starts,
-        frame_rate_hz=run.lm.spec.frame_rate_hz,
-        ends_at=ends,
-    )
 
 
 def _lacking(scores: Mapping[str, float], pairs: Sequence[MinimalPair]) -> int:

@@ -140,7 +140,7 @@ def test_a_model_of_text_and_units_reads_every_form(tmp_path):
     model = interleaved.save(tmp_path / "m", units=100, positions=2048)
     names = ",".join(f"cross_tsc_{p}_{e}" for p in ("speech", "text") for e in ("speech", "text"))
     tokenizer = "configs/tokenizers/logmel-kmeans.yaml"
-    main(config(tmp_path / "data", model=str(tmp_path / "m"), benchmarks=names, tokenizer=tokenizer))
+    main(config(tmp_path / "data", model=str(tmp_path / "m"), benchmarks=names, tokenizer=tokenizer, per_frame=True))
     tokens = load_tokenizer(tokenizer, "cpu")
 
     def said(form, *parts):
@@ -160,11 +160,33 @@ def test_a_model_of_text_and_units_reads_every_form(tmp_path):
                 files = [tmp_path / f"data/cross_ms_tSC/voice/{i}_s{i}_{part}" for part in ("mutual", side)]
                 text = said(prompt, *files) if prompt == ending else said(prompt, files[0]) + said(ending, files[1])
                 ids = interleaved.slamkit_ids(tmp_path / "m", text, units=100)
-                assert made[f"voice/{i}_s{i}_{side}"] == pytest.approx(interleaved.plain(model, ids).mean(), abs=1e-5)
+                item, expected = f"voice/{i}_s{i}_{side}", interleaved.plain(model, ids)
+                assert made[item] == pytest.approx(expected.mean(), abs=1e-5)
+                place = table.items.index(item)
+                assert table.frames.log_probs[place][:, 0] == pytest.approx(expected, abs=1e-5), "each id by itself"
+                assert table.frames.starts[place].tolist()[:-1] == list(range(1, len(ids)))
         found = scores(tmp_path / "out", name)
         assert found["all", "mean"]["count"] == 2
         assert ("all", "normalized") not in found
         assert not scores(tmp_path / "out", name, metric="bits_per_s")
+
+
+def test_a_text_that_is_none_costs_its_own_story_only(tmp_path):
+    folder = write_cross(tmp_path / "data")
+    (folder / "0_s0_correct.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (folder / "2_s2_mutual.txt").write_text(" \n")
+    for part in ("correct", "incorrect"):
+        (folder / f"2_s2_{part}.txt").write_text("word")
+    interleaved.save(tmp_path / "m", units=100, positions=2048)
+    main(config(tmp_path / "data", model=str(tmp_path / "m"), benchmarks="cross_tsc_text_text",
+                tokenizer="configs/tokenizers/logmel-kmeans.yaml"))  # fmt: skip
+    [result] = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert (result["counts"]["pairs"], result["counts"]["pairs_scored"]) == (3, 1)
+    assert {left["item"]: left["reason"] for left in result["left_out"]} == {
+        "voice/0_s0_correct": "voice/0_s0_correct.txt: not UTF-8 text",
+        "voice/2_s2_correct": "voice/2_s2_mutual.txt: an empty text",
+        "voice/2_s2_incorrect": "voice/2_s2_mutual.txt: an empty text",
+    }
 
 
 def test_a_missing_set_says_where_it_goes(tmp_path):
