@@ -270,3 +270,29 @@ def test_visqol_looks_frames_up_and_gives_what_its_package_gives(mode, rate):
     known = len(ours._manager.spect_builder.known)
     ours.measure_from_arrays(x, y, rate)
     assert len(ours._manager.spect_builder.known) == known  # nothing was new
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_the_loops_of_visqol_give_what_those_of_its_package_give(constant):
+    """To the last bit: also of pieces that end beyond the output, of ties, and of one frame."""
+    pytest.importorskip("numba")
+    theirs = pytest.importorskip("visqol.numba_accel")
+    from eval.metrics import _visqol_kernels as ours
+
+    rng = np.random.default_rng(0)
+    for bands, cols, frames, starts, around in ((21, 20, 90, [0, 20, 40, 60, 80], 60), (32, 30, 31, [0], 9),
+                                                (3, 2, 5, [1, 3], 1), (2, 4, 1, [0], 60)):  # fmt: skip
+        output = np.full((bands, frames), -40.0) if constant else rng.uniform(-45, 0, (bands, frames))
+        pieces = rng.uniform(-45, 0, (len(starts), bands, cols))
+        given = (pieces, theirs._build_all_deg_patches(output, bands, cols), np.array(starts), len(starts), frames,
+                 around, theirs._GW, theirs._C1, theirs._C3)  # fmt: skip
+        for first, second in zip(theirs._dp_forward_pass(*given), ours.dp_forward_pass(*given), strict=True):
+            assert np.array_equal(first, second)
+    signal = np.zeros(4_000) if constant else rng.normal(size=4_000)
+    poles, zeros = rng.uniform(-0.4, 0.4, (21, 3)), rng.normal(size=(4, 21, 3))
+    spectra = [
+        loop(signal, np.hanning(1_280), zeros, poles, 1_280, 320, 21, 9)
+        for loop in (theirs._gammatone_spectrogram_numba, ours.gammatone_spectrogram)
+    ]
+    assert np.array_equal(*spectra)
+    assert spectra[0].any() != constant
