@@ -149,19 +149,31 @@ def _block_mask(document: Tensor) -> Any:
 
 def by_document(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
                 scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None,
-                **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+                softcap: float | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
     """What flash attention computes, anywhere: causal attention within each span of `cu_seq_lens_q` of one row, without
     them within each row. Query `[B, heads, N, D]` -> `[B, N, heads, D]`. A family that does not hand the spans on lets
-    documents mix."""
+    documents mix. `softcap` is Gemma 2's, of scores."""
     if query.shape[2] != key.shape[2]:
         raise ValueError("by_document attention takes whole documents: none that goes on from a cache")
     lengths = [query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
     documents = zip(*(x.to(value.dtype).split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    made = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
-        for q, k, v in documents
-    ]
+    if softcap:
+        made = [_capped(q, k, v, softcap, dropout, scaling) for q, k, v in documents]
+    else:
+        made = [
+            F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
+            for q, k, v in documents
+        ]
     return torch.cat(made, dim=2).transpose(1, 2), None
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, cap: float, dropout: float, scale: float | None) -> Tensor:
+    """Causal attention whose scores become cap tanh(scores / cap), which PyTorch's has not."""
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = cap * torch.tanh(query @ key.transpose(-1, -2) * (scale or query.shape[-1] ** -0.5) / cap)
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    weights = scores.masked_fill(later, float("-inf")).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return F.dropout(weights, dropout) @ value
 
 
 @contextmanager
@@ -175,8 +187,23 @@ def reference_attention(body: Any) -> Iterator[None]:
     if not is_flattened(backend):
         yield
         return
+    if backend == "varlen" and getattr(body.config, "attn_logit_softcapping", None):
+        raise ValueError("it has no soft cap of scores")
     register_attention("by_document")
     body.config._attn_implementation = "by_document"
+    try:
+        yield
+    finally:
+        body.config._attn_implementation = backend
+
+
+@contextmanager
+def scoring_attention(body: Any) -> Iterator[None]:
+    """Inside, a body that attends by documents does so as it will when it is loaded to score. Documents are attended to
+    causally whatever the family; without them it is the family's own rule, which may be to see the future."""
+    backend = body.config._attn_implementation
+    if is_flattened(backend):
+        body.config._attn_implementation = "sdpa" if body._supports_sdpa else "eager"
     try:
         yield
     finally:

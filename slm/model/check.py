@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
-from slm.model.attention import depends_on_length, reference_attention
+from slm.model.attention import depends_on_length, reference_attention, scoring_attention
 from slm.patterns import Pattern
 
 SHORT_ROW = 16
@@ -61,7 +61,8 @@ def _findings(model: AcousticLM, pattern: Pattern, length: int) -> tuple[bool, b
     changed = ids.clone()
     changed[:, -1] = (changed[:, -1] + 1) % torch.tensor(sizes, device=ids.device)
     second = F.pad(ids[:, short:], (0, 0, 0, short))
-    whole, otherwise, alone = model.log_probs(torch.cat([ids, changed, second])).split(1)
+    with scoring_attention(model.causal_lm.base_model):
+        whole, otherwise, alone = model.log_probs(torch.cat([ids, changed, second])).split(1)
     is_packed = torch.allclose(packed[:, 1:], alone[:, 1 : length - short], atol=1e-3)
     is_causal = torch.allclose(whole[:, :-1], otherwise[:, :-1], atol=1e-4)
     if len(sizes) == 1:

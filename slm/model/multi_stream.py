@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from slm.model.depth import DepthTransformer
@@ -49,6 +57,11 @@ def _as_config(fields: Any) -> Any:
     return CONFIG_MAPPING[fields["model_type"]](**{k: v for k, v in fields.items() if k != "model_type"})
 
 
+def _has_sdpa(config: Any) -> bool:
+    kind = MODEL_MAPPING.get(type(config), None)
+    return bool(getattr(kind, "_supports_sdpa", True))
+
+
 class MultiStreamLM(PreTrainedModel):
     """`model` is the body, any transformers decoder; `lm_head` holds the Q heads, or `depth` predicts instead."""
 
@@ -60,6 +73,8 @@ class MultiStreamLM(PreTrainedModel):
     def __init__(self, config: MultiStreamConfig):
         super().__init__(config)
         attention = config._attn_implementation
+        if attention == "sdpa" and not _has_sdpa(config.backbone):  # what transformers asks for where nobody did
+            attention = "eager"
         self.model = AutoModel.from_config(
             config.backbone, dtype=torch.get_default_dtype(), attn_implementation=attention
         )

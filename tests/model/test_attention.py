@@ -186,6 +186,48 @@ def test_families_that_would_leak_are_refused(backbone, message):
         check_attention(model, pattern, 160)
 
 
+@pytest.mark.parametrize("backend", ["by_document", "varlen", "flash_attention_2"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {**TINY_BACKBONE, "model_type": "mistral", "sliding_window": 16},
+        {**TINY_BACKBONE, "model_type": "gemma2", "head_dim": 16, "sliding_window": 16},
+        {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "intermediate_size": 64},
+    ],
+    ids=lambda v: v["model_type"],
+)  # fmt: skip
+def test_what_documents_would_hide_in_training_is_refused(backbone, backend):
+    """Windows and a look at the future are gone where attention is by documents, but scoring has them."""
+    model, pattern = make("delay", (8, 8), backbone)
+    model.causal_lm.base_model.config._attn_implementation = backend
+    with pytest.raises(UsageError, match=r"does not keep packed documents apart|sees the future|cannot be trained"):
+        check_attention(model, pattern, 64)
+    assert model.causal_lm.base_model.config._attn_implementation == backend
+
+
+def test_a_soft_cap_of_scores_is_that_of_the_family():
+    """Gemma 2's own eager attention is the truth; with weights at which the cap matters."""
+    model, _ = make("flat", (8,), {**TINY_BACKBONE, "model_type": "gemma2", "head_dim": 16, "sliding_window": 512,
+                                   "num_key_value_heads": 1, "attn_logit_softcapping": 1.0})  # fmt: skip
+    body, ids = model.causal_lm.base_model, torch.randint(8, (1, 12, 1), generator=torch.Generator().manual_seed(0))
+    for name, weight in body.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            weight.data *= 20
+    attention.register_attention("by_document")
+    found = {}
+    for backend, cap in [("by_document", 1.0), ("eager", 1.0), ("eager", 50.0)]:
+        body.config._attn_implementation = backend
+        for layer in body.layers:
+            layer.self_attn.attn_logit_softcapping = cap
+        found[backend, cap] = model.eval().log_probs(ids, torch.arange(12)[None])
+    torch.testing.assert_close(found["by_document", 1.0], found["eager", 1.0], atol=1e-5, rtol=1e-5)
+    assert (found["eager", 1.0] - found["eager", 50.0]).abs().max() > 1e-3
+    body.config._attn_implementation = "varlen"
+    with pytest.raises(UsageError, match="no soft cap"):
+        check_attention(model, PATTERNS.create("flat", codebook_sizes=(8,)), 64)
+
+
 def test_a_family_that_a_backend_cannot_do_is_refused_with_the_remedy():
     model, pattern = make("flat", (8,), next(b for b in FAMILIES if b["model_type"] == "gpt2"))
     model.causal_lm.base_model.config._attn_implementation = "flex_attention"

@@ -42,6 +42,17 @@ def test_what_is_saved_in_shards_is_what_is_opened(tmp_path, backbone, fields):
     assert loaded.config.to_diff_dict() | {"_name_or_path": ""} == lm.config.to_diff_dict() | {"_name_or_path": ""}
 
 
+def test_a_family_without_sdpa_has_several_streams_too(tmp_path):
+    lm, pattern = build({"model_type": "gptj", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64,
+                         "rotary_dim": 8})  # fmt: skip
+    assert lm.model.config._attn_implementation == "eager"
+    lm.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    ids, _ = steps_of(pattern, 5)
+    with torch.no_grad():
+        assert torch.equal(*(AcousticLM(one.eval(), pattern).log_probs(ids) for one in (lm, loaded)))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("backbone", FAMILIES, ids=lambda b: b["model_type"])
 def test_heads_are_tied_to_embeddings_where_the_family_says_so(tmp_path, backbone, tied):
