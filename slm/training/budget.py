@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -63,8 +64,8 @@ class Budget:
             amount = float(match[1]) * _PREFIXES[match[2]] * unit[1]
         except ValueError:
             amount = 0.0
-        if amount <= 0 or (unit[0] == "steps" and amount != round(amount)):
-            raise UsageError(f"budget {text!r}: the number must be above 0, and whole for steps")
+        if not 0 < amount < math.inf or (unit[0] == "steps" and amount != round(amount)):
+            raise UsageError(f"budget {text!r}: the number must be above 0 and finite, and whole for steps")
         return cls(amount, unit[0])
 
     def fraction(self, progress: Progress) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -186,6 +188,9 @@ class TrainConfig:
                     "keep_checkpoints")  # fmt: skip
         given = {name: value for name in positive if (value := getattr(self, name)) is not None}
         wrong = [f"{name} must be at least 1, not {value}" for name, value in given.items() if value < 1]
+        wrong += [f"{name} must be a finite number, not {value}" for name, value in _not_finite(asdict(self))]
+        if not 0 <= self.seed < 2**32:
+            wrong.append(f"seed must be in [0, 2^32), not {self.seed}")
         if not 0 <= self.eval_fraction < 1:
             wrong.append(f"eval_fraction must be in [0, 1), not {self.eval_fraction}")
         if not 0 <= self.ema_decay < 1:
@@ -232,3 +237,15 @@ class TrainConfig:
         kept = {key: value for key, value in asdict(self).items() if key not in free}
         kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("attention", "kernels")}
         return kept
+
+
+def _not_finite(options: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Names and values of all options, however deep, that no comparison would catch (NaN) or no run end (infinity)."""
+    if isinstance(options, dict):
+        for key, value in options.items():
+            yield from _not_finite(value, f"{name}.{key}" if name else key)
+    elif isinstance(options, list):
+        for value in options:
+            yield from _not_finite(value, name)
+    elif isinstance(options, float) and not math.isfinite(options):
+        yield name, options

@@ -28,6 +28,9 @@ class Trouble:
         loss = values["train_nats_per_code"]
         if not math.isfinite(loss):
             return "the loss is not finite"
+        # Weights are worth nothing after such a step, though its loss was computed before: no checkpoint may hold them.
+        if not math.isfinite(values.get("grad_norm", 0.0)):
+            return "the gradient is not finite"
         self._best = min(self._best, loss)
         self._above = self._above + 1 if loss > self._best + self.divergence_nats else 0
         if self.divergence_nats and self._above >= IN_A_ROW:

@@ -20,7 +20,10 @@ def test_budgets_are_read(text, amount, field):
     assert (made.amount, made.field) == (pytest.approx(amount), field)
 
 
-@pytest.mark.parametrize("text", ["", "24", "h", "24 fortnights", "-1h", "0 steps", "1.5 steps", "1..2h", "24H"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "24", "h", "24 fortnights", "-1h", "0 steps", "1.5 steps", "1..2h", "24H", "1e400 steps", "1e309 tokens"],
+)
 def test_what_is_no_budget_is_one_line_with_the_remedy(text):
     with pytest.raises(UsageError, match="budget") as caught:
         Budget.parse(text)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import train_lm
 from slm.errors import StoppedError, UsageError
 from slm.spoken_lm import load_lm
-from slm.training import checkpoint, watch
+from slm.training import checkpoint, engine, watch
 from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
@@ -161,11 +161,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corp
     assert not (tmp_path / "run" / "final").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
     report = json.loads((tmp_path / "run" / "stopped.json").read_text())
-    assert report["reason"] == "the loss is not finite"
+    assert report["reason"].endswith("is not finite")
     assert report["last_metrics"][-1]["step"] == report["step"]
     reset_accelerate()
     with pytest.raises(StoppedError):  # asked again, it begins again, and tells anew
         train_lm.main(config(corpora["two"], tmp_path / "run", optimizer=wild))
+
+
+def test_a_gradient_that_is_not_finite_leaves_no_checkpoint_of_its_weights(corpora, tmp_path, monkeypatch):
+    """The loss of that step was computed before, and is a number: all that is saved after it would be NaN."""
+    original = engine.optimizer_step
+
+    def overflows(accelerator, model, optimizer, clip_norm):
+        if len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3:
+            next(model.parameters()).grad.fill_(math.inf)
+        return original(accelerator, model, optimizer, clip_norm)
+
+    monkeypatch.setattr(engine, "optimizer_step", overflows)
+    with pytest.raises(StoppedError, match="the gradient is not finite at step 4"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=6, save_every=2))
+    monkeypatch.undo()
+    assert [n for n, _ in list_checkpoints(tmp_path / "run")] == [2]
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], tmp_path / "run", steps=6, save_every=2))
+    assert math.isfinite(read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["eval_nats_per_code"])
 
 
 def test_a_loss_that_runs_away_is_told_from_one_bad_batch():
