@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +29,16 @@ class Item:
 
 
 def read_items(path: Path) -> list[Item]:
-    """The lines of an .item file after its header. UsageError, with its line, for one that is not whole."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    """The lines of an .item file after its header, where it has one. UsageError, with its line, for one that is not
+    whole."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text ({error}); save it as such, or fetch it again") from None
     items = []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 1):
         fields = line.split()
-        if not fields:
+        if not fields or (number == 1 and line.startswith("#")):
             continue
         if len(fields) != len(COLUMNS):
             raise UsageError(f"{path}, line {number}: {len(fields)} columns, not {' '.join(COLUMNS)}; mend the line")
@@ -42,7 +46,9 @@ def read_items(path: Path) -> list[Item]:
         try:
             times = float(onset), float(offset)
         except ValueError:
-            raise UsageError(f"{path}, line {number}: {onset} and {offset} are no times; mend the line") from None
+            times = nan, nan
+        if not all(map(isfinite, times)):
+            raise UsageError(f"{path}, line {number}: {onset} and {offset} are no times; mend the line")
         items.append(Item(number, file, *times, phone, (before, after), speaker))
     if not items:
         raise UsageError(f"{path} has no items; fetch it again")

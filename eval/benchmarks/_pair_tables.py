@@ -20,6 +20,7 @@ from slm.errors import AudioError, UsageError
 from slm.types import MinimalPair, stable_hash
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them is in a folder that `datasets` saved
+DEV = ("dev", "validation", "valid", "val")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FORMAT = 3  # of what is written out
 
@@ -83,25 +84,28 @@ def read_pairs(location: str, cache: Path, positive: str = "positive", negative:
 
 
 def choose_split(rows: Sequence[PairRow], split: str) -> tuple[list[PairRow], str]:
-    """Those of `split` where the table has one of that name, else all; and what they are called."""
-    chosen = [row for row in rows if row.split == split]
-    if chosen:
-        return chosen, f"pairs-{split}"
+    """Those of `split` where the table has one of that name, else all; and what they are called. What lies in files
+    called `dev` is `validation` to `datasets`: either name finds it."""
     names = sorted({row.split for row in rows if row.split})
+    name = next((n for n in (split, *(DEV if split in DEV else ())) if n in names), None)
+    if name is not None:
+        return [row for row in rows if row.split == name], f"pairs-{name}"
     return list(rows), "pairs" if not names else f"pairs-{'+'.join(names)}"
 
 
 def pairs_of(rows: Sequence[PairRow], group: str = "") -> tuple[dict[str, Path], list[MinimalPair]]:
     """Item -> file, and a minimal pair for each row. Items are numbered, so that their names tell nothing apart from
     pair and side: what a row says and what its recordings are stands in the labels. Rows of one id (of one type and
-    subtype, where there are such) in several voices are one unit, else each is by itself."""
+    subtype, where there are such, and of one split) in several voices are one unit, else each is by itself."""
     files: dict[str, Path] = {}
+    several = len({row.split for row in rows}) > 1  # each counts its ids by itself
     pairs = []
     for row in rows:
         name = f"{group}{row.number:05d}"
         files |= {f"{name}-positive": row.positive, f"{name}-negative": row.negative}
         labels = {"fields": row.fields, "sha256": list(row.sha256)}
-        unit = group + "/".join(str(row.fields[c]) for c in ("type", "subtype", "id") if c in row.fields)
+        within = [str(row.fields[c]) for c in ("type", "subtype", "id") if c in row.fields]
+        unit = group + "/".join([*[str(row.split)] * several, *within])
         has_voices = {"id", "voice"} <= row.fields.keys()
         pairs.append(MinimalPair(f"{name}-positive", f"{name}-negative", unit if has_voices else name, labels))
     return files, pairs

@@ -255,12 +255,29 @@ def test_a_tokenizer_is_judged_without_a_language_model(tmp_path, lm, monkeypatc
     [
         (f"{HEADER}\nf 0.1 0.2 p a b\n", "line 2: 6 columns, not #file"),
         (f"{HEADER}\nf x 0.2 p a b s\n", "line 2: x and 0.2 are no times"),
+        (f"{HEADER}\nf 0.1 nan p a b s\n", "line 2: 0.1 and nan are no times"),
+        (f"{HEADER}\nf -inf 0.2 p a b s\n", "line 2: -inf and 0.2 are no times"),
         (f"{HEADER}\n\n", "has no items"),
     ],
 )
 def test_a_bad_item_file_is_refused(tmp_path, text, message):
     (tmp_path / "x.item").write_text(text)
     with pytest.raises(UsageError, match=message):
+        read_items(tmp_path / "x.item")
+
+
+def test_an_item_file_without_a_header_loses_no_item(tmp_path):
+    lines = "f 0.1 0.2 p a b s\nf 0.3 0.4 p a b s\n"
+    (tmp_path / "with.item").write_text(f"{HEADER}\n{lines}")
+    (tmp_path / "without.item").write_text(lines)
+    headed, bare = (read_items(tmp_path / f"{name}.item") for name in ("with", "without"))
+    assert [i.onset_s for i in bare] == [i.onset_s for i in headed] == [0.1, 0.3]
+    assert [i.line for i in bare] == [1, 2]
+
+
+def test_an_item_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "x.item").write_bytes(f"{HEADER}\nf 0.1 0.2 \u00e4 a b s\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"x.item is not UTF-8 text"):
         read_items(tmp_path / "x.item")
 
 

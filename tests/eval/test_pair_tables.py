@@ -131,9 +131,22 @@ def test_a_split_of_the_name_asked_for_is_taken_alone(tmp_path):
     rows = read_pairs(str(tmp_path / "sWUGGY"), tmp_path / "cache")
     assert len(rows) == 5
     assert (len(choose_split(rows, "test")[0]), choose_split(rows, "test")[1]) == (3, "pairs-test")
+    dev = (len(choose_split(rows, "dev")[0]), choose_split(rows, "dev")[1])
+    assert dev == (2, "pairs-validation"), "as `datasets` calls what lies in files of that name"
+    assert choose_split(rows, "validation") == choose_split(rows, "dev")
     every, name = choose_split(rows, "dev-clean")
     assert len(every) == 5
     assert name.startswith("pairs-")
+
+
+def test_an_id_of_one_split_is_not_that_of_another(tmp_path):
+    """As in files of their own: ids are counted anew in each split, so that four words are not two."""
+    for split in ("dev", "test"):
+        fields = {"id": [1, 2], "voice": ["a", "a"]}
+        write_parquet(tmp_path / f"sWUGGY/{split}-00000-of-00001.parquet", dataset(tmp_path / "raw", 2, fields=fields))
+    whole = SWuggy(Setup(tmp_path, split="all", cache=tmp_path / "cache"))
+    assert len({p.group for p in whole.all_pairs}) == len(whole.all_pairs) == 4
+    assert [p.group for p in SWuggy(Setup(tmp_path, cache=tmp_path / "cache")).all_pairs] == ["1", "2"]
 
 
 def test_a_row_without_audio_is_left_out_by_name(tmp_path, lm):
