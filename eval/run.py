@@ -100,6 +100,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.bootstrap < 1:
             raise UsageError("--bootstrap must be 1 or more")
+        if self.seed < 0:
+            raise UsageError("--seed must be 0 or more")
 
     @property
     def models(self) -> list[str]:

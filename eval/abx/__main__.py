@@ -40,6 +40,8 @@ class AbxConfig:
     def __post_init__(self) -> None:
         if self.bootstrap < 1:
             raise UsageError("--bootstrap must be 1 or more")
+        if self.seed < 0:
+            raise UsageError("--seed must be 0 or more")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class MinimalPairsConfig:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.workers < 0 or (self.minutes is not None and self.minutes < 0):
             raise UsageError("--minutes must not be below 0, --pairs at least 1, and --workers 0 or more")
+        if self.seed < 0:
+            raise UsageError("--seed must be 0 or more")
         if self.is_closed_world and self.minutes == 0:
             raise UsageError(
                 "--minutes must be above 0: the words of the closed world are counted in what is trained on"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from eval.abx.__main__ import AbxConfig
 from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
+from eval.minimal_pairs.__main__ import MinimalPairsConfig
 from eval.run import EvalConfig, main
 from slm.config import run_command
 from slm.corpus.config import CorpusConfig
@@ -274,6 +277,15 @@ def test_wrong_use_is_refused_before_the_model_is_loaded(root, monkeypatch, caps
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "make", [partial(EvalConfig, "swuggy", "out"), partial(AbxConfig, "mimi", "data", "out"),
+             partial(MinimalPairsConfig, "out")]
+)  # fmt: skip
+def test_a_seed_below_zero_is_refused_by_every_command(make):
+    with pytest.raises(UsageError, match="--seed must be 0 or more"):
+        make(seed=-1)
 
 
 def test_the_script_runs_from_anywhere(tmp_path):
