@@ -117,7 +117,10 @@ class Checkpoints:
         self._save_model(temporary)
         self.accelerator.wait_for_everyone()
         if main:
-            write_json(temporary / "state" / "progress.json", {**asdict(progress), **self._division()})
+            sizes = {file.relative_to(temporary).as_posix(): file.stat().st_size
+                     for file in temporary.rglob("*") if file.is_file()}  # fmt: skip
+            values = {**asdict(progress), **self._division(), "files": sizes}
+            write_json(temporary / "state" / "progress.json", values)
             sync_tree(temporary)
             temporary.replace(final)
             for _, old in list_checkpoints(self.out)[: -self.keep]:
@@ -147,11 +150,12 @@ class Checkpoints:
 
     def load_latest(self) -> Progress:
         """Restore the newest checkpoint into everything that was prepared, and say from where the run goes on."""
-        found = list_checkpoints(self.out)
-        if not found:
+        newest = self._newest_whole()
+        if newest is None:
             return Progress()
-        state = found[-1][1] / "state"
+        state = newest / "state"
         values = read_json(state / "progress.json")
+        values.pop("files", None)
         before = {key: values.pop(key) for key in self._division()}
         self._check_division(before)
         self.accelerator.load_state(str(state))
@@ -159,6 +163,32 @@ class Checkpoints:
             process = self.accelerator.process_index if is_sharded(self.accelerator) else 0
             self.average.load(state / f"average-{process}.safetensors")
         return Progress(**values)
+
+    def _newest_whole(self) -> Path | None:
+        """The newest checkpoint that nothing has cut since it was written; newer ones are put aside, by name.
+
+        UsageError where there are some, and none is whole: to begin again is not for us to decide.
+        """
+        found = [folder for _, folder in reversed(list_checkpoints(self.out))]
+        damaged = {}
+        for folder in found:
+            reason = damage(folder)
+            if reason is None:
+                break
+            damaged[folder] = reason
+        told = "; ".join(f"{folder} is damaged ({reason})" for folder, reason in damaged.items())
+        if damaged and len(damaged) == len(found):
+            raise UsageError(
+                f"{told}, and there is no other to go on from: delete it to begin anew, or use another --out"
+            )
+        self.accelerator.wait_for_everyone()  # all have looked
+        if damaged and self.accelerator.is_main_process:
+            print(f"{told}: going on from {found[len(damaged)].name}")
+            for folder in damaged:
+                aside = folder.with_name(f"damaged-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.replace(aside)
+        return found[len(damaged)] if found else None
 
     def _check_division(self, before: Mapping[str, Any]) -> None:
         """The data go on the same whatever the number of processes; what cannot go on is refused."""
@@ -181,3 +211,19 @@ def list_checkpoints(out: Path) -> list[tuple[int, Path]]:
     folder = out / "checkpoints"
     found = [(int(m[1]), p) for p in (folder.iterdir() if folder.is_dir() else ()) if (m := _NAME.fullmatch(p.name))]
     return sorted(found)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None where it is whole: all its files are there, none shorter than it was. (One
+    may be longer: the sizes of what other machines have written may be seen late.)"""
+    try:
+        sizes = read_json(folder / "state" / "progress.json").get("files", {})
+    except (OSError, ValueError, AttributeError):
+        return "state/progress.json cannot be read"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size < size:
+            return f"{name} has {file.stat().st_size} of {size} bytes"
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -168,6 +169,31 @@ def test_what_a_kill_left_behind_is_removed_and_no_checkpoint(corpora, tmp_path)
     train_lm.main(config(corpora["two"], out, steps=4))
     assert list(out.rglob(".*")) == []
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "model.safetensors", "progress.json", "random_states_0.pkl"])
+def test_a_checkpoint_that_was_cut_is_put_aside_for_the_one_before(corpora, tmp_path, capsys, name):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    settings = {"steps": 6, "save_every": 2, "eval_every": 6, "keep_checkpoints": 2}
+    train_lm.main(config(corpora["two"], whole, **settings))
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "final")
+    os.truncate(cut / "checkpoints" / "step-0000006" / "state" / name, 50)
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], cut, **settings))
+    said = capsys.readouterr().out
+    assert f"state/{name}" in said
+    assert "going on from step-0000004" in said
+    assert losses(cut) == losses(whole)
+    assert sorted(p.name for p in (cut / "checkpoints").iterdir()) == [
+        "damaged-step-0000006", "step-0000004", "step-0000006"
+    ]  # fmt: skip
+    for folder in (cut / "checkpoints").glob("step-*"):
+        (folder / "state" / name).unlink()
+    shutil.rmtree(cut / "final")
+    reset_accelerate()
+    with pytest.raises(UsageError, match="no other to go on from"):
+        train_lm.main(config(corpora["two"], cut, **settings))
 
 
 def test_evaluation_data_of_its_own(corpora, tmp_path):
