@@ -63,10 +63,21 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     if processes.count > 1 or not _is_whole(corpus):  # all meet, whatever each of them finds
         folder.mkdir(parents=True, exist_ok=True)
         _tokenize_together(present, lm, corpus, processes)
-    codes = {c.id: c for c in CodeStore(corpus)}
+    codes = _stored(corpus)
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}
     return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty), stable_hash(contents))
+
+
+def _stored(corpus: Path) -> dict[str, Codes]:
+    """UsageError where what is there was damaged, by a full disk or by hand."""
+    try:
+        return {c.id: c for c in CodeStore(corpus)}
+    except (UsageError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"the codes of a benchmark in {corpus} are damaged ({error}): remove that folder, and give this command "
+            "again"
+        ) from None
 
 
 def _digests(paths: Sequence[Path]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +19,7 @@ from eval.abx.__main__ import AbxConfig
 from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
 from eval.minimal_pairs.__main__ import MinimalPairsConfig
 from eval.run import EvalConfig, main
+from eval.tokens import tokenize_items
 from slm.config import run_command
 from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
@@ -116,6 +118,30 @@ def test_a_second_run_tokenizes_nothing(root, lm, monkeypatch):
     main(config(root, benchmarks="swuggy", convention="sum"))
     record = json.loads((root.parent / "out/results.json").read_text())
     assert record["results"][0]["scores"]["model"][0]["convention"] == "sum"
+
+
+def test_damaged_tokens_say_what_helps(root, lm):
+    """Whatever was cut or is gone of them: what the error says is done, and all is there again."""
+    files = {path.stem: path for path in sorted((root / "lexical/dev").glob("*.wav"))[:2]}
+    whole = tokenize_items(files, lm, root.parent / "tokens", "x")
+    kept = root.parent / "kept"
+    shutil.copytree(whole.folder, kept)
+    for file in ("data-00000-of-00001.arrow", "state.json", "tokenizer.json"):
+        for content in (b"", (kept / file).read_bytes()[:20], None):
+            shutil.rmtree(whole.folder)
+            shutil.copytree(kept, whole.folder)
+            (whole.folder / file).unlink()
+            if content is not None:
+                (whole.folder / file).write_bytes(content)
+            elif file == "state.json":
+                continue  # without it the folder is one that a killed run left
+            with pytest.raises(UsageError, match=r"are damaged.* remove that folder, and give this command again"):
+                tokenize_items(files, lm, root.parent / "tokens", "x")
+    shutil.rmtree(whole.folder)
+    again = tokenize_items(files, lm, root.parent / "tokens", "x")
+    assert {i: c.codes.tolist() for i, c in again.codes.items()} == {
+        i: c.codes.tolist() for i, c in whole.codes.items()
+    }
 
 
 def test_other_audio_of_the_same_names_and_sizes_is_tokenized_anew(root, lm):
