@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -76,6 +77,8 @@ class Continuer:
         return units if self._units.is_identity else self._expanded(prompt, units)[: len(prompt) + frames]
 
     def _frames(self, seconds: float) -> int:
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise UsageError(f"seconds must be above 0, not {seconds}")
         return max(1, round(seconds * self.lm.spec.frame_rate_hz))
 
     def _as_trained(self, sampling: Sampling) -> Sampling:

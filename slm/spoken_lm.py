@@ -232,8 +232,8 @@ class SpokenLM:
         """
         from slm.generation import Sampling, Speed
 
-        seeds = [seeds + i for i in range(len(prompts))] if isinstance(seeds, int) else list(seeds)
-        return self.continuer.codes(prompts, seconds, seeds, sampling or Sampling(), speed or Speed())
+        own = _seeds(seeds, len(prompts))
+        return self.continuer.codes(prompts, seconds, own, sampling or Sampling(), speed or Speed())
 
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
                       top_k: int | None = None, may_stop: bool = True, **more: Any) -> AudioClip:  # fmt: skip
@@ -258,6 +258,8 @@ class SpokenLM:
     def generate_codes(self, count: int, seconds: float, seeds: int | Sequence[int],
                        sampling: Sampling | None = None, speed: Speed | None = None) -> list[Codes]:  # fmt: skip
         """The codes of `generate`."""
+        if count < 0:
+            raise UsageError(f"count must be 0 or more, not {count}")
         nothing = np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
         prompts = [Codes(f"generated-{i:04d}", nothing, 0, self.spec) for i in range(count)]
         return self.continue_many(prompts, seconds, seeds, sampling, speed)
@@ -282,6 +284,16 @@ class SpokenLM:
     def _check_decoder(self, instead: str) -> None:
         if not self.spec.has_decoder:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: use {instead}")
+
+
+def _seeds(given: int | Sequence[int], count: int) -> list[int]:
+    """One for each of `count` documents. UsageError for another number of them, and for what is no whole number."""
+    seeds = [given + i for i in range(count)] if isinstance(given, int | np.integer) else list(given)
+    if len(seeds) != count:
+        raise UsageError(f"there are {count} prompts, but {len(seeds)} seeds: give one for each, or one number")
+    if wrong := [seed for seed in seeds if not isinstance(seed, int | np.integer)]:
+        raise UsageError(f"seeds must be whole numbers, not {wrong[0]!r}")
+    return [int(seed) for seed in seeds]
 
 
 def check_positions(config: Any, pattern: Pattern, id: str, frames: int) -> None:

@@ -276,8 +276,14 @@ def test_from_nothing(monkeypatch):
 def test_numbers_that_make_no_sense_are_refused():
     lm = make_lm("flat", 1)
     prompts = random_codes(ArithmeticTokenizer(1), [4, 4])
-    with pytest.raises(ValueError, match="shorter"):
-        lm.continue_many(prompts, 0.2, [1])
+    for seeds, complaint in (([1], "2 prompts, but 1 seeds"), ([1, 2, 3], "3 seeds"), ([1, 2.5], "whole numbers")):
+        with pytest.raises(UsageError, match=complaint):
+            lm.continue_many(prompts, 0.2, seeds)
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="seconds must be above 0"):
+            lm.continue_many(prompts, seconds, 0)
+    with pytest.raises(UsageError, match="count must be"):
+        lm.generate_codes(-1, 0.2, 0)
     with pytest.raises(UsageError, match="batch_size must"):
         Speed(batch_size=0)
     assert lm.continue_many([], 0.2, 0) == []

@@ -142,7 +142,7 @@ def test_guidance_by_hand():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5},
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}, {"top_k": 1.5}, {"top_p": 0.0}, {"top_p": 1.5},
      {"min_p": -0.1}, {"repetition_penalty": 0.0}, {"guidance": -1.0}, {"guidance": float("inf")}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong):

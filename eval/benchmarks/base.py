@@ -58,7 +58,7 @@ class Generation:
     they are those of recordings."""
 
     def __post_init__(self) -> None:
-        if self.prompt_s <= 0 or self.continue_s <= 0:
+        if not (self.prompt_s > 0 and 0 < self.continue_s < float("inf")):
             raise UsageError("generation.prompt_s and generation.continue_s must be above 0")
         if self.temperature < 0 or self.max_prompts < 0 or (self.top_k is not None and self.top_k < 1):
             raise UsageError("generation: temperature and max_prompts must be 0 or more, top_k 1 or more")

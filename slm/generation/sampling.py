@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -61,8 +62,8 @@ class Sampling:
 def _complaints(settings: Sampling) -> Iterator[str]:
     if not (settings.temperature >= 0 and math.isfinite(settings.temperature)):
         yield f"temperature must not be below 0, but is {settings.temperature}"
-    if settings.top_k is not None and settings.top_k < 1:
-        yield f"top_k must be at least 1, not {settings.top_k}"
+    if settings.top_k is not None and not (isinstance(settings.top_k, Integral) and settings.top_k >= 1):
+        yield f"top_k must be a whole number of at least 1, not {settings.top_k}"
     for name in ("top_p", "min_p"):
         value = getattr(settings, name)
         if value is not None and not 0 < value <= 1:

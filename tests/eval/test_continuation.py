@@ -50,7 +50,9 @@ def test_prompts_are_the_first_ids_in_order(tmp_path):
     assert len(Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=Generation(max_prompts=0))).prompts) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"prompt_s": 0}, {"continue_s": -1}, {"temperature": -0.1}, {"top_k": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"prompt_s": 0}, {"continue_s": -1}, {"continue_s": float("nan")}, {"temperature": -0.1}, {"top_k": 0}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UsageError, match="generation"):
         Generation(**wrong)
