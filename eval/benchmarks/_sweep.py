@@ -32,14 +32,19 @@ def sweep(bench: Bench, temperatures: Sequence[float],
         points.append({"temperature": temperature, **found})
         _add(bench, f"temperature {temperature:g}", found, _convention(setting, asr, reader))
     reference = curve_values(hear(bench.references, asr), reader)
-    made = {"points": points, RECORDINGS: reference, "rule": RULE}
+    made = {"points": [_plain(p) for p in points], RECORDINGS: _plain(reference), "rule": RULE}
     curve = [CurvePoint(p["temperature"], p["vert"], p["gen_ppl"]) for p in points]
     found_at = anchored(curve, reference["vert"] or math.nan, reference["gen_ppl"])  # a VERT of 0 anchors nothing
     convention = (
         _convention(bench.setting, asr, reader) + f"; temperatures {', '.join(f'{t:g}' for t in temperatures)}; {RULE}"
     )
     _add_anchored(bench, found_at, convention, reference["texts"])
-    return {**made, "anchored": {name: None if math.isnan(v) else v for name, v in vars(found_at).items()}}
+    return {**made, "anchored": _plain(vars(found_at))}
+
+
+def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """None for NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
 def _convention(setting: str, asr: Asked, reader: Asked) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from eval.judges.config import Judges
 from eval.judges.panel import Panel
 from eval.metrics.self_bleu import vert
 from eval.metrics.texts import TextLikelihood, Transcript, words_of
+from eval.report.plots import swept_series
 from eval.run import main
 from slm.audio import read_audio
 from slm.errors import UsageError
@@ -225,6 +227,19 @@ def test_a_sweep_goes_through_the_temperatures_and_is_kept(spoken, lm, panel, mo
     assert len(calls) == 2
     run(spoken, generation=swept, seed=1)
     assert len(calls) == 4
+
+
+def test_a_sweep_in_which_nothing_was_understood_is_json_and_has_no_numbers(spoken, lm, panel, ear):
+    ear.deaf = [f"s{i}" for i in range(4)]
+    result = run(spoken, generation=replace(GENERATION, temperatures="0.5,1"))
+    text = (spoken.parent / "out/results.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)  # NaN, which browsers do not read
+    swept = result["details"]["sweep"]
+    assert [(p["temperature"], p["gen_ppl"], p["empty_transcripts"]) for p in swept["points"]] == [
+        (0.5, None, 4), (1.0, None, 4)
+    ]  # fmt: skip
+    assert set(swept["anchored"].values()) == {None}
+    assert not swept_series("lm", swept)[0].points
 
 
 def test_the_prompts_are_hashed_with_their_audio(spoken, lm, panel):
