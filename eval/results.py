@@ -149,11 +149,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "--out") -> None:
     """UsageError where a file stands in the way of the folder to write."""
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
-            raise UsageError(f"--out {out}: {path} is a file; give a folder")
+            raise UsageError(f"{option} {out}: {path} is a file; give a folder")
 
 
 def versions() -> dict[str, str]:

@@ -118,6 +118,7 @@ def main(config: EvalConfig) -> None:
 
         return reconstruct(config)
     convention, _ = find_convention(config.convention), find_conventions(config.conventions)
+    check_folder(cache_folder(config), "--cache")
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
     named = name_models(config.models)

@@ -98,7 +98,7 @@ def make_closed_world(config: MinimalPairsConfig, make_voice: Callable | None) -
         **common_settings(config, MINUTES),
     }
     plan = load_plan(out, settings)
-    if plan and (out / "generated.json").is_file():
+    if plan and is_whole(out, plan):
         return ""
     with open_studio(partial(alone, make_voice), config.processes, config.tokenizer) as studio:
         plan = plan or make_plan(out, settings, voice, studio)
@@ -117,12 +117,17 @@ def make_benchmark(config: MinimalPairsConfig, make_voices: Callable[[], Mapping
     default = MINUTES if materials.makes_its_corpus else 0.0
     settings = {**materials.fingerprint(), **common_settings(config, default)}
     plan = load_plan(out, settings)
-    if plan and (out / "generated.json").is_file():
+    if plan and is_whole(out, plan):
         return ""
     with open_studio(make_voices, config.processes, config.tokenizer) as studio:
         plan = plan or make(out, settings, materials, studio)
         lengths = studio.write(out, plan.utterances())
     return f"{describe(out, stored_settings(out), plan, lengths)} in {out}"
+
+
+def is_whole(out: Path, plan: Any) -> bool:
+    """Whether all that is planned is there: a recording that was lost since is made again."""
+    return (out / "generated.json").is_file() and all((out / u.path).is_file() for u in plan.utterances())
 
 
 def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any]:

@@ -65,11 +65,11 @@ def read_lexicon(path: str) -> list[Entry]:
 def _rows(path: str) -> Iterator[tuple[int, str, str, str]]:
     """Line, word, frequency, pronunciation; empty where there is none."""
     with open(path, encoding="utf-8-sig", newline="") as file:
-        head = file.readline()
-        file.seek(0)
-        # A quote within a table of tabs is a letter: some ways to write IPA use it.
-        table = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if "\t" in head else csv.reader(file)
         try:
+            head = file.readline()
+            file.seek(0)
+            # A quote within a table of tabs is a letter: some ways to write IPA use it.
+            table = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if "\t" in head else csv.reader(file)
             names = [name.strip().lower() for name in next(table, [])]
             places = {c: next((names.index(n) for n in known if n in names), None) for c, known in COLUMNS.items()}
             if places["word"] is None:

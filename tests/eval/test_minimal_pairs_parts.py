@@ -174,6 +174,12 @@ def test_a_bad_lexicon_is_named_with_its_line(tmp_path, text, complaint):
         read_lexicon(str(tmp_path / "bad.csv"))
 
 
+def test_a_lexicon_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "bad.tsv").write_bytes("word\tfrequency\nh\u00e9ron\t3\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"--lexicon: .*bad.tsv cannot be read: .*utf-8"):
+        read_lexicon(str(tmp_path / "bad.tsv"))
+
+
 def test_words_of_transcripts_by_hand(tmp_path):
     assert words_of("84-121-0000 IT'S, well-known L’été 3rd!") == ["it's", "well-known", "l'été"]
     assert words_of("L’été d'abord", "fr") == ["été", "abord"]

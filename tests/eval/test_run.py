@@ -280,6 +280,8 @@ def test_broken_files_are_wrong_use(root, lm):
     (root.parent / "file").write_text("")
     with pytest.raises(UsageError, match="file is a file; give a folder"):
         main(config(root, benchmarks="swuggy", out=str(root.parent / "file/out")))
+    with pytest.raises(UsageError, match=r"--cache .*file is a file; give a folder"):
+        main(config(root, benchmarks="swuggy", cache=str(root.parent / "file")))
 
 
 @pytest.mark.parametrize(
