@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -58,9 +59,16 @@ class StagedPattern(StreamPattern):
 
 def check_delays(delays: Sequence[int], what: str, count: int) -> tuple[int, ...]:
     """Whole numbers, one for each of `count` of `what`, that start at 0 and never decrease; UsageError otherwise."""
-    made = tuple(int(delay) for delay in delays)
+    made = whole_numbers("delays", delays)
     if len(made) != count:
         raise UsageError(f"delays {list(made)}: {count} {what} need as many delays")
     if list(made) != sorted(made) or made[:1] not in ((0,), ()):
         raise UsageError(f"delays {list(made)} must start at 0 and never decrease")
     return made
+
+
+def whole_numbers(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    """A setting that is a list of whole numbers, whatever a configuration holds; UsageError otherwise."""
+    if not isinstance(values, Sequence) or not all(isinstance(v, Integral) for v in values):
+        raise UsageError(f"{name} must be a list of whole numbers, not {values!r}")
+    return tuple(int(value) for value in values)

@@ -9,7 +9,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.patterns.base import PATTERNS
-from slm.patterns.streams import StreamPattern, check_delays
+from slm.patterns.streams import StreamPattern, check_delays, whole_numbers
 
 
 @PATTERNS.register("unrolled")
@@ -47,7 +47,7 @@ class UnrolledPattern(StreamPattern):
     ):
         super().__init__(codebook_sizes)
         books = self.num_codebooks
-        self.flattening = tuple(range(books) if flattening is None else (int(group) for group in flattening))
+        self.flattening = whole_numbers("flattening", range(books) if flattening is None else flattening)
         if len(self.flattening) != books:
             raise UsageError(f"flattening {list(self.flattening)}: {books} codebooks need as many groups")
         if list(self.flattening) != sorted(self.flattening) or {*self.flattening} != {*range(self.flattening[-1] + 1)}:

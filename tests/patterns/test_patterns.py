@@ -248,6 +248,9 @@ def test_delay_counts_every_code_of_a_short_clip():
         ("musiclm", {"group_by": 3}, "group_by 3 does not divide 4 codebooks"),
         ("musiclm", {"group_by": 0}, "group_by 0 does not divide"),
         ("parallel", {"delays": [0, 0, 0, 0]}, "no setting 'delays'"),
+        ("delay", {"delays": [0, 1.5, 2, 3]}, "delays must be a list of whole numbers"),
+        ("delay", {"delays": "0123"}, "delays must be a list of whole numbers"),
+        ("unrolled", {"flattening": [0, 1, 2, 2.5]}, "flattening must be a list of whole numbers"),
     ],
 )
 def test_wrong_settings_are_refused(name, settings, message):
