@@ -33,7 +33,8 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Seque
              config: TrainConfig) -> dict[str, float]:  # fmt: skip
     """Nats per code, accuracy (share of codes that were the likeliest), each by codebook, and bits per second of audio
     over `evaluation`, every code of it, as `SpokenLM` scores: also where training leaves the tail out. Ends count where
-    the model knows them. Leaves the model in training mode."""
+    the model knows them. A document that is longer than a row is evaluated in pieces, as it is trained on, where
+    `SpokenLM` scores it whole. Leaves the model in training mode."""
     model.eval()
     full = pattern.full()
     sums = torch.zeros(3, pattern.num_codebooks + 1, dtype=torch.float64)
