@@ -92,8 +92,8 @@ def busy(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     print(f"{'tokenizer':<26} {'pipeline':>10} {'bare':>10} of bare encoding  writing   waited bytes/code")
     for name in options.tokenizers:
-        with checkpoint_of(name) as settings, _speech(options.audio_s * BUSY.get(name, 1)) as folder:
-            tokenizer = load_tokenizer(name, options.device, mode=options.mode, **settings)
+        with checkpoint_of(name) as (source, settings), _speech(options.audio_s * BUSY.get(name, 1)) as folder:
+            tokenizer = load_tokenizer(source, options.device, mode=options.mode, **settings)
             _warm_up(tokenizer, folder / "audio")
             ours, shares, waits, bare = [], [], [], []
             for turn in range(options.turns):

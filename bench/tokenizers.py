@@ -2,11 +2,12 @@
 
     python -m bench.tokenizers [NAME ...] [--device cuda] [--audio-s 60] [--rounds 3] [--threads 1] [--compile]
 
-A codec has its published architecture and random weights (no hub is needed), so that its speed is true and its codes
-mean nothing. Clips are speech of 1 to 16 s, hardly two of one length, already in memory. Beside the modes stands the
-plain loop: the network called on one clip after the other, each moved to the device and its codes back, as scripts
-around codecs do; for the codecs of transformers that is the reference itself. On a GPU it computes with PyTorch's
-defaults, TF32 in convolutions, and once more in fp32 (`plain fp32`), which is what `exact` and `batched` compute.
+NAME is a file, a registered name or one of the database (`hubert-base-l9`). All but a few have the published
+architecture and random weights (no hub is needed), so that their speed is true and their codes mean nothing. Clips are
+speech of 1 to 16 s, hardly two of one length, already in memory. Beside the modes stands the plain loop: the network
+called on one clip after the other, each moved to the device and its codes back, as scripts around tokenizers do; for
+the codecs of transformers that is the reference itself. On a GPU it computes with PyTorch's defaults, TF32 in
+convolutions, and once more in fp32 (`plain fp32`), which is what `exact` and `batched` compute.
 
 All ways to encode take turns, in changing order: on a CPU clip by clip, on a GPU, where clips share batches, with all
 clips. The speed is of the fastest of the rounds, for each clip; on one thread of a CPU, of its processor time. "of
@@ -34,11 +35,17 @@ import numpy as np
 from slm.audio import find_audio, read_audio
 from slm.errors import UsageError
 from slm.tokenizers import TOKENIZERS, load_tokenizer
+from slm.tokenizers._catalogue import catalogue
+from slm.tokenizers._codec import NeuralCodec
+from slm.tokenizers._measure import write_untrained_record
+from slm.tokenizers.database import find_records
 from slm.types import AudioClip
 
 SPEECH = Path(__file__).parents[1] / "tests" / "data" / "speech"
 READY = ["codec2-700c", "logmel-kmeans", "configs/tokenizers/whisper-tiny.en-l3-k100.yaml"]
 """Tokenizers whose weights are here."""
+UNITS = ["hubert-base-l9", "mhubert-25hz", "discrete-wavlm", "w2v-bert-2-l17"]
+"""Records of the database that share a tokenizer and differ in their encoders."""
 LENGTHS_S = (1.0, 16.0)
 BATCH_S_ON_CPU = 16.0
 """A CPU takes clips one by one in mode `batched` too, which is `exact` then; "differ" is of batches all the same."""
@@ -53,8 +60,8 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{'tokenizer':<26} {'mode':<12} {'encode':>10} {'of plain':>18} {'decode':>10} {'differ':>8}")
     for name in options.names or _runnable():
         try:
-            with checkpoint_of(name) as settings:
-                for mode, *values in _rows(name, settings, options):
+            with checkpoint_of(name) as (source, settings):
+                for mode, *values in _rows(source, settings, options):
                     there, ratio, back, differing = values
                     row = f"{Path(name).stem:<26} {mode:<12} {there:>10} {ratio:>18} {back:>10} {differing:>8}"
                     print(row.rstrip(), flush=True)
@@ -75,33 +82,32 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _runnable() -> list[str]:
     """Those with weights here, and those that can be had with random ones."""
-    return [*READY, *(name for name in TOKENIZERS.names() if hasattr(TOKENIZERS.get(name), "write_untrained"))]
+    return [*READY, *UNITS, *(name for name in TOKENIZERS.names() if hasattr(TOKENIZERS.get(name), "write_untrained"))]
 
 
 @contextmanager
-def checkpoint_of(name: str) -> Iterator[dict[str, Any]]:
-    """Settings with which `name` loads."""
-    write = None if name in READY or name.endswith(".yaml") else getattr(TOKENIZERS.get(name), "write_untrained", None)
-    if write is None:
-        yield {}
+def checkpoint_of(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What `load_tokenizer` takes for `name`, a file or a name of the database, and settings."""
+    if name in READY or name.endswith(".yaml"):
+        yield name, {}
         return
     with TemporaryDirectory() as folder:
-        write(Path(folder) / name)
-        yield {"checkpoint": str(Path(folder) / name)}
+        made = write_untrained_record(find_records(name, catalogue())[0], Path(folder) / "untrained")
+        yield made or (name, {})
 
 
-def _rows(name: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def _rows(source: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """(mode, encode, of plain, decode, differ) of each way to run it."""
     from slm.tokenizers._batched import code_mismatch
 
-    load = partial(load_tokenizer, name, options.device, **settings)
+    load = partial(load_tokenizer, source, options.device, **settings)
     exact = load()
     clips = _clips(exact.spec.sample_rate_hz, options.audio_s)
     modes: dict[str, Any] = {
         mode: load(mode=mode) for mode in exact.modes if mode != "exact" and (options.device, mode) != ("cpu", "bf16")
     }
     ways: dict[str, Callable[[Sequence[AudioClip]], Any]] = {}
-    if hasattr(exact, "_codes_of"):
+    if isinstance(exact, NeuralCodec) or "batched" in exact.modes:
         ways["plain loop"] = partial(_plain_loop, exact)
         if options.device == "cuda":
             ways["plain fp32"] = partial(_plain_loop, exact, fp32=True)
@@ -183,11 +189,12 @@ def _compiled(tokenizer: Any, clips: Sequence[AudioClip]) -> Any:
 def _plain_loop(tokenizer: Any, clips: Sequence[AudioClip], fp32: bool = False) -> list[Any]:
     import torch
 
-    from slm.tokenizers._codec import inference
+    from slm.tokenizers._modes import inference
 
+    device = tokenizer._parameter().device
     with inference() if fp32 else torch.inference_mode():
-        signals = (torch.from_numpy(clip.samples)[None, None] for clip in clips)
-        return [tokenizer._codes_of(tokenizer._to_model(signal)).cpu() for signal in signals]
+        signals = (np.ascontiguousarray(part) for clip in clips for part in tokenizer._cut(clip.samples))
+        return [tokenizer._codes_of(torch.from_numpy(signal)[None, None].to(device)).cpu() for signal in signals]
 
 
 def _clips(rate_hz: int, audio_s: float) -> list[AudioClip]:

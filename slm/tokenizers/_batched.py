@@ -1,4 +1,4 @@
-"""Clips of different lengths through a codec together, packed into tensors of one shape.
+"""Clips of different lengths through a tokenizer together, packed into tensors of one shape.
 
 Rounding depends on the shape of a tensor, and decides near ties. So every clip is coded in a tensor of the same shape
 (or of a few, where layers run along the whole clip: its own length says of which), in which clips lie behind one
@@ -16,7 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from slm.tokenizers._codec import NeuralCodec
+    from slm.tokenizers._modes import PackedTokenizer
+    from slm.tokenizers.networks.packed import PackedClips
     from slm.types import Codes
 
 MIN_FRAMES = 16
@@ -36,6 +37,14 @@ class Batch:
     starts: list[int] = field(default_factory=list)
     free: int = 0
     """Where the next clip may begin."""
+
+    def packed(
+        self, starts: Sequence[int], lengths: Sequence[int], total: int, graphs: dict[Any, Any] | None = None
+    ) -> PackedClips:
+        """In which a network sees the members, from `starts` on, in a tensor of `total` samples, or steps."""
+        from slm.tokenizers.networks.packed import PackedClips
+
+        return PackedClips(starts, lengths, total, share=self.share, num_rows=self.num_rows, graphs=graphs)
 
 
 def pack(lengths: Sequence[int], total: int, gap: int, by_length: bool) -> list[Batch]:
@@ -58,16 +67,16 @@ def pack(lengths: Sequence[int], total: int, gap: int, by_length: bool) -> list[
     return batches
 
 
-def start_batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+def start_batches(tokenizer: PackedTokenizer, signals: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
     """Set the device to work on signals `[N_i]`; what is returned waits for it and gives codes `[T_i, K]`. Signals that
     share no batch are coded one by one, at once."""
     begun: list[tuple[Batch, torch.Tensor, Callable[[], None]]] = []
-    for batch in _batches(codec, signals):
-        codes = _codes_of_batch(codec, batch, signals)[0].T.int()
+    for batch in _batches(tokenizer, signals):
+        codes = tokenizer._codes_of_batch(batch, signals)[0].T.int()
         begun.append((batch, *_on_its_way_to_host(codes)))
     packed = {i for batch, *_ in begun for i in batch.members}
-    made = {i: codec._encode_single(signal) for i, signal in enumerate(signals) if i not in packed}
-    frames = [codec.spec.num_frames(len(signal)) for signal in signals]
+    made = {i: tokenizer._encode_alone(signal) for i, signal in enumerate(signals) if i not in packed}
+    frames = [tokenizer._num_frames(len(signal)) for signal in signals]
 
     def finish() -> list[np.ndarray]:
         for batch, codes, wait in begun:
@@ -91,67 +100,63 @@ def _on_its_way_to_host(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[]
     return copied, there.synchronize
 
 
-def _batches(codec: NeuralCodec, signals: Sequence[np.ndarray]) -> Iterator[Batch]:
+def _batches(tokenizer: PackedTokenizer, signals: Sequence[np.ndarray]) -> Iterator[Batch]:
     """The batches of those signals that fit in one, in frames."""
-    from slm.tokenizers._codec import widest_layer
-    from slm.tokenizers.networks.packed import runs_along_clips
+    from slm.tokenizers.networks.clip_by_clip import runs_along_clips
 
-    total, unit = _frames_of_batch(codec), codec.spec.frame_multiple
-    units = [-(-len(signal) // (codec.spec.hop_samples * unit)) for signal in signals]
+    total, unit = frames_of_batch(tokenizer), tokenizer.spec.frame_multiple
+    units = [-(-tokenizer._samples_taken(len(signal)) // (tokenizer.spec.hop_samples * unit)) for signal in signals]
     packed = [i for i, count in enumerate(units) if MIN_FRAMES <= count * unit <= total]
     if not packed:
         return
-    stages = codec.encoder_stages()
-    by_length = any(runs_along_clips(stage) for stage in stages)
-    gap = -(-widest_layer(stages, codec.spec.hop_samples) // unit)
+    by_length = any(runs_along_clips(stage) for stage in tokenizer.encoder_stages())
+    gap = -(-tokenizer._gap_frames() // unit)
     for batch in pack([units[i] for i in packed], total // unit, gap, by_length):
         batch.members = [packed[i] for i in batch.members]
         batch.starts = [start * unit for start in batch.starts]
         yield batch
 
 
-def _frames_of_batch(codec: NeuralCodec) -> int:
+def frames_of_batch(tokenizer: PackedTokenizer) -> int:
     """Whole shares of whole frames, so that each share is as many steps at every layer."""
-    whole = codec.spec.frame_multiple * _SHARES[-1]
-    seconds = codec.batch_s.get(codec._parameter().device.type, 0.0)
-    return int(seconds * codec.spec.frame_rate_hz) // whole * whole
+    whole = tokenizer.spec.frame_multiple * _SHARES[-1]
+    seconds = tokenizer.batch_s.get(tokenizer._parameter().device.type, 0.0)
+    return int(seconds * tokenizer.spec.frame_rate_hz) // whole * whole
 
 
-def _codes_of_batch(codec: NeuralCodec, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
-    """Codes `[1, K, T]` of a whole batch, on the device."""
+def codes_of_batch(tokenizer: PackedTokenizer, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
+    """Codes `[1, K, T]` of a whole batch, on the device, by a network that takes signals as they are."""
+    hop = tokenizer.spec.hop_samples
+    total = frames_of_batch(tokenizer) * hop + tokenizer._tail_samples
+    unit = tokenizer.spec.frame_multiple * hop if tokenizer.batching == "frames" else 1
+    starts = [start * hop for start in batch.starts]
+    values = end_to_end([signals[i] for i in batch.members], starts, total, tokenizer._parameter())
+    lengths = [-(-len(signals[i]) // unit) * unit for i in batch.members]
+    with batch.packed(starts, lengths, total, tokenizer.graphs):
+        return tokenizer._codes_of(values)
+
+
+def end_to_end(signals: Sequence[np.ndarray], starts: Sequence[int], total: int, like: torch.Tensor) -> torch.Tensor:
+    """Signals in zeros `[1, 1, total]`, on the device of `like` and of its type."""
     import torch
 
-    from slm.tokenizers.networks.packed import PackedClips
-
-    parameter, hop = codec._parameter(), codec.spec.hop_samples
-    total = _frames_of_batch(codec) * hop
-    values = torch.zeros(total, pin_memory=parameter.is_cuda)
-    for i, start in zip(batch.members, batch.starts, strict=True):
-        values[start * hop : start * hop + len(signals[i])] = torch.from_numpy(np.ascontiguousarray(signals[i]))
-    unit = codec.spec.frame_multiple * hop if codec.batching == "frames" else 1
-    packed = PackedClips(
-        [start * hop for start in batch.starts],
-        [-(-len(signals[i]) // unit) * unit for i in batch.members],
-        total,
-        share=batch.share,
-        num_rows=batch.num_rows,
-        graphs=codec.graphs,
-    )
-    with packed:
-        # In two steps: a copy that changes the type would wait for the device.
-        return codec._codes_of(values[None, None].to(parameter.device, non_blocking=True).to(parameter.dtype))
+    values = torch.zeros(total, pin_memory=like.is_cuda)
+    for signal, start in zip(signals, starts, strict=True):
+        values[start : start + len(signal)] = torch.from_numpy(np.ascontiguousarray(signal))
+    # In two steps: a copy that changes the type would wait for the device.
+    return values[None, None].to(like.device, non_blocking=True).to(like.dtype)
 
 
-def to_bfloat16(codec: NeuralCodec) -> None:
-    """From now on what leads to the codec's `model.quantizer` computes in bfloat16, and that as before, whatever it is
-    given."""
+def to_bfloat16(tokenizer: PackedTokenizer) -> None:
+    """From now on what leads to the `model.quantizer` of a codec computes in bfloat16, and that as before, whatever it
+    is given."""
     import torch
 
     def in_fp32(quantize: Callable[..., Any]) -> Callable[..., Any]:
         return lambda latents, *rest, **others: quantize(latents.float(), *rest, **others)
 
-    model = codec.model
-    for stage in codec.encoder_stages():
+    model = tokenizer.model
+    for stage in tokenizer.encoder_stages():
         stage.to(torch.bfloat16)
     model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16), *inputs[1:]))
     model.quantizer.forward = in_fp32(model.quantizer.forward)

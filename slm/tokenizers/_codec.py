@@ -1,41 +1,26 @@
-"""What all codecs that are torch modules share: precision, one clip at a time, long clips in pieces, the spec.
-
-In mode `exact` clips are never stacked. Rows of a batch go through other kernels than a clip alone, and rounding then
-decides near ties otherwise; residual quantization carries one flip into all later codebooks. Stacking clips of equal
-length changed 1 % of Mimi's codes and 2 % of EnCodec's on a CPU in fp32 (random weights, codebooks filled with latents
-of speech).
-"""
+"""What all codecs that are torch modules share: one clip at a time, long clips in pieces, the spec."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slm.audio import joined
 from slm.errors import UsageError
-from slm.tokenizers.base import EXACT, Tokenizer, fingerprint, weight_digests
-from slm.types import AudioClip, Codes, TokenizerSpec
+from slm.tokenizers._modes import PackedTokenizer, inference
+from slm.tokenizers.base import fingerprint, weight_digests
+from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-_FASTER = {
-    "batched": "clips share tensors of a fixed shape, equal in exact arithmetic",
-    "tf32": "as batched (but for rare near ties that the place in a tensor decides), with the TensorFloat-32 products "
-    "that PyTorch makes on GPUs by default",
-    "bf16": "as batched (but for rare near ties that the place in a tensor decides), with the encoder in bfloat16",
-}
-_MEASURED = "with random weights on one GPU"
-
-
-class NeuralCodec(Tokenizer):
+class NeuralCodec(PackedTokenizer):
     """A codec in fp32. A family loads `model` and `spec`, and maps signals to codes and back.
 
     A clip longer than `piece_s` is coded in pieces that overlap by `context_frames`, as far as a frame of codes can
@@ -44,58 +29,15 @@ class NeuralCodec(Tokenizer):
     `_encode_long`. `decoder_context_frames` is the same for the way back, in frames of codes that a sample depends on.
     """
 
-    model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
-    graphs: dict[Any, Any]
-    """What `_batched` has captured on a GPU, for one shape each. Their tensors are written to in each batch: a
-    tokenizer is for one thread."""
-    batching: Literal["none", "frames", "samples"] = "none"
-    """How clips of different lengths may share a batch, which a test of the family proves in float64.
-
-    `none`: they may not. `frames`: each is filled up with zeros to whole frames (of the spec) and ends there, at
-    every layer. `samples`: so, without the filling up.
-    """
-    mismatch: ClassVar[Mapping[str, str]] = {}
-    """Mode -> how many codes it changed, as `_batched.code_mismatch` has it, with random weights, there where
-    `_MEASURED` says; what is not here is not measured."""
-    batch_s: Mapping[str, float] = {"cuda": 128.0, "cpu": 0.0}
-    """Seconds of audio in a batch, by type of device: as many as the GPU likes best, the gaps between clips included.
-    0: one by one, as on a CPU, where a batch gains nothing."""
     piece_s: float = 60.0
     context_frames: int | None = None
     decoder_context_frames: int | None = None
 
-    @classmethod
-    def known_modes(cls) -> Mapping[str, str]:
-        if cls.batching == "none":
-            return super().known_modes()
-        modes = {mode: about for mode, about in _FASTER.items() if mode != "bf16" or mode in cls.mismatch}
-        shares = {mode: cls.mismatch.get(mode) for mode in modes}
-        told = {
-            mode: f"{share} of codes differed from exact, {_MEASURED}" if share else "not measured against exact"
-            for mode, share in shares.items()
-        }
-        return {**super().known_modes(), **{mode: f"{about}; {told[mode]}" for mode, about in modes.items()}}
-
-    @property
-    def modes(self) -> Mapping[str, str]:
-        return self.known_modes() if self.batching != "none" else super().known_modes()
-
-    def use_mode(self, mode: str) -> None:
-        entering = mode != self.mode
-        super().use_mode(mode)
-        self.graphs = {}
-        if entering and mode == "bf16":
-            from slm.tokenizers._batched import to_bfloat16
-
-            to_bfloat16(self)
-
     def encoder_stages(self) -> Sequence[Any]:
-        """The modules that a signal goes through, in order, up to what is quantized."""
         return [self.model.encoder]
 
     @abstractmethod
-    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
-        """Signals `[B, 1, N]` of one length -> codes `[B, K, T]`, in whatever precision the model is."""
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor: ...
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `[B, K, T]` -> audio `[B, about T x hop]`; frame t begins at sample t x hop."""
@@ -147,37 +89,7 @@ class NeuralCodec(Tokenizer):
             taxonomy={**(taxonomy or {}), "parameters": f"{parameters / 1e6:.1f} M"},
         )
 
-    @property
-    def runs_ahead(self) -> bool:
-        # Not past a subclass that does something of its own there.
-        own = type(self)._encode is not NeuralCodec._encode or type(self).encode is not Tokenizer.encode
-        return self.mode != EXACT and self._parameter().is_cuda and not own
-
-    def start(self, clips: Sequence[AudioClip]) -> Callable[[], list[Codes]]:
-        if not self.runs_ahead:
-            return super().start(clips)
-        wait = self._begin([clip.samples for clip in self._checked(clips)])
-        return lambda: self._all_codes(clips, wait())
-
-    def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if self.mode != EXACT:
-            return self._begin(signals)()
-        with inference():
-            return [self._encode_single(signal) for signal in signals]
-
-    def _begin(self, signals: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
-        import torch
-
-        from slm.tokenizers._batched import start_batches
-
-        device = self._parameter().device  # of several GPUs, streams and events are made for the current one
-        with inference(tf32=self.mode == "tf32"), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            return start_batches(self, signals)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "graphs": {}}  # which belong to this process
-
-    def _encode_single(self, signal: np.ndarray) -> np.ndarray:
+    def _encode_alone(self, signal: np.ndarray) -> np.ndarray:
         return self._encode_long(signal) if self._is_long(len(signal)) else self._encode_whole(signal)
 
     def _is_long(self, num_samples: int) -> bool:
@@ -231,20 +143,6 @@ class NeuralCodec(Tokenizer):
     def _to_model(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self._parameter().device, self._parameter().dtype)
 
-    def _parameter(self) -> torch.Tensor:
-        return next(self.model.parameters())
-
-
-@contextmanager
-def inference(tf32: bool = False) -> Iterator[None]:
-    """In which networks run: without gradients, and in fp32 that is fp32. On CUDA, convolutions default to TF32, whose
-    10-bit mantissa moves codes away: where that is wanted, it must be asked for."""
-    import torch
-    from torch.backends import cudnn
-
-    with torch.inference_mode(), cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
-        yield
-
 
 def pad_to_frames(signals: torch.Tensor, hop_samples: int) -> torch.Tensor:
     """Zeros behind `[B, 1, N]`, up to whole frames."""
@@ -285,12 +183,13 @@ def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = 
 
 
 def widest_layer(stages: Iterable[torch.nn.Module], hop_samples: int) -> int:
-    """How many frames a 1-d convolution of these stages sees beside its own, at most; counted as by `conv_context`."""
+    """How many frames a 1-d convolution of these stages sees beside its own, at most; counted as by `conv_context`.
+    Those for which clips become rows are not counted."""
     from torch import nn
 
     jump, widest = 1, 0
     for layer in (layer for stage in stages for layer in stage.modules()):
-        if isinstance(layer, nn.Conv1d):
+        if isinstance(layer, nn.Conv1d) and not getattr(layer, "runs_along_clips", False):
             stride = int(layer.stride[0])
             widest = max(widest, (int(layer.kernel_size[0]) - 1) * layer.dilation[0] * jump)
             jump *= stride

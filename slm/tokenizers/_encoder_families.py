@@ -7,6 +7,7 @@ layers up to the highest one are kept and run.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -94,6 +95,31 @@ class LayeredEncoder(FrameEncoder):
         )
 
 
+def _added(held: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As attention of transformers takes it, in whatever implementation: what is added to scores."""
+    import torch
+
+    scores = torch.zeros(held.shape, dtype=dtype, device=held.device)
+    return scores.masked_fill(~held, torch.finfo(dtype).min)[:, None, None]
+
+
+def _told(held: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As WavLM's own attention takes it."""
+    return held
+
+
+_HELD = {"hubert": _added, "wav2vec2": _added, "wavlm": _told}
+
+
+def attend_clip_by_clip(model: Any) -> None:
+    """Make a HuBERT, wav2vec 2.0 or WavLM fit for clips that are packed."""
+    from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
+
+    run_clip_by_clip(model.encoder.pos_conv_embed.conv, channels_first=True)
+    for block in model.encoder.layers:
+        run_clip_by_clip(block.attention, mask=_HELD[model.config.model_type])
+
+
 class ConvEncoder(LayeredEncoder):
     """HuBERT, wav2vec 2.0 or WavLM: unpadded convolutions on the waveform, then Transformer layers.
 
@@ -111,6 +137,7 @@ class ConvEncoder(LayeredEncoder):
             # A norm that closes the stack: hidden_states come before it, the last one too, as in fairseq.
             model.encoder.layer_norm = nn.Identity()
         model.adapter = None
+        attend_clip_by_clip(model)
         self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
         if input_norm is None:
             input_norm = "unit-variance" if feature_extractor.do_normalize else "none"
@@ -123,13 +150,30 @@ class ConvEncoder(LayeredEncoder):
         self.frame_offset_samples = self.hop_samples - receptive_field
         self.width = config.hidden_size
 
-    def _window(self, signal: np.ndarray) -> torch.Tensor:
+    def prepared(self, part: np.ndarray) -> np.ndarray:
         import torch
 
-        values = self.extractor(signal, sampling_rate=self.sample_rate_hz, return_tensors="pt").input_values
+        values = self.extractor(part, sampling_rate=self.sample_rate_hz, return_tensors="pt").input_values
         if self.input_norm == "layer-norm":
             values = torch.nn.functional.layer_norm(values, values.shape[1:])
-        return self._layers_of(values.to(self.model.device))
+        return values[0].numpy()
+
+    def features_of(self, part: np.ndarray) -> torch.Tensor:
+        import torch
+
+        return self.run(torch.from_numpy(part)[None].to(self.model.device, self.model.dtype))
+
+    def run(self, signals: torch.Tensor) -> torch.Tensor:
+        """What `prepared` made, one or packed, `[1, N]` -> features `[layers, T, width]`."""
+        with warnings.catch_warnings():
+            # WavLM gives PyTorch a mask of two values beside a bias of many.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+            return self._layers_of(signals)
+
+    def stages(self) -> list[Any]:
+        """The modules that a signal goes through, in order."""
+        encoder = self.model.encoder
+        return [self.model.feature_extractor, encoder.pos_conv_embed, *encoder.layers]
 
     def identity(self, layer: int) -> dict[str, Any]:
         config = self.model.config
@@ -159,9 +203,9 @@ class BertEncoder(LayeredEncoder):
         self.frame_offset_samples = 160 - 400  # one every 160 samples
         self.width = config.hidden_size
 
-    def _window(self, signal: np.ndarray) -> torch.Tensor:
+    def features_of(self, part: np.ndarray) -> torch.Tensor:
         log_mel = self.extractor(
-            signal, sampling_rate=self.sample_rate_hz, pad_to_multiple_of=None, return_tensors="pt"
+            part, sampling_rate=self.sample_rate_hz, pad_to_multiple_of=None, return_tensors="pt"
         ).input_features
         return self._layers_of(log_mel.to(self.model.device))
 
@@ -194,13 +238,13 @@ class WhisperFrames(LayeredEncoder):
         self.width = config.d_model
         self.max_window_frames = config.max_source_positions
 
-    def _window(self, signal: np.ndarray) -> torch.Tensor:
+    def features_of(self, part: np.ndarray) -> torch.Tensor:
         import torch
         from torch.nn.functional import gelu
 
         model = self.model
         log_mel = self.extractor(
-            signal[: len(signal) // self.hop_samples * self.hop_samples],
+            part[: len(part) // self.hop_samples * self.hop_samples],
             sampling_rate=self.sample_rate_hz,
             padding="longest",
             truncation=False,

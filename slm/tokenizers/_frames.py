@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slm.tokenizers._modes import inference
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,8 +34,12 @@ class FrameEncoder(ABC):
     padding_samples: int = 0
 
     @abstractmethod
-    def _window(self, signal: np.ndarray) -> torch.Tensor:
-        """Float32 signal `[N]` of at least one frame -> fp32 features `[layers, T, width]`, in one piece."""
+    def features_of(self, part: np.ndarray) -> torch.Tensor:
+        """One of the signals of `cut` -> fp32 features `[layers, T, width]`, in one piece."""
+
+    def prepared(self, part: np.ndarray) -> np.ndarray:
+        """What is done to the whole of a window before the encoder sees it."""
+        return part
 
     @abstractmethod
     def identity(self, layer: int) -> dict[str, Any]:
@@ -43,6 +49,11 @@ class FrameEncoder(ABC):
     def num_frames(self, num_samples: int) -> int:
         return max(0, (num_samples + self.frame_offset_samples) // self.hop_samples)
 
+    @property
+    def window_samples(self) -> int:
+        """What a frame is computed from."""
+        return self.hop_samples + 2 * self.padding_samples - self.frame_offset_samples
+
     def features(self, signal: np.ndarray) -> torch.Tensor:
         """Float32 signal `[N]` of at least one frame -> fp32 features `[layers, T, width]` on the encoder's device."""
         import torch
@@ -51,20 +62,21 @@ class FrameEncoder(ABC):
 
     def windows(self, signal: np.ndarray) -> Iterator[torch.Tensor]:
         """`features` in consecutive parts, so that the whole of a long clip is never held."""
-        import torch
+        for part in self.cut(signal):
+            with inference():
+                window = self.features_of(part)
+            yield window
 
+    def cut(self, signal: np.ndarray) -> Iterator[np.ndarray]:
+        """The signals of these parts, `prepared`, each to be taken for a clip of its own."""
         frames = self.num_frames(len(signal))
         if self.padding_samples:
             signal = np.pad(signal, self.padding_samples)
-        reach = 2 * self.padding_samples - self.frame_offset_samples  # that the last frame needs beyond its hop
         count = ceil(frames / (self.max_window_frames or frames))
         edges = np.linspace(0, frames, count + 1).round().astype(int)
         for start, end in pairwise(edges):
-            stop = len(signal) if end == frames else end * self.hop_samples + reach
-            # On CUDA, convolutions default to TF32, whose 10-bit mantissa moves features away from those of fp32.
-            with torch.inference_mode(), torch.backends.cudnn.flags(True, deterministic=True, allow_tf32=False):
-                window = self._window(signal[start * self.hop_samples : stop])
-            yield window
+            stop = len(signal) if end == frames else (end - 1) * self.hop_samples + self.window_samples
+            yield self.prepared(signal[start * self.hop_samples : stop])
 
     def cut_at(self, max_window_s: float, padding_samples: int = 0) -> None:
         """Bound the windows, and put `padding_samples` zeros before and behind each clip, which moves its frames."""

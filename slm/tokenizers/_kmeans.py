@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from slm.errors import UsageError, did_you_mean
 from slm.files import atomic_file
 from slm.tokenizers._checkpoints import find_files
 from slm.tokenizers._frames import FrameEncoder
-from slm.tokenizers.base import Tokenizer, fingerprint
+from slm.tokenizers._modes import PackedTokenizer
+from slm.tokenizers.base import fingerprint
 from slm.types import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def nearest(frames: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor
     return torch.cat(indices), torch.cat(distances)
 
 
-class KmeansTokenizer(Tokenizer):
+class KmeansTokenizer(PackedTokenizer):
     """Frames of an encoder, each replaced by the index of its nearest centroid, by layer: no decoder.
 
     One codebook for each layer of the encoder. A subclass is a name and `make_encoder`, whose parameters (but
@@ -201,18 +202,17 @@ class KmeansTokenizer(Tokenizer):
             **spec,
         )
 
-    def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        # One at a time: padding changes the features of encoders with group norm, and even rows of equal length are
-        # rounded differently in a batch, which flips near ties between centroids.
-        return [self._encode_one(signal) for signal in signals]
+    def _cut(self, signal: np.ndarray) -> Iterator[np.ndarray]:
+        return self.encoder.cut(signal)
 
-    def _encode_one(self, signal: np.ndarray) -> np.ndarray:
+    def _encode_alone(self, signal: np.ndarray) -> np.ndarray:
+        return self._assign(self.encoder.features_of(signal)).cpu().numpy()
+
+    def _assign(self, features: torch.Tensor) -> torch.Tensor:
+        """Features `[layers, T, width]` -> units `[T, layers]`."""
         import torch
 
-        return np.concatenate([
-            torch.stack([c.assign(x) for c, x in zip(self.centroids, window, strict=True)], dim=1).cpu().numpy()
-            for window in self.encoder.windows(signal)
-        ])  # fmt: skip
+        return torch.stack([c.assign(x) for c, x in zip(self.centroids, features, strict=True)], dim=1)
 
 
 def _check_fit(

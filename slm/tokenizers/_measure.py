@@ -63,14 +63,14 @@ def _loaded(row: TokenizerRecord, device: str, seed: int) -> Iterator[tuple[Toke
         yield tokenizer, f"of {row.checkpoint or 'the package'}"
         return
     with TemporaryDirectory() as folder:
-        made = _untrained(row, Path(folder) / "untrained", seed)
+        made = write_untrained_record(row, Path(folder) / "untrained", seed)
         if made is None:
             raise UsageError(f"{row.name} cannot be measured without its weights: {reason}") from reason
         source, settings = made
         yield load_tokenizer(source, device, **settings), f"random (seed {seed}); {reason}"
 
 
-def _untrained(row: TokenizerRecord, folder: Path, seed: int) -> tuple[str, dict[str, str]] | None:
+def write_untrained_record(row: TokenizerRecord, folder: Path, seed: int = 0) -> tuple[str, dict[str, str]] | None:
     """Write random weights of the record's architecture -> what `load_tokenizer` takes; None where nobody can."""
     changes = dict(row.untrained)
     if "architecture" in changes:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slm.audio import joined
-from slm.tokenizers._codec import NeuralCodec, inference
+from slm.tokenizers._codec import NeuralCodec
+from slm.tokenizers._modes import inference
 from slm.tokenizers.base import StreamDecoder, StreamEncoder, check_chunk
 
 if TYPE_CHECKING:

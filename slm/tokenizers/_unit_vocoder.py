@@ -96,7 +96,7 @@ class UnitVocoder:
         `piece_frames` is made in pieces that overlap as far as a sample can see, which in exact arithmetic equals one
         pass. ValueError for units or durations out of range.
         """
-        from slm.tokenizers._codec import inference
+        from slm.tokenizers._modes import inference
 
         if durations is not None:
             lasting = self.predict_durations(units) if isinstance(durations, str) else np.asarray(durations)

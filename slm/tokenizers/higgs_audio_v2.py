@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.xcodec import XCodecTokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 
 @TOKENIZERS.register("higgs-audio-v2")
@@ -48,3 +51,8 @@ class HiggsAudioV2Tokenizer(XCodecTokenizer):
         from slm.tokenizers.networks.higgs_audio_v2 import HiggsAudioV2Model
 
         return HiggsAudioV2Model
+
+    def _to_semantic_rate(self, signals: torch.Tensor) -> torch.Tensor:
+        from slm.tokenizers.networks.higgs_audio_v2 import resample
+
+        return resample(signals, self.model.config.sample_rate, self.model.config.semantic_sample_rate)

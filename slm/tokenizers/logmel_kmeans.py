@@ -50,17 +50,17 @@ class LogMelFrames(FrameEncoder):
         self.filters = torch.from_numpy(filters).float().to(device)
         self.window = torch.hann_window(_WINDOW, device=device)
 
-    def _window(self, signal: np.ndarray) -> torch.Tensor:
+    def features_of(self, part: np.ndarray) -> torch.Tensor:
         import torch
 
-        waveform = torch.from_numpy(np.ascontiguousarray(signal)).to(self.window.device)
-        frames = self.num_frames(len(signal))
+        waveform = torch.from_numpy(np.ascontiguousarray(part)).to(self.window.device)
+        frames = self.num_frames(len(part))
         power = torch.empty(frames, self.width, device=self.window.device)
         for start in range(0, frames, _PART_FRAMES):
             first = start * self.hop_samples
-            part = waveform[first : first + (_PART_FRAMES - 1) * self.hop_samples + _WINDOW]
+            piece = waveform[first : first + (_PART_FRAMES - 1) * self.hop_samples + _WINDOW]
             spectrum = torch.stft(
-                part, _WINDOW, self.hop_samples, window=self.window, center=False, return_complex=True
+                piece, _WINDOW, self.hop_samples, window=self.window, center=False, return_complex=True
             )
             power[start : start + _PART_FRAMES] = spectrum.abs().square().T @ self.filters
         peak = power.max().clamp_min(_QUIETEST_PEAK)

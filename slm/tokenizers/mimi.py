@@ -41,7 +41,7 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
     }
 
     def __init__(self, *, checkpoint: str = "kyutai/mimi", num_codebooks: int | None = None, device: str = "cpu"):
-        from slm.tokenizers.networks.packed import run_clip_by_clip
+        from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
 
         config = self._load(checkpoint, device)
         scalars_on_host(self.model)

@@ -7,20 +7,24 @@ units carry what is said far more than who says it, and have no decoder of their
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from slm.errors import UsageError
+from slm.tokenizers._encoder_families import ConvEncoder
 from slm.tokenizers._encoders import check_layers, load_encoder
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
 from slm.tokenizers._unit_vocoder import UnitVocoder, load_unit_vocoder
 from slm.tokenizers.base import TOKENIZERS, fingerprint
 from slm.tokenizers.database import taxonomy_of
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_WINDOW_S = 100.0  # as textlesslib
 
@@ -49,6 +53,8 @@ class SslKmeansTokenizer(KmeansTokenizer):
     clip. A clip of more than `max_window_s` (Whisper: 30 s at most) is encoded as the fewest windows of equal length,
     each as a clip of its own; T stays what the spec says.
     """
+
+    batching: Literal["none", "frames", "samples"] = "samples"
 
     about: ClassVar[Mapping[str, str]] = {
         "ssl-kmeans": "100 at 50 Hz from 16 kHz (Whisper tiny.en; fit or import others: HuBERT, WavLM, wav2vec 2.0, "
@@ -94,6 +100,9 @@ class SslKmeansTokenizer(KmeansTokenizer):
             semantic_codebooks=tuple(range(len(layers))),
             taxonomy=taxonomy_of("ssl-kmeans", encoder),
         )
+        if not isinstance(frames, ConvEncoder):
+            self.batching = "none"
+        self.model = frames.model
         self.vocoder: UnitVocoder | None = None
         if vocoder is not None:
             self._use_vocoder(vocoder, vocoder_speaker, layers, device)
@@ -111,6 +120,21 @@ class SslKmeansTokenizer(KmeansTokenizer):
             decoder_fingerprint=fingerprint(self.vocoder.identity()),
             settings={**self.spec.settings, "vocoder": source, **({"vocoder_speaker": speaker} if speaker else {})},
         )
+
+    def encoder_stages(self) -> Sequence[Any]:
+        assert isinstance(self.encoder, ConvEncoder)
+        return self.encoder.stages()
+
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.encoder, ConvEncoder)
+        return self._assign(self.encoder.run(signals[:, 0])).T[None]
+
+    def _num_frames(self, num_samples: int) -> int:
+        return (num_samples + self.encoder.hop_samples - self.encoder.window_samples) // self.encoder.hop_samples
+
+    @property
+    def _tail_samples(self) -> int:
+        return self.encoder.window_samples - self.encoder.hop_samples
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         assert self.vocoder is not None  # `decode` has asked the spec

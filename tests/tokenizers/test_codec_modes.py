@@ -23,6 +23,7 @@ from slm.tokenizers.networks.packed import PackedClips
 from slm.types import AudioClip
 from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import DAC, ENCODEC, MIMI
+from tests.tokenizers.semantic_codecs import write_light
 from tests.tokenizers.speech import real_clips
 
 RATES = {"encodec": 24_000, "dac": 16_000, "mimi": 24_000}
@@ -132,6 +133,20 @@ def test_windows_of_attention_stay_whole(tmp_path: Path, rows_on_cpu: None) -> N
     assert isinstance(exact, NeuralCodec)
     assert isinstance(batched, NeuralCodec)
     batching_law(exact, batched, real_clips(16_000)[:2])
+
+
+@pytest.mark.parametrize("name", ["xcodec", "higgs-audio-v2"])
+def test_two_branches_hear_each_clip_between_zeros(name: str, tmp_path: Path, rows_on_cpu: None) -> None:
+    """The acoustic one only where a clip is not of whole frames."""
+    folder = str(write_light(name, tmp_path / name))
+    exact, batched = (load_tokenizer(name, checkpoint=folder, mode=mode) for mode in ("exact", "batched"))
+    assert isinstance(exact, NeuralCodec)
+    assert isinstance(batched, NeuralCodec)
+    hop, (clip,) = exact.spec.hop_samples, real_clips(exact.spec.sample_rate_hz, 1)
+    cut = [replace(clip, id=str(k), samples=clip.samples[: 30 * hop + k * hop // 4]) for k in range(8)]
+    batching_law(exact, batched, [replace(clip, samples=clip.samples[: 40 * hop])])
+    for alone, together in zip(exact.encode(cut), batched.encode(cut), strict=True):
+        assert np.array_equal(alone.codes, together.codes), alone.id
 
 
 def test_encodec_for_music_looks_to_both_sides(tmp_path: Path, rows_on_cpu: None) -> None:

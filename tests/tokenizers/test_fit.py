@@ -156,7 +156,7 @@ def test_clips_of_several_windows_are_streamed_whole(
     """Windows of 7 frames: batches and held frames begin and end anywhere in them, nothing is lost or doubled."""
     from slm.tokenizers.logmel_kmeans import LogMelFrames
 
-    whole = LogMelFrames._window
+    whole = LogMelFrames.features_of
     loudest = np.concatenate([clip.samples for clip in real_clips(16_000, 8)])
 
     def same_peak(self: LogMelFrames, samples: np.ndarray) -> torch.Tensor:
@@ -164,7 +164,7 @@ def test_clips_of_several_windows_are_streamed_whole(
         together = whole(self, np.concatenate([samples, np.zeros(-len(samples) % 320), loudest]).astype(np.float32))
         return together[:, : self.num_frames(len(samples))]
 
-    monkeypatch.setattr(LogMelFrames, "_window", same_peak)
+    monkeypatch.setattr(LogMelFrames, "features_of", same_peak)
     made = {}
     for frames in (None, 7):
         monkeypatch.setattr(LogMelFrames, "max_window_frames", frames)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from slm.tokenizers._batched import pack
+from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
 from slm.tokenizers.networks.packed import PackedClips
 
 
@@ -85,7 +86,6 @@ def test_clips_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int,
     "layer",
     [
         nn.GRU(120, 2),
-        nn.GroupNorm(1, 1),
         nn.InstanceNorm1d(1),
         nn.ConvTranspose1d(1, 1, 4, 2),
         nn.MaxPool1d(2),
@@ -97,6 +97,44 @@ def test_clips_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int,
 def test_what_looks_along_time_and_is_not_followed_is_refused(layer: nn.Module) -> None:
     with PackedClips([0, 64], [60, 40], 120), pytest.raises(RuntimeError, match="packed"):
         layer(torch.randn(1, 1, 120))
+
+
+class Whole(nn.Module):
+    """What looks along a whole clip: a norm over time, positions by a kernel far longer than a gap, attention."""
+
+    def __init__(self, groups: int, kernel: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, 4)
+        self.positions = nn.Conv1d(4, 4, kernel, padding=kernel // 2)
+        self.attention = Attention()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x.expand(-1, 4, -1) * torch.arange(1.0, 5.0, dtype=x.dtype)[:, None] + 1)
+        return self.attention((x + self.positions(x)[..., : x.shape[-1]]).mT)[0].mT
+
+
+class Attention(nn.Module):
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
+        scores = x @ x.mT if attention_mask is None else (x @ x.mT).masked_fill(~attention_mask[:, None], -torch.inf)
+        return scores.softmax(dim=-1) @ x, None
+
+
+@pytest.mark.parametrize(("groups", "kernel"), [(1, 32), (4, 31)])
+def test_what_looks_along_a_clip_sees_that_clip_alone(groups: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    model, lengths, starts = Whole(groups, kernel).double(), [30, 17, 29], [0, 31, 59]
+    run_clip_by_clip(model.positions, channels_first=True)
+    run_clip_by_clip(model.attention, mask=lambda held, dtype: held)
+    signals = [torch.randn(length, dtype=torch.float64) for length in lengths]
+    batch = torch.full((1, 1, 90), torch.nan, dtype=torch.float64)
+    for start, signal in zip(starts, signals, strict=True):
+        batch[0, 0, start : start + len(signal)] = signal
+    with torch.no_grad():
+        alone = [model(signal[None, None])[0] for signal in signals]
+        with PackedClips(starts, lengths, 90, share=3, num_rows=5):
+            together = model(batch)[0]
+    found = [together[:, s : s + n] for s, n in zip(starts, lengths, strict=True)]
+    torch.testing.assert_close(found, alone)
 
 
 def test_layers_that_cannot_be_followed_are_refused() -> None:

@@ -2,7 +2,8 @@
 
 A network of convolutions is local but for where a clip begins and ends: there its layers put zeros or a reflection.
 `PackedClips` knows where every clip lies at every layer, and puts there what the layer would have put, into the gap
-between clips. What runs along a whole clip (an LSTM, attention) gets the clips as rows of a batch instead.
+between clips. What runs along a whole clip (an LSTM, attention) gets the clips as rows of a batch instead, a norm over
+it each clip alone.
 """
 
 from __future__ import annotations
@@ -13,26 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from slm.tokenizers.networks.places import Places, gaps, rows, steps, turned
+from slm.tokenizers.networks.places import Places, gaps, held, rows, steps, turned
 
-_LOOK_ALONG = {"gru", "rnn_tanh", "rnn_relu", "group_norm", "instance_norm", "conv_transpose1d", "conv2d", "max_pool1d"}
+_LOOK_ALONG = {"gru", "rnn_tanh", "rnn_relu", "instance_norm", "conv_transpose1d", "conv2d", "max_pool1d"}
 """What looks along time and is not followed."""
 
 
 class PackedClips(TorchFunctionMode):
     """Within it, a network sees clips of `lengths` samples, from `starts` on, in a tensor `[1, 1, total]`.
 
-    It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition),
-    LSTMs of both directions, and pooling of whole windows; other layers must not look along time, or be wrapped
-    (`run_clip_by_clip`). `total` and `starts` are whole strides at every layer. A clip is at most a `share`-th of the
-    whole, and rows of LSTMs are `num_rows` in number, whatever is packed (None: there are none). Places are known by
-    the width of a tensor, so that no width may stand for two of them: RuntimeError if it does, where clips lie too
-    close, and for some layers that it does not follow. Nothing is read back from the device. `graphs` keeps captured
-    LSTMs from one batch to the next.
+    It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition), group
+    norms, LSTMs of both directions, and pooling of whole windows; other layers must not look along time, or be told to
+    (`clip_by_clip`). `total` and `starts` are whole strides at every layer. A clip is at most a `share`-th of the
+    whole, and rows are `num_rows` in number, whatever is packed (None: there are none). Places are known by the width
+    of a tensor, so that no width may stand for two of them: RuntimeError if it does, where clips lie too close, and for
+    some layers that it does not follow. Nothing is read back from the device. `graphs` keeps captured LSTMs from one
+    batch to the next.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class PackedClips(TorchFunctionMode):
         self._share, self._num_rows = share, num_rows
         self._graphs = graphs
         self._token: Token[PackedClips | None] | None = None
+        self.follows = True
+        """Not while a module runs on clips as rows."""
 
     def __enter__(self) -> PackedClips:
         self._token = _CURRENT.set(self)
@@ -66,6 +68,8 @@ class PackedClips(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if not self.follows:
+            return func(*args, **(kwargs or {}))
         handler = _HANDLERS.get(func) or (PackedClips.lstm if getattr(func, "__name__", "") == "lstm" else None)
         if handler is None:
             if getattr(func, "__name__", "") in _LOOK_ALONG:
@@ -123,6 +127,13 @@ class PackedClips(TorchFunctionMode):
         self._learn(made, places.starts, step, [length // step for length in places.lengths])
         return made
 
+    def group_norm(self, input: torch.Tensor, *settings: Any, **others: Any) -> torch.Tensor:
+        places, made = self._at(input.shape[-1]), torch.zeros_like(input)
+        for start, length in zip(places.starts, places.lengths, strict=True):
+            clip = slice(start, start + length)
+            made[..., clip] = functional.group_norm(input[..., clip], *settings, **others)
+        return made
+
     def lstm(self, x: torch.Tensor, state: Any, weights: Any, *settings: Any) -> Any:
         """One direction never sees what is behind a row; the other is run on rows turned around within their ends."""
         has_bias, num_layers, _, _, bidirectional, batch_first = settings
@@ -155,6 +166,11 @@ class PackedClips(TorchFunctionMode):
         total = x.shape[1] * self._share
         index = self._index(steps, x.device, self._at(total), x.shape[1], total)
         return x.flatten(0, 1).index_select(0, index).unsqueeze(1 - time)
+
+    def held(self, rows: torch.Tensor) -> torch.Tensor:
+        """Which places of rows `[num_rows, W, C]` are of a clip, bool `[num_rows, W]`; of a row without a clip, one."""
+        places = self._at(rows.shape[1] * self._share)
+        return self._index(held, rows.device, places, *rows.shape[:2])
 
     def _run_lstm(
         self, x: torch.Tensor, state: Any, weights: Sequence[torch.Tensor], has_bias: bool, num_layers: int
@@ -205,27 +221,9 @@ class PackedClips(TorchFunctionMode):
             raise RuntimeError(f"the width {made.shape[-1]} stands for clips at {known} and at {places}")
 
 
-def run_clip_by_clip(module: nn.Module) -> None:
-    """From now on `module`, which maps `[1, T, C]` to an output with `last_hidden_state`, is given clips as rows of a
-    batch wherever they are packed: for what looks along a whole clip and never behind it, as causal attention."""
-    module.register_forward_pre_hook(_given_rows)
-    module.register_forward_hook(_rows_given_back)
-    module.runs_along_clips = True  # type: ignore[assignment]
-
-
-def _given_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    packed = _CURRENT.get()
-    return None if packed is None else (packed.to_rows(inputs[0], time=1), *inputs[1:])
-
-
-def _rows_given_back(module: nn.Module, inputs: tuple[Any, ...], made: Any) -> None:
-    if (packed := _CURRENT.get()) is not None:
-        made.last_hidden_state = packed.from_rows(made.last_hidden_state, time=1)
-
-
-def runs_along_clips(network: nn.Module) -> bool:
-    """Whether it has layers for which clips become rows."""
-    return any(isinstance(m, nn.LSTM) or getattr(m, "runs_along_clips", False) for m in network.modules())
+def current() -> PackedClips | None:
+    """The one that a network runs within."""
+    return _CURRENT.get()
 
 
 def _captured(
@@ -260,4 +258,5 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     functional.pad: PackedClips.pad,
     functional.conv1d: PackedClips.conv1d,
     functional.avg_pool1d: PackedClips.avg_pool1d,
+    functional.group_norm: PackedClips.group_norm,
 }

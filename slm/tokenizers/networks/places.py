@@ -60,6 +60,14 @@ def steps(places: Places, width: int, total: int) -> np.ndarray:
     return made
 
 
+def held(places: Places, num_rows: int, width: int) -> np.ndarray:
+    """`[R, W]`: whether a place of the rows is of a clip; of a row without a clip the first is, so that attention has
+    something to look at."""
+    lengths = np.ones(num_rows, np.int64)
+    lengths[: len(places.lengths)] = places.lengths
+    return np.arange(width) < lengths[:, None]
+
+
 def turned(places: Places, width: int, num_rows: int) -> np.ndarray:
     """`[T, R]`: for each place of the rows the one whose value is there when each clip is turned around."""
     lengths = np.zeros(num_rows, np.int64)

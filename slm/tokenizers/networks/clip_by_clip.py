@@ -1,0 +1,76 @@
+"""Modules that look along a whole clip: where clips are packed, they are given them as rows of a batch.
+
+Attention is told by a mask what is behind the end of each; a convolution whose kernel is longer than the gaps between
+clips sees zeros there, as at the end of a clip alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from slm.tokenizers.networks.packed import PackedClips, current
+
+Mask = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
+"""Which places of the rows `[R, W]` are of a clip, and the type of what runs -> a module's `attention_mask`."""
+
+
+def run_clip_by_clip(module: nn.Module, *, mask: Mask | None = None, channels_first: bool = False) -> None:
+    """From now on `module`, which maps `[1, T, C]` (`channels_first`: `[1, C, T]`) to as many steps or a few more, is
+    given clips as rows of a batch wherever they are packed, zeros behind them. Without `mask` it must not look behind
+    the end of a clip, or see what zeros say.
+
+    What it makes is a tensor, a tuple that begins with one, or an output with `last_hidden_state`.
+    """
+    rows = _Rows(mask, channels_first)
+    module.register_forward_pre_hook(rows.give, with_kwargs=True)
+    module.register_forward_hook(rows.take_back)
+    module.runs_along_clips = True  # type: ignore[assignment]
+
+
+def runs_along_clips(network: nn.Module) -> bool:
+    """Whether it has layers for which clips become rows."""
+    return any(isinstance(m, nn.LSTM) or getattr(m, "runs_along_clips", False) for m in network.modules())
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Hooks of a module, which can be copied and pickled with it."""
+
+    mask: Mask | None
+    channels_first: bool
+
+    def give(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if (packed := current()) is None:
+            return None
+        x, *rest = args
+        rows = packed.to_rows(x.mT if self.channels_first else x, time=1)
+        held = packed.held(rows)
+        rows = rows.masked_fill(~held[..., None], 0.0)
+        if self.mask is not None:
+            kwargs = {**kwargs, "attention_mask": self.mask(held, rows.dtype)}
+        packed.follows = False
+        return (rows.mT if self.channels_first else rows, *rest), kwargs
+
+    def take_back(self, module: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
+        if (packed := current()) is None:
+            return None
+        packed.follows = True
+        if isinstance(made, torch.Tensor):
+            return self._steps(packed, made, args[0])
+        if isinstance(made, tuple):
+            return (self._steps(packed, made[0], args[0]), *made[1:])
+        made.last_hidden_state = self._steps(packed, made.last_hidden_state, args[0])
+        return made
+
+    def _steps(self, packed: PackedClips, made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """Of more steps than were given (an even kernel makes one more) those behind stay behind, as zeros."""
+        if not self.channels_first:
+            return packed.from_rows(made, time=1)
+        width = given.shape[-1]
+        steps = packed.from_rows(made[..., :width].mT, time=1).mT
+        return nn.functional.pad(steps, (0, made.shape[-1] - width)) if made.shape[-1] > width else steps

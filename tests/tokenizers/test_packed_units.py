@@ -1,0 +1,115 @@
+"""Units of clips that share a tensor: those of each clip alone, whatever the encoder does along the whole of a clip."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+from slm.errors import UsageError
+from slm.tokenizers import load_tokenizer
+from slm.tokenizers._kmeans import Centroids
+from slm.tokenizers.ssl_kmeans import SslKmeansTokenizer
+from slm.types import AudioClip
+from tests.contracts import batching_law, tokenizer_law
+from tests.tokenizers.speech import real_clips
+from tests.tokenizers.speech_encoders import WIDTH, conv_config, randomized, save_encoders, small_mhubert
+
+NAMES = [
+    *("hubert-group", "wavlm-layer", "25-hz", "batch-norm"),
+    *(pytest.param(name, marks=pytest.mark.thorough) for name in ("hubert-layer", "wavlm-group", "wav2vec2-group")),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small encoders of every form; positions by a kernel of 128 frames, as published, and one that is odd."""
+    root = tmp_path_factory.mktemp("encoders")
+    made = save_encoders(root)
+    wide = {"num_conv_pos_embeddings": 128}
+    normed = conv_config(HubertConfig, stable=False)
+    normed.update({"conv_pos_batch_norm": True, "num_conv_pos_embeddings": 15})  # as mHuBERT-147
+    for name, model in {"25-hz": small_mhubert(), "batch-norm": HubertModel(normed)}.items():
+        made[name] = root / name
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            randomized(model).save_pretrained(root / name)
+        Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(root / name)
+    config = conv_config(HubertConfig, stable=False)
+    config.update(wide)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        randomized(HubertModel(config)).save_pretrained(made["hubert-group"])
+        for layer in (1, 3):
+            centroids = torch.randn(40, WIDTH)
+            Centroids(centroids, torch.zeros(WIDTH), torch.ones(WIDTH)).save(root / f"L{layer}.safetensors")
+    return made
+
+
+@pytest.fixture
+def load(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Units of layers 1 and 3, in batches of 8 s, where a CPU would take clips one by one."""
+    monkeypatch.setattr(SslKmeansTokenizer, "batch_s", {"cpu": 8.0})
+
+    def loaded(name: str, mode: str, **settings: Any) -> Any:
+        centroids = str(folders[name].parent / "L{layer}.safetensors")
+        return load_tokenizer(
+            "ssl-kmeans", mode=mode, encoder=str(folders[name]), layer=[1, 3], centroids=centroids, **settings
+        )
+
+    return loaded
+
+
+def short_clips(count: int) -> list[AudioClip]:
+    return [replace(clip, samples=clip.samples[:32_000]) for clip in real_clips(16_000, count)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_of_a_batch_are_those_of_its_clips(load: Callable[..., Any], name: str) -> None:
+    batching_law(load(name, "exact"), load(name, "batched"), short_clips(1))
+
+
+@pytest.mark.parametrize("settings", [{"padding_samples": 40, "input_norm": "layer-norm"}, {"max_window_s": 0.7}])
+def test_so_are_those_of_padded_clips_and_of_windows(load: Callable[..., Any], settings: dict[str, Any]) -> None:
+    batching_law(load("hubert-group", "exact", **settings), load("hubert-group", "batched", **settings), short_clips(1))
+
+
+@pytest.mark.thorough
+def test_attention_that_is_written_out_is_masked_too(load: Callable[..., Any]) -> None:
+    exact, batched = (load("hubert-group", mode) for mode in ("exact", "batched"))
+    for each in (exact, batched):
+        each.model.set_attn_implementation("eager")
+    batching_law(exact, batched, short_clips(1))
+
+
+def test_no_neighbour_changes_a_unit(load: Callable[..., Any]) -> None:
+    tokenizer_law(load("hubert-group", "batched"), short_clips(2))
+
+
+def test_clips_too_short_for_a_batch_and_longer_than_one(load: Callable[..., Any]) -> None:
+    exact, batched = (load("hubert-layer", mode) for mode in ("exact", "batched"))
+    speech = np.tile(np.concatenate([clip.samples for clip in real_clips(16_000)]), 2)
+    clips = [AudioClip(str(n), speech[:n], 16_000) for n in (399, 400, 15 * 320 + 79, 15 * 320 + 80, 8 * 16_000 + 700)]
+    for alone, together in zip(exact.encode(clips), batched.encode(clips), strict=True):
+        assert len(alone.codes) == len(together.codes) == exact.spec.num_frames(int(alone.id))
+        assert (alone.codes != together.codes).mean() < 0.02 if len(alone.codes) else True
+
+
+def test_a_copy_has_the_same_units(load: Callable[..., Any]) -> None:
+    tokenizer, clips = load("wav2vec2-group", "batched"), short_clips(2)
+    for before, after in zip(tokenizer.encode(clips), copy.deepcopy(tokenizer).encode(clips), strict=True):
+        assert np.array_equal(before.codes, after.codes)
+
+
+def test_encoders_of_another_form_have_exact_alone(load: Callable[..., Any]) -> None:
+    for name in ("whisper", "bert"):
+        assert list(load(name, "exact").modes) == ["exact"]
+    with pytest.raises(UsageError, match="no mode 'batched', only exact"):
+        load("whisper", "batched")
