@@ -128,10 +128,9 @@ def codes_of_batch(tokenizer: PackedTokenizer, batch: Batch, signals: Sequence[n
     """Codes `[1, K, T]` of a whole batch, on the device, by a network that takes signals as they are."""
     hop = tokenizer.spec.hop_samples
     total = frames_of_batch(tokenizer) * hop + tokenizer._tail_samples
-    unit = tokenizer.spec.frame_multiple * hop if tokenizer.batching == "frames" else 1
     starts = [start * hop for start in batch.starts]
     values = end_to_end([signals[i] for i in batch.members], starts, total, tokenizer._parameter())
-    lengths = [-(-len(signals[i]) // unit) * unit for i in batch.members]
+    lengths = [tokenizer._samples_taken(len(signals[i])) for i in batch.members]
     with batch.packed(starts, lengths, total, tokenizer.graphs):
         return tokenizer._codes_of(values)
 

@@ -183,7 +183,7 @@ def conv_context(module: torch.nn.Module, hop_samples: int, from_frames: bool = 
 
 
 def widest_layer(stages: Iterable[torch.nn.Module], hop_samples: int) -> int:
-    """How many frames a 1-d convolution of these stages sees beside its own, at most; counted as by `conv_context`.
+    """How many frames a layer of these stages sees beside its own, at most; counted as by `conv_context`.
     Those for which clips become rows are not counted."""
     from torch import nn
 
@@ -193,4 +193,6 @@ def widest_layer(stages: Iterable[torch.nn.Module], hop_samples: int) -> int:
             stride = int(layer.stride[0])
             widest = max(widest, (int(layer.kernel_size[0]) - 1) * layer.dilation[0] * jump)
             jump *= stride
+        else:
+            widest = max(widest, 2 * int(getattr(layer, "reach", 0)) * jump)
     return ceil(widest / hop_samples)

@@ -108,8 +108,9 @@ class PackedTokenizer(Tokenizer):
         return 0
 
     def _samples_taken(self, num_samples: int) -> int:
-        """By a signal of `_cut` in a tensor."""
-        return num_samples
+        """By a signal of `_cut` in a tensor, zeros with which a network would fill it up counted."""
+        unit = self.spec.frame_multiple * self.spec.hop_samples if self.batching == "frames" else 1
+        return -(-num_samples // unit) * unit
 
     def _gap_frames(self) -> int:
         """What must lie between clips in a tensor."""

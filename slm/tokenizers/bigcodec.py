@@ -36,7 +36,7 @@ class BigCodecTokenizer(SEANetCodec):
     Follows github.com/Aria-K-Alethia/BigCodec.
     """
 
-    batching = "none"  # `frames` would do, but for the frame more that whole frames get
+    batching = "frames"
     about: ClassVar[Mapping[str, str]] = {
         "bigcodec": "8192 x 1 at 80 Hz from 16 kHz; decodes; needs Alethia/BigCodec (hub or local folder)"
     }
@@ -58,6 +58,9 @@ class BigCodecTokenizer(SEANetCodec):
             taxonomy=taxonomy_of("bigcodec", checkpoint),
             published=[value for part in parts.values() for value in part.values()],
         )
+
+    def _samples_taken(self, num_samples: int) -> int:
+        return self.spec.num_frames(num_samples) * self.spec.hop_samples  # a frame more where all are whole
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
         return self.model.decode(codes)

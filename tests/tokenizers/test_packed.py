@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from slm.tokenizers._batched import pack
+from slm.tokenizers.networks.bigcodec import Activation
 from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
 from slm.tokenizers.networks.packed import PackedClips
 
@@ -97,6 +98,22 @@ def test_clips_end_where_they_end_in_every_kind_of_layer(mode: str, stride: int,
 def test_what_looks_along_time_and_is_not_followed_is_refused(layer: nn.Module) -> None:
     with PackedClips([0, 64], [60, 40], 120), pytest.raises(RuntimeError, match="packed"):
         layer(torch.randn(1, 1, 120))
+
+
+def test_an_activation_at_twice_the_rate_repeats_the_ends_of_each_clip() -> None:
+    """Before it goes up, and again before it comes down."""
+    torch.manual_seed(0)
+    activation = Activation(1).double()
+    lengths, starts = [30, 1, 29], [0, 42, 55]
+    signals = [torch.randn(length, dtype=torch.float64) for length in lengths]
+    batch = torch.randn(1, 1, 90, dtype=torch.float64)
+    for start, signal in zip(starts, signals, strict=True):
+        batch[0, 0, start : start + len(signal)] = signal
+    with torch.no_grad():
+        alone = [activation(signal[None, None])[0, 0] for signal in signals]
+        with PackedClips(starts, lengths, 90):
+            together = activation(batch)[0, 0]
+    torch.testing.assert_close([together[s : s + n] for s, n in zip(starts, lengths, strict=True)], alone)
 
 
 class Whole(nn.Module):

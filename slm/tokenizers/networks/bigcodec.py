@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from slm.tokenizers._checkpoints import fold_weight_norm, with_weight_norm
+from slm.tokenizers.networks.packed import current
 from slm.tokenizers.networks.seanet import Recurrence, SEANet
 
 _DILATIONS = (1, 3, 9)
@@ -41,13 +42,16 @@ class BigCodecConfig:
 
 
 class FillingConv1d(nn.Conv1d):
-    """Fills the signal up with zeros to the next whole frame, as the authors do: always with one sample at least."""
+    """Fills the signal up with zeros to the next whole frame, as the authors do: always with one sample at least.
+    Clips that are packed have been filled up by then."""
 
     def __init__(self, channels_out: int, kernel: int, hop_samples: int):
         super().__init__(1, channels_out, kernel, padding=kernel // 2)
         self.hop_samples = hop_samples
 
     def forward(self, signals: torch.Tensor) -> torch.Tensor:
+        if current() is not None:
+            return super().forward(signals)
         return super().forward(functional.pad(signals, (0, self.hop_samples - signals.shape[-1] % self.hop_samples)))
 
 
@@ -69,11 +73,11 @@ class Activation(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels = x.shape[1]
         padded = functional.pad(x, (5, 5), mode="replicate")
-        up = 2 * functional.conv_transpose1d(padded, self.up_filter.expand(channels, -1, -1), stride=2, groups=channels)
-        x = up[..., 15:-15]
+        filters = self.up_filter.expand(channels, -1, -1)
+        x = 2 * functional.conv_transpose1d(padded, filters, stride=2, padding=15, groups=channels)
         alpha, beta = self.alpha.exp()[:, None], self.beta.exp()[:, None]
         x = x + 1 / (beta + 1e-9) * torch.sin(x * alpha) ** 2
-        padded = functional.pad(x, (5, 6), mode="replicate")
+        padded = functional.pad(x, (5, 5), mode="replicate")
         return functional.conv1d(padded, self.down_filter.expand(channels, -1, -1), stride=2, groups=channels)
 
 

@@ -19,20 +19,20 @@ from torch.overrides import TorchFunctionMode
 
 from slm.tokenizers.networks.places import Places, gaps, held, rows, steps, turned
 
-_LOOK_ALONG = {"gru", "rnn_tanh", "rnn_relu", "instance_norm", "conv_transpose1d", "conv2d", "max_pool1d"}
+_LOOK_ALONG = {"gru", "rnn_tanh", "rnn_relu", "instance_norm", "conv2d", "max_pool1d"}
 """What looks along time and is not followed."""
 
 
 class PackedClips(TorchFunctionMode):
     """Within it, a network sees clips of `lengths` samples, from `starts` on, in a tensor `[1, 1, total]`.
 
-    It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition), group
-    norms, LSTMs of both directions, and pooling of whole windows; other layers must not look along time, or be told to
-    (`clip_by_clip`). `total` and `starts` are whole strides at every layer. A clip is at most a `share`-th of the
-    whole, and rows are `num_rows` in number, whatever is packed (None: there are none). Places are known by the width
-    of a tensor, so that no width may stand for two of them: RuntimeError if it does, where clips lie too close, and for
-    some layers that it does not follow. Nothing is read back from the device. `graphs` keeps captured LSTMs from one
-    batch to the next.
+    It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition),
+    transposed ones that cut off what they see beyond it, group norms, LSTMs of both directions, and pooling of whole
+    windows; other layers must not look along time, or be told to (`clip_by_clip`). `total` and `starts` are whole
+    strides at every layer. A clip is at most a `share`-th of the whole, and rows are `num_rows` in number, whatever is
+    packed (None: there are none). Places are known by the width of a tensor, so that no width may stand for two of
+    them: RuntimeError if it does, where clips lie too close, and for some layers that it does not follow. Nothing is
+    read back from the device. `graphs` keeps captured LSTMs from one batch to the next.
     """
 
     def __init__(
@@ -117,6 +117,29 @@ class PackedClips(TorchFunctionMode):
         made = functional.conv1d(x, weight, bias, stride, padding, dilation, groups)
         extent = places.left + places.right + before + behind - reach + extra
         self._learn(made, places.starts, step, [(length + extent) // step + 1 for length in places.lengths])
+        return made
+
+    def conv_transpose1d(
+        self,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> torch.Tensor:
+        """Of what was padded, and as much cut off again, so that nothing beyond the padding is seen."""
+        places, step, cut = self._padded.pop(input.shape[-1], None), _one(stride), _one(padding)
+        reach = (weight.shape[-1] - 1) * _one(dilation)
+        if places is None or cut < reach or _one(output_padding):
+            raise RuntimeError("a transposed convolution that sees beyond what was padded, of clips that are packed")
+        self._fill_gaps(input, places, places.left, places.right)
+        made = functional.conv_transpose1d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        around = places.left + places.right - 1
+        lengths = [(length + around) * step + reach + 1 - 2 * cut for length in places.lengths]
+        self._know(made.shape[-1], Places(tuple(start * step for start in places.starts), tuple(lengths)))
         return made
 
     def avg_pool1d(self, input: torch.Tensor, kernel_size: Any, stride: Any = None, *rest: Any, **others: Any) -> Any:
@@ -215,10 +238,12 @@ class PackedClips(TorchFunctionMode):
     def _learn(self, made: torch.Tensor, starts: Sequence[int], step: int, lengths: Sequence[int]) -> None:
         if any(start % step for start in starts):
             raise RuntimeError(f"clips at {starts} do not begin with a stride of {step}")
-        places = Places(tuple(start // step for start in starts), tuple(lengths))
-        known = self._places.setdefault(made.shape[-1], places)
+        self._know(made.shape[-1], Places(tuple(start // step for start in starts), tuple(lengths)))
+
+    def _know(self, width: int, places: Places) -> None:
+        known = self._places.setdefault(width, places)
         if known != places:
-            raise RuntimeError(f"the width {made.shape[-1]} stands for clips at {known} and at {places}")
+            raise RuntimeError(f"the width {width} stands for clips at {known} and at {places}")
 
 
 def current() -> PackedClips | None:
@@ -257,6 +282,7 @@ _CURRENT: ContextVar[PackedClips | None] = ContextVar("packed clips", default=No
 _HANDLERS: dict[Any, Callable[..., Any]] = {
     functional.pad: PackedClips.pad,
     functional.conv1d: PackedClips.conv1d,
+    functional.conv_transpose1d: PackedClips.conv_transpose1d,
     functional.avg_pool1d: PackedClips.avg_pool1d,
     functional.group_norm: PackedClips.group_norm,
 }
