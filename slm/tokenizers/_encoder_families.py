@@ -17,6 +17,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._frames import FrameEncoder
+from slm.tokenizers._log_mel import LogMel
 from slm.tokenizers.base import weight_digests
 
 if TYPE_CHECKING:
@@ -198,16 +199,17 @@ class BertEncoder(LayeredEncoder):
         model.encoder.layers = self._keep(model.encoder.layers, layers, config._name_or_path)
         model.adapter = model.intermediate_ffn = None
         self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
+        self.log_mel = LogMel(feature_extractor)
         self.sample_rate_hz = feature_extractor.sampling_rate
         self.hop_samples = 160 * feature_extractor.stride  # both fixed in the feature extractor: windows of 400,
         self.frame_offset_samples = 160 - 400  # one every 160 samples
         self.width = config.hidden_size
 
     def features_of(self, part: np.ndarray) -> torch.Tensor:
-        log_mel = self.extractor(
-            part, sampling_rate=self.sample_rate_hz, pad_to_multiple_of=None, return_tensors="pt"
-        ).input_features
-        return self._layers_of(log_mel.to(self.model.device))
+        import torch
+
+        model = self.model
+        return self._layers_of(self.log_mel(torch.from_numpy(part).to(model.device), fill_last=False).to(model.dtype))
 
     def identity(self, layer: int) -> dict[str, Any]:
         settings = {key: getattr(self.model.config, key, None) for key in _BERT_KEYS}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from slm.tokenizers._log_mel import LogMel
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -100,7 +102,10 @@ class XCodec2Tokenizer(PretrainedCodec):
 def mel_features(signal: torch.Tensor, padding_samples: int) -> torch.Tensor:
     """A signal `[N]` at 16 kHz, zeros laid around it -> what w2v-BERT reads `[1, T, 160]`, two mel frames in one."""
     import torch
-    from transformers import SeamlessM4TFeatureExtractor
 
-    padded = torch.nn.functional.pad(signal, (padding_samples, padding_samples)).float().cpu().numpy()
-    return SeamlessM4TFeatureExtractor()(padded, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    return _log_mel()(torch.nn.functional.pad(signal, (padding_samples, padding_samples)), fill_last=True)
+
+
+@cache
+def _log_mel() -> LogMel:
+    return LogMel()

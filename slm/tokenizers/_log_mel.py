@@ -1,0 +1,70 @@
+"""What w2v-BERT 2.0 reads: Kaldi's log-mel frames every 10 ms, each band normalized over the clip, `stride` in one.
+
+transformers computes them frame by frame in numpy, at some 200 times real time: of a GPU that is most of the time.
+There the same steps run on the device, as far as that goes in the same precision. Elsewhere it is transformers' own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_FRAME, _HOP, _FFT = 400, 160, 512
+_PREEMPHASIS = 0.97
+_QUIETEST = 1.192092955078125e-07
+
+
+class LogMel:
+    """By a `SeamlessM4TFeatureExtractor`, or what such a one is without settings."""
+
+    def __init__(self, extractor: Any = None):
+        from transformers import SeamlessM4TFeatureExtractor
+
+        self.extractor = extractor or SeamlessM4TFeatureExtractor()
+        self._tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, signal: torch.Tensor, fill_last: bool) -> torch.Tensor:
+        """A signal `[N]` -> fp32 `[1, T, stride x bands]` on its device. What is left of a `stride` is filled up with
+        zeros (`fill_last`) or dropped."""
+        extractor = self.extractor
+        if not signal.is_cuda:
+            made: torch.Tensor = extractor(
+                signal.float().numpy(),
+                sampling_rate=extractor.sampling_rate,
+                pad_to_multiple_of=extractor.stride if fill_last else None,
+                return_tensors="pt",
+            ).input_features
+            return made
+        return self.on_device(signal, fill_last)
+
+    def on_device(self, signal: torch.Tensor, fill_last: bool) -> torch.Tensor:
+        """The same by torch."""
+        import torch
+
+        stride = self.extractor.stride
+        bands = self._log_bands(signal.double())
+        centred = bands - bands.mean(dim=0)
+        normed = centred / (centred.square().sum(dim=0) / (len(bands) - 1) + 1e-7).sqrt()
+        over = len(normed) % stride
+        if over and fill_last:
+            normed = torch.nn.functional.pad(normed, (0, 0, 0, stride - over))
+        return normed[: len(normed) // stride * stride].reshape(1, -1, stride * normed.shape[1]).float()
+
+    def _log_bands(self, signal: torch.Tensor) -> torch.Tensor:
+        """float64 `[N]` -> `[T, bands]` in float64, rounded where transformers rounds: the spectrum and the logarithm
+        are kept in single precision."""
+        import torch
+
+        if signal.device not in self._tables:
+            tables = (torch.from_numpy(t).double() for t in (self.extractor.window, self.extractor.mel_filters))
+            window, filters = (t.to(signal.device) for t in tables)
+            self._tables[signal.device] = window, filters
+        window, filters = self._tables[signal.device]
+        frames = (signal * 2**15).unfold(0, _FRAME, _HOP)  # as 16-bit samples
+        frames = frames - frames.mean(dim=1, keepdim=True)
+        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+        spectrum = torch.fft.rfft((frames - _PREEMPHASIS * before) * window, _FFT).to(torch.complex64)
+        power = spectrum.to(torch.complex128).abs().square()
+        return (power @ filters).clamp_min(_QUIETEST).log().float().double()
