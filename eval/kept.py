@@ -61,12 +61,8 @@ class KeptScorer:
         known = self._read(wanted)
         missing = [key for key in wanted if key not in known]
         self.processes.wait()
-        try:
-            if missing:
-                self._score({key: wanted[key] for key in missing}, known)
-        except UsageError:
-            self.processes.wait()  # the others wait too, and find out that it is missing
-            raise
+        if missing:
+            self._score({key: wanted[key] for key in missing}, known)
         self.processes.wait()
         if self.processes.count > 1:
             known |= self._read({key: c for key, c in wanted.items() if key not in known})

@@ -16,6 +16,7 @@ from slm.errors import UsageError
 from slm.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from slm.corpus.plan import Plan
     from slm.data.store import CodeStore
     from slm.spoken_lm import SpokenLM
 
@@ -38,6 +39,7 @@ def open_results(out: Path, lm: SpokenLM, model: str) -> dict[str, Any]:
         "tokenizer": {**asdict(lm.spec), "frame_rate_hz": lm.spec.frame_rate_hz, "bitrate_bps": lm.spec.bitrate_bps},
         "corpus": old.get("corpus"),
         "results": old["results"],
+        "failed": old.get("failed", []),
     }
 
 
@@ -58,6 +60,7 @@ def add_result(record: dict[str, Any], result: Result, config: Any, fingerprints
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     record["results"] = [*kept, made]
+    record["failed"] = [f for f in record.get("failed", ()) if f["benchmark"] != result.benchmark]
 
 
 def other_data(record: dict[str, Any], result: Result) -> str | None:
@@ -79,18 +82,12 @@ def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
 
     UsageError for a folder that is no finished corpus, and for one of another tokenizer than the model's.
     """
-    from slm.corpus.plan import Plan
     from slm.corpus.shards import read_record, shard_path
     from slm.corpus.summary import summarize
-    from slm.data.store import CodeStore
     from slm.tokenizers import check_same_spec
 
-    store, spec = CodeStore(path), lm.spec
+    (store, plan), spec = check_corpus(path), lm.spec
     check_same_spec(spec, store.spec)
-    try:
-        plan = Plan(path)
-    except (OSError, UsageError):
-        raise UsageError(f"--corpus {path}: plan.json is not one that this version wrote; tokenize it again") from None
     records = [read_record(shard_path(path, plan, shard)) for shard in plan.shards]
     summary = summarize(path, spec, plan, records)
     return {
@@ -104,6 +101,21 @@ def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
         "clips_left_out": len(summary.rejects),
         "codebooks": [{**asdict(c), "perplexity": c.perplexity} for c in summary.codebooks],
     }
+
+
+def check_corpus(path: Path) -> tuple[CodeStore, Plan]:
+    """A tokenized corpus, opened. UsageError for a folder that is none, or not finished."""
+    from slm.corpus.plan import Plan
+    from slm.data.store import CodeStore
+
+    try:
+        store = CodeStore(path)
+    except UsageError as error:
+        raise UsageError(f"--corpus: {error}") from None
+    try:
+        return store, Plan(path)
+    except (OSError, UsageError):
+        raise UsageError(f"--corpus {path}: plan.json is not one that this version wrote; tokenize it again") from None
 
 
 def was_trained_on(lm: SpokenLM, store: CodeStore) -> bool:

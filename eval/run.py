@@ -13,7 +13,6 @@ DIR has comparison.json, comparison.md (all of them, and what is told apart) and
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,18 +23,18 @@ from typing import TYPE_CHECKING, Any, Literal
 if __name__ == "__main__":  # a checkout needs no installation
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Result, Run, Setup
+from eval.benchmarks.base import BENCHMARKS, MODEL, Benchmark, Generation, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark
-from eval.comparison import Compared, compare
-from eval.conventions import Convention, find_convention, find_conventions
+from eval.comparison import Compared
+from eval.conventions import find_convention, find_conventions
 from eval.judges.config import Judges
+from eval.keeping import keep_failure, keep_result, keep_training_curve, write_comparison
 from eval.kept import KeptScorer
 from eval.processes import Processes, join_processes
 from eval.reconstruction.settings import Reconstruction
-from eval.several import Failure, name_models, report_failures
+from eval.several import Attempts, name_models
 from slm.config import join_list, run_command
 from slm.errors import UsageError, did_you_mean
-from slm.files import write_json, write_text
 from slm.types import Scorer, stable_hash
 
 if TYPE_CHECKING:
@@ -68,6 +67,9 @@ class EvalConfig:
     """Keep what each frame got too: likelihoods/*-frames.parquet."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of scoring. bf16 is faster on a GPU, and near ties may fall otherwise."""
+    batch_steps: int | None = None
+    """Steps that are scored at a time; fewer take less memory, and change the last bits only. 32,768 on a GPU and 1,024
+    on a CPU when not given."""
     baselines: Literal["auto", "yes", "no"] = "auto"
     """Score an untrained model and a unigram model too; auto: where ROOT/generated.json says that the benchmark is
     synthetic, so that its shortcuts show."""
@@ -102,27 +104,32 @@ class EvalConfig:
             raise UsageError("--bootstrap must be 1 or more")
         if self.seed < 0:
             raise UsageError("--seed must be 0 or more")
+        if self.batch_steps is not None and self.batch_steps < 1:
+            raise UsageError("--batch_steps must be 1 or more")
 
     @property
     def models(self) -> list[str]:
         return [self.model] if isinstance(self.model, str) else list(self.model)
 
 
-def main(config: EvalConfig) -> None:
+def main(config: EvalConfig) -> int:
     """Every benchmark checks its material before a model is loaded; results are kept after each benchmark."""
-    from eval.results import check_folder, read_object
+    from eval.results import check_corpus, check_folder, read_object
     from slm.devices import choose_device
 
     if is_reconstruction(config):
         from eval.reconstruction.command import main as reconstruct
 
-        return reconstruct(config)
-    convention, _ = find_convention(config.convention), find_conventions(config.conventions)
+        reconstruct(config)
+        return 0
+    find_conventions(config.conventions)
+    find_convention(config.convention)
     check_folder(cache_folder(config), "--cache")
+    if config.corpus:
+        check_corpus(Path(config.corpus))
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
     named = name_models(config.models)
-    jobs, failures = len(named) * len(benchmarks), list[Failure]()
     folders = {name: out / name if len(named) > 1 else out for name in named}
     for folder in (out, *folders.values()):
         check_folder(folder)
@@ -131,27 +138,25 @@ def main(config: EvalConfig) -> None:
     generated = read_object(description) if description.is_file() else None
     device = choose_device(config.device)
     processes = join_processes()
-    compared = []
+    attempts, compared = Attempts(processes, len(named) * len(benchmarks)), list[Compared]()
     for number, (name, path) in enumerate(named.items(), start=1):
         tell(f"model {number} of {len(named)}: {name}", processes, len(named) > 1)
         one = replace(config, model=path)
-        try:
-            lm = load_model(one, processes.device(device), benchmarks)
-            own = convention.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
-            failed = evaluate(one, lm, benchmarks, folders[name], own, generated, processes)
-        except UsageError as error:
-            if len(named) == 1:
-                raise
-            tell(f"{name} cannot be evaluated: {error}", processes)
-            failures.append(Failure(error, name))
-            continue
-        failures += [replace(failure, model=name) for failure in failed]
-        compared.append(Compared(name, folders[name], own, frozenset(f.benchmark for f in failed)))
-        del lm  # the next one may need its room
-    if len(named) > 1 and compared and processes.is_main:
-        write_comparison(config, compared, benchmarks, out)
-    processes.wait()
-    report_failures(failures, jobs, len(named) > 1)
+        prepared: Prepared | None = None
+        with attempts.apart(name if len(named) > 1 else ""):
+            prepared = prepare(one, processes.device(device), benchmarks, folders[name], generated, processes)
+        if prepared is not None and not attempts.last_failed:
+            failed = evaluate(one, prepared, benchmarks, name if len(named) > 1 else "", attempts)
+            compared.append(Compared(name, folders[name], prepared.run.convention, failed))
+        del prepared  # the next model may need its room
+    if len(named) > 1 and compared:
+        with attempts.apart("the comparison"):
+            if processes.is_main:
+                write_comparison(config, compared, benchmarks, attempts.failures, out)
+    if not processes.is_main:
+        return 1 if attempts.failures else 0
+    attempts.report()
+    return 0
 
 
 def is_reconstruction(config: EvalConfig) -> bool:
@@ -186,7 +191,7 @@ def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark])
     lm = load_lm(str(config.model), device, config.vocoder, **given)
     if lm.spec.is_declared:
         _ = lm.tokenizer  # which says who it is: results and caches are kept under its fingerprint
-    lm.precision = config.precision
+    lm.precision, lm.batch_steps = config.precision, config.batch_steps
     for asked in (find_convention(config.convention), *find_conventions(config.conventions)):
         asked.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
     for benchmark in benchmarks:
@@ -194,12 +199,21 @@ def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark])
     return lm
 
 
-def evaluate(config: EvalConfig, lm: SpokenLM, benchmarks: Sequence[Benchmark], out: Path, convention: Convention,
-             generated: dict[str, Any] | None, processes: Processes) -> list[Failure]:  # fmt: skip
-    """Run the benchmarks on one model. Every process runs them and scores its share; the main one writes. One that
-    cannot be run is told and returned; the others go on."""
+@dataclass(frozen=True)
+class Prepared:
+    """A model with all that its benchmarks are run with; `record` becomes its results.json."""
+
+    run: Run
+    record: dict[str, Any]
+    generated: dict[str, Any] | None
+
+
+def prepare(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark], out: Path,
+            generated: dict[str, Any] | None, processes: Processes) -> Prepared:  # fmt: skip
+    """UsageError for a model that cannot be scored, and where OUT is another's."""
     from eval.results import describe_corpus, open_results
 
+    lm = load_model(config, device, benchmarks)
     record = open_results(out, lm, str(config.model))
     if config.corpus:
         record["corpus"] = describe_corpus(Path(config.corpus), lm)
@@ -211,54 +225,35 @@ def evaluate(config: EvalConfig, lm: SpokenLM, benchmarks: Sequence[Benchmark], 
         if hasattr(scorer, "fingerprint") else scorer
         for name, scorer in scorers.items()
     }  # fmt: skip
+    convention = find_convention(config.convention).for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
     run = Run(lm, kept, fingerprints, out, convention, config.bootstrap, config.seed, cache_folder(config), processes,
               find_conventions(config.conventions), config.per_frame)  # fmt: skip
     if processes.is_main:
         keep_training_curve(config, out)
-    failed = []
+    return Prepared(run, record, generated)
+
+
+def evaluate(config: EvalConfig, prepared: Prepared, benchmarks: Sequence[Benchmark], name: str,
+             attempts: Attempts) -> frozenset[str]:  # fmt: skip
+    """Run the benchmarks on one model. Every process runs them and scores its share; the main one writes. One that
+    cannot be run is told and returned; the others go on. `name` is the model's, where there are several."""
+    run, record, processes = prepared.run, prepared.record, prepared.run.processes
+    failed = set[str]()
     for number, benchmark in enumerate(benchmarks, start=1):
         tell(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}", processes, len(benchmarks) > 1)
-        try:
+        with attempts.apart(name, benchmark.name):
             if processes.is_main:
-                keep_result(record, benchmark.run(run), config, out, fingerprints, generated)
+                keep_result(record, benchmark.run(run), config, run.out, dict(run.fingerprints), prepared.generated)
             elif isinstance(benchmark, PairBenchmark):
                 with TemporaryDirectory() as elsewhere:
                     benchmark.run(replace(run, out=Path(elsewhere), resamples=1))
-        except UsageError as error:
-            tell(f"{benchmark.name} cannot be evaluated: {error}", processes, len(benchmarks) > 1)
-            failed.append(Failure(error, benchmark=benchmark.name))
+        if attempts.last_failed:
+            failed.add(benchmark.name)
+            if processes.is_main:
+                keep_failure(record, attempts.failures[-1], run.out)
     if processes.is_main and len(failed) < len(benchmarks):
-        print(f"\nresults: {out / 'results.json'}\npage:    {out / 'index.html'}", flush=True)
-    return failed
-
-
-def keep_result(record: dict[str, Any], result: Result, config: EvalConfig, out: Path, fingerprints: dict[str, str],
-                generated: dict[str, Any] | None) -> None:  # fmt: skip
-    """Into results.json, results.md and the page, and its table on the screen."""
-    from eval.report.page import build_page
-    from eval.report.table import result_table, results_markdown
-    from eval.results import add_result, other_data, write_results
-
-    if line := other_data(record, result):
-        print(line, file=sys.stderr, flush=True)
-    add_result(record, result, config, fingerprints, generated)
-    write_results(out, record)
-    write_text(out / "results.md", results_markdown(record))
-    build_page([out], out)
-    print("\n" + result_table(record["results"][-1]), flush=True)
-
-
-def write_comparison(config: EvalConfig, models: Sequence[Compared], benchmarks: Sequence[Benchmark],
-                     out: Path) -> None:  # fmt: skip
-    """OUT/comparison.json, comparison.md and the page about all models."""
-    from eval.report.page import build_page
-    from eval.report.table import comparison_markdown, comparison_table
-
-    compared = compare(models, benchmarks, config.bootstrap, config.seed)
-    write_json(out / "comparison.json", compared)
-    write_text(out / "comparison.md", comparison_markdown(compared))
-    build_page([m.folder for m in models], out)
-    print(f"\n{comparison_table(compared)}\n\ncomparison: {out / 'comparison.md'}\npage:       {out / 'index.html'}")
+        print(f"\nresults: {run.out / 'results.json'}\npage:    {run.out / 'index.html'}", flush=True)
+    return frozenset(failed)
 
 
 def tell(line: str, processes: Processes, worth_it: bool = True) -> None:
@@ -297,14 +292,6 @@ def fingerprint_of(scorer: Scorer, lm: SpokenLM) -> str:
         return own
     counts = [c.tolist() for c in lm.statistics.counts]
     return stable_hash([lm.spec.fingerprint, lm.convention, counts, lm.statistics.num_documents])
-
-
-def keep_training_curve(config: EvalConfig, out: Path) -> None:
-    """Copy the run's metrics beside the results, so that OUT can be read without the run at hand."""
-    out.mkdir(parents=True, exist_ok=True)
-    curve = Path(str(config.model)).resolve().parent / "metrics.jsonl"
-    if curve.is_file():
-        shutil.copyfile(curve, out / "training.jsonl")
 
 
 if __name__ == "__main__":

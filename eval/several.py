@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gc
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from eval.failures import is_out_of_memory, is_told, reason_of
+from eval.processes import Processes, ProcessGone
 from eval.report.wording import run_name
-from slm.errors import UsageError
+from slm.config import disk_is_full
+from slm.errors import StoppedError, UsageError
 
 
 def name_models(paths: Sequence[str]) -> dict[str, str]:
@@ -29,16 +36,70 @@ def name_models(paths: Sequence[str]) -> dict[str, str]:
 class Failure:
     """What could not be evaluated: one benchmark of a model, or, without a name of one, the model."""
 
-    error: UsageError
+    reason: str
     model: str = ""
     benchmark: str = ""
+    wrong_use: bool = True
+    """Whether it is the user's to mend, rather than memory, a library or a bug."""
+
+    @property
+    def where(self) -> str:
+        return ", ".join(filter(None, [self.model, self.benchmark]))
 
 
-def report_failures(failures: Sequence[Failure], jobs: int, several_models: bool) -> None:
-    """UsageError where there are any: what there was to do besides is done by now. `jobs`: models times benchmarks."""
-    if failures and jobs == 1:
-        raise failures[0].error
-    if failures:
-        where = [", ".join([f.model] * several_models + [f.benchmark] * bool(f.benchmark)) for f in failures]
-        lines = [f"\n  {place}: {f.error}" for place, f in zip(where, failures, strict=True)]
-        raise UsageError("could not be evaluated (what else was asked for is done):" + "".join(lines))
+@dataclass
+class Attempts:
+    """What is done one after the other, each apart from the others: of several `jobs` (models times benchmarks) the
+    `failures` are told as they come."""
+
+    processes: Processes
+    jobs: int
+    failures: list[Failure] = field(default_factory=list)
+    last_failed: bool = False
+    """Whether the last one did, in this process or in another."""
+
+    @contextmanager
+    def apart(self, model: str = "", benchmark: str = "") -> Iterator[None]:
+        """What is inside, done by all processes together, may fail: that is told, and what follows goes on. Of an error
+        that nobody foresaw the place in the code is shown. A full disk and a process that is gone end the run."""
+        self.last_failed = False
+        try:
+            with self.processes.together():
+                yield
+        except ProcessGone:
+            raise
+        except Exception as error:
+            self.last_failed = True
+            if disk_is_full(error):
+                raise
+            if not is_told(error):
+                traceback.print_exception(error)
+            failure = Failure(reason_of(error), model, benchmark, isinstance(error, UsageError))
+            self.failures.append(failure)
+            if failure.where and self.jobs > 1 and self.processes.is_main:
+                print(f"{failure.where} cannot be evaluated: {failure.reason}", file=sys.stderr, flush=True)
+            if is_out_of_memory(error):
+                _let_go(error)
+
+    def report(self) -> None:
+        """UsageError where there were failures, StoppedError where not all of them are wrong use: what there was to do
+        besides is done by now."""
+        if not self.failures:
+            return
+        kind = UsageError if all(f.wrong_use for f in self.failures) else StoppedError
+        if self.jobs == 1 or not self.failures[0].where:
+            raise kind(self.failures[0].reason)
+        lines = [f"\n  {f.where}: {f.reason}" for f in self.failures]
+        raise kind("could not be evaluated (what else was asked for is done):" + "".join(lines))
+
+
+def _let_go(error: BaseException) -> None:
+    """Of what its frames hold: the next may need that memory."""
+    traced: BaseException | None = error
+    while traced is not None:
+        traceback.clear_frames(traced.__traceback__)
+        traced = traced.__cause__ or traced.__context__
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -107,11 +107,9 @@ def _tokenize_together(present: Mapping[str, Path], lm: SpokenLM, corpus: Path, 
             lines = (json.dumps({"id": item, "path": str(path.resolve())}) + "\n" for item, path in present.items())
             write_text(manifest, "".join(lines))
         processes.wait()  # for the list, and for the lock
-        try:
-            if not _is_whole(corpus):
-                _tokenize(manifest, lm, corpus, processes)
-        finally:
-            processes.wait()
+        if not _is_whole(corpus):
+            _tokenize(manifest, lm, corpus, processes)
+        processes.wait()
     if not _is_whole(corpus):
         raise UsageError(f"{corpus.name}: a process beside this one could not tokenize its part; it says why")
 

@@ -158,7 +158,7 @@ def run_one_of(commands: Mapping[str, Command], prog: str, about: str, argv: Seq
     run_command(command, config, name_words(spell_out_flags(args[1:], config), words, config), prog=f"{prog} {args[0]}")
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def disk_is_full(error: BaseException | None) -> bool:
     """Also as told by libraries whose own errors are no OSError (safetensors, torch.save)."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -189,7 +189,7 @@ def run_command(
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not _disk_is_full(error):
+        if not disk_is_full(error):
             raise
         where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
         print(

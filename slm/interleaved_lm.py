@@ -94,7 +94,7 @@ class InterleavedLM(SpokenLM):
 
         fresh = from_config(self.model.causal_lm.config, seed).eval()
         made = InterleavedLM(fresh, self.record, self.statistics, self.text, self.device)
-        made.precision = self.precision
+        made.precision, made.batch_steps = self.precision, self.batch_steps
         return made
 
     @cached_property

@@ -59,7 +59,10 @@ class Layouts:
 
 class DocumentScorer:
     """What `model` makes of documents under `pattern` (a full one). `precision` is that of the matrix products: exact
-    float32 (never TF32), or bf16, in which near ties may fall otherwise."""
+    float32 (never TF32), or bf16, in which near ties may fall otherwise. `batch_steps`: at most so many steps at a
+    time, where a call does not say it; None for what suits the device."""
+
+    batch_steps: int | None = None
 
     def __init__(self, model: AcousticLM, pattern: Pattern, precision: Precision = "float32"):
         self.model, self.pattern, self.precision = model, pattern, precision
@@ -83,7 +86,7 @@ class DocumentScorer:
         first: dict[bytes, int] = {}
         of = [first.setdefault(s.tobytes(), i) for i, s in enumerate(steps)]
         unique = sorted(set(of))
-        batch = max_steps or BATCH_STEPS.get(self.device_type, BATCH_STEPS["cuda"])
+        batch = max_steps or self.batch_steps or BATCH_STEPS.get(self.device_type, BATCH_STEPS["cuda"])
         packed = self._packs(max((len(s) for s in steps), default=0)) if pack is None else pack
         made = (self._packed if packed else self._padded)([steps[i] for i in unique], batch, share)
         values = dict(zip(unique, made, strict=True))

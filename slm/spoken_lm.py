@@ -155,7 +155,17 @@ class SpokenLM:
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
-        self.scorer = DocumentScorer(self.model, self.pattern, precision)
+        steps, self.scorer = self.batch_steps, DocumentScorer(self.model, self.pattern, precision)
+        self.batch_steps = steps
+
+    @property
+    def batch_steps(self) -> int | None:
+        """Steps scored at a time, padding counted: fewer take less memory. None for what suits the device."""
+        return self.scorer.batch_steps
+
+    @batch_steps.setter
+    def batch_steps(self, steps: int | None) -> None:
+        self.scorer.batch_steps = steps
 
     @property
     def end_codebooks(self) -> list[int]:
@@ -169,7 +179,7 @@ class SpokenLM:
 
         fresh = from_config(self.model.causal_lm.config, seed).eval()
         made = SpokenLM(fresh, self.record, self.statistics, self.device)
-        made.precision = self.precision
+        made.precision, made.batch_steps = self.precision, self.batch_steps
         return made
 
     def unigram(self) -> UnigramLM:

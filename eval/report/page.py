@@ -79,6 +79,7 @@ def _run(anchor: str, folder: Path, record: dict[str, Any], recordings: Recordin
         "spoken": [_continuation(r, folder, recordings, anchor) for r in record["results"] if not r["headline"]],
         "curve": _curve(folder / "training.jsonl"),
         "corpus": record["corpus"],
+        "failed": record.get("failed", []),
         "raw": json.dumps(_without_prompts(record), indent=2, ensure_ascii=False),
     }
 

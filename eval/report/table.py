@@ -142,7 +142,14 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
             parts.append(_tests_table(tests))
     if headlines and compared["tests"]:
         parts.append(PAIRED)
+    if failures := compared.get("failures"):
+        parts += ["## Could not be evaluated", _failures([(f["model"], f["benchmark"], f["reason"]) for f in failures])]
     return "\n\n".join(parts) + "\n"
+
+
+def _failures(found: Sequence[tuple[str, str, str]]) -> str:
+    """Model, benchmark and reason of each, on a line."""
+    return "\n".join(f"- {', '.join(filter(None, named))}: {reason}" for *named, reason in found)
 
 
 def comparison_table(compared: Mapping[str, Any]) -> str:
@@ -191,4 +198,7 @@ def results_markdown(record: Mapping[str, Any]) -> str:
         parts.append(f"Made {result['created']} with {format_versions(result['versions'])}.")
         if result["headline"]:
             parts.append("### Every convention\n\n" + conventions_table(result))
+    if failed := record.get("failed"):
+        lines = _failures([("", f["benchmark"], f"{f['reason']} ({f['created']})") for f in failed])
+        parts += ["## Could not be evaluated", lines]
     return "\n\n".join(parts) + "\n"

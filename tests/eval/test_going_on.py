@@ -89,13 +89,15 @@ def test_a_benchmark_that_fails_costs_no_other_benchmark_and_no_other_model(root
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-2].startswith("error: could not be evaluated")
     assert said[-1].startswith("  bad, sblimp: the model gives NaN")
-    assert any(line.startswith("sblimp cannot be evaluated: the model gives NaN") for line in said)
+    assert any(line.startswith("bad, sblimp cannot be evaluated: the model gives NaN") for line in said)
     out = root.parent / "out"
     done = {name: [r["benchmark"] for r in json.loads((out / name / "results.json").read_text())["results"]]
             for name in ("bad", "good")}  # fmt: skip
     assert done == {"bad": ["swuggy"], "good": ["sblimp", "swuggy"]}
     compared = json.loads((out / "comparison.json").read_text())
     assert {t["benchmark"] for t in compared["tests"]} == {"swuggy"}
+    assert [(f["model"], f["benchmark"], f["wrong_use"]) for f in compared["failures"]] == [("bad", "sblimp", True)]
+    assert "- bad, sblimp: the model gives NaN" in (out / "comparison.md").read_text()
 
 
 def test_models_that_were_not_scored_on_as_many_items_are_said_to_be(root, monkeypatch, capsys):
@@ -161,3 +163,102 @@ def test_who_comes_while_a_benchmark_is_tokenized_waits(root, monkeypatch):
         second = pool.submit(tokenize_items, files, LevelLM(), root / "cache", "swuggy-dev")
         assert first.result(60).codes.keys() == second.result(60).codes.keys() == files.keys()
     assert len(made) == 1
+
+
+class HungryLM(LevelLM):
+    """Out of memory for every sentence, as a GPU is, and faulty for what lasts 0.5 s."""
+
+    def score_codes(self, codes):
+        import torch
+
+        if any(c.duration_s > 0.29 for c in codes):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity")
+        return super().score_codes(codes)
+
+
+def run_several(root: Path, known: dict[str, LevelLM], monkeypatch, **changes) -> int:
+    """Exit status of the command over these models."""
+    monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: known[path])
+    monkeypatch.setattr("eval.run.check_models", lambda paths: None)
+    values = vars(config(root, **{"benchmarks": "sblimp,swuggy", "baselines": "no", **changes}))
+    argv = [a for key, value in values.items() if isinstance(value, str) for a in (f"--{key}", value) if key != "model"]
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, EvalConfig, ["--model", json.dumps(list(known)), *argv])
+    return stop.value.code
+
+
+def test_memory_that_does_not_do_for_one_costs_that_one_and_says_what_helps(root, monkeypatch, capsys):
+    known = {"a/final": LevelLM(name="a"), "b/final": HungryLM(name="b"), "c/final": LevelLM(name="c")}
+    assert run_several(root, known, monkeypatch) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "GPU 0" not in said
+    assert said.count("b, sblimp cannot be evaluated: out of memory (OutOfMemoryError: CUDA out of memory.") == 1
+    assert said.index("b, sblimp cannot") < said.index("model 3 of 3: c")
+    assert said.strip().splitlines()[-1].startswith("  b, sblimp: out of memory")
+    assert said.count("--batch_steps") == 2
+    out = root.parent / "out"
+    record = json.loads((out / "b/results.json").read_text())
+    assert [r["benchmark"] for r in record["results"]] == ["swuggy"]
+    assert [(f["benchmark"], "out of memory" in f["reason"]) for f in record["failed"]] == [("sblimp", True)]
+    for file in ("b/results.md", "b/index.html", "comparison.md", "index.html"):
+        assert "out of memory (OutOfMemoryError" in (out / file).read_text(), file
+    compared = json.loads((out / "comparison.json").read_text())
+    assert [m["name"] for m in compared["models"]] == ["a", "b", "c"]
+    assert [(t["benchmark"], t["first"], t["second"]) for t in compared["tests"] if t["name"] == "all"] == [
+        ("sblimp", "a", "c"), ("swuggy", "a", "b"), ("swuggy", "a", "c"), ("swuggy", "b", "c"),
+    ]  # fmt: skip
+    known["b/final"] = LevelLM(name="b")  # with memory enough, the failure is gone from the results
+    main(config(root, benchmarks="sblimp", baselines="no", out=str(out / "b"), model="b/final"))
+    assert json.loads((out / "b/results.json").read_text())["failed"] == []
+
+
+def test_what_nobody_foresaw_costs_that_one_and_shows_its_place_in_the_code(root, monkeypatch, capsys):
+    class Broken(LevelLM):
+        def score_codes(self, codes):
+            raise KeyError("a bug")
+
+    assert run_several(root, {"a/final": Broken(name="a"), "b/final": LevelLM(name="b")}, monkeypatch) == 1
+    said = capsys.readouterr().err
+    assert said.count("Traceback") == 2
+    assert said.strip().splitlines()[-2:] == ["  a, sblimp: KeyError: 'a bug'", "  a, swuggy: KeyError: 'a bug'"]
+    compared = json.loads((root.parent / "out/comparison.json").read_text())
+    assert [m["name"] for m in compared["models"]] == ["a", "b"]
+    assert {name for row in compared["rows"] for name in row["scores"]} == {"b"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), OSError(28, "No space left on device")])
+def test_an_interruption_and_a_full_disk_still_end_the_run(root, monkeypatch, error):
+    asked = []
+
+    class Stopped(LevelLM):
+        def score_codes(self, codes):
+            asked.append(len(codes))
+            raise error
+
+    known = {"a/final": Stopped(name="a"), "b/final": Stopped(name="b")}
+    assert run_several(root, known, monkeypatch) == {KeyboardInterrupt: 130, SystemExit: 143, OSError: 1}[type(error)]
+    assert len(asked) == 1
+
+
+def test_memory_is_let_go_of_before_the_next_is_scored(root, monkeypatch):
+    import weakref
+
+    class Big:
+        pass
+
+    held = []
+
+    class Holding(LevelLM):
+        def score_codes(self, codes):
+            if held:
+                assert held[0]() is None
+                return super().score_codes(codes)
+            big = Big()
+            big.me = big
+            held.append(weakref.ref(big))
+            raise MemoryError
+
+    assert run_several(root, {"a/final": Holding(name="a"), "b/final": LevelLM(name="b")}, monkeypatch) == 1
+    record = json.loads((root.parent / "out/a/results.json").read_text())
+    assert [r["benchmark"] for r in record["results"]] == ["swuggy"]

@@ -14,7 +14,7 @@ import torch
 from eval.conventions import CONVENTIONS
 from eval.kept import KeptScorer
 from eval.likelihoods import Likelihoods
-from eval.processes import Processes
+from eval.processes import OtherFailed, Processes
 from slm.errors import UsageError
 from slm.types import CodeLogProbs
 from slm.units import deduplicate
@@ -171,9 +171,14 @@ class Threads(Processes):
     """Processes that wait for each other as threads do."""
 
     barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+    board: dict = field(default_factory=dict)
 
-    def wait(self):
+    def _meet(self, state, reason=""):
+        self.board[self.rank] = (state, reason)
         self.barrier.wait(timeout=20)
+        met = [self.board[rank] for rank in range(self.count)]
+        self.barrier.wait(timeout=20)
+        return met
 
 
 def in_threads(work):
@@ -186,11 +191,11 @@ def in_threads(work):
 def test_processes_share_the_work_and_all_know_the_whole(tmp_path):
     codes = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4, 6, 8])
     KeptScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes[:2])
-    barrier = threading.Barrier(3)
+    barrier, board = threading.Barrier(3), {}
     scorers = [Asked() for _ in range(3)]
 
     def work(rank):
-        kept = KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier))
+        kept = KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier, board))
         return kept.score_codes(codes)
 
     made = in_threads(work)
@@ -200,25 +205,57 @@ def test_processes_share_the_work_and_all_know_the_whole(tmp_path):
     assert all(s.asked for s in scorers)
 
 
-@pytest.mark.parametrize("fault", [np.nan, -np.inf, UsageError("no")])
-def test_what_one_process_cannot_score_is_wrong_use_in_all(tmp_path, fault):
+@pytest.mark.parametrize("fault", [np.nan, -np.inf, UsageError("no"), MemoryError()])
+def test_what_one_process_cannot_score_is_an_error_in_all(tmp_path, fault):
     """And none of them is left waiting."""
 
     class Faulty(Asked):
         def score_codes(self, codes):
-            if isinstance(fault, UsageError):
+            if isinstance(fault, Exception):
                 raise fault
             return [replace(s, log_probs=s.log_probs + fault) for s in super().score_codes(codes)]
 
-    codes, barrier = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4]), threading.Barrier(3)
+    codes, barrier, board = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4]), threading.Barrier(3), {}
     scorers = [Asked(), Faulty(), Asked()]
 
     def work(rank):
-        return Likelihoods.measure(
-            KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier)), codes
-        )
+        processes = Threads(rank, 3, rank, barrier, board)
+        with processes.together():
+            Likelihoods.measure(KeptScorer(scorers[rank], "f", tmp_path, "model", processes), codes)
 
     made = in_threads(work)
-    assert all(isinstance(error, UsageError) for error in made), made
-    assert "in another process" in str(made[0])
-    assert "in another process" not in str(made[1])
+    if isinstance(fault, Exception):
+        assert made[1] is fault
+        assert [type(made[0]), type(made[2])] == [OtherFailed] * 2
+        assert str(made[0]).startswith(f"process 1 of 3: {'no' if str(fault) else 'out of memory (MemoryError)'}")
+    else:
+        assert all(isinstance(error, UsageError) for error in made), made
+        assert "in another process" in str(made[0])
+        assert "in another process" not in str(made[1])
+
+
+@pytest.mark.parametrize("failing", range(3))
+@pytest.mark.parametrize("after", range(4))
+def test_wherever_one_fails_all_end_that_and_meet_again_for_the_next(failing, after):
+    """With one that is through early, as where the main process has more to do than the others."""
+    barrier, board, done = threading.Barrier(3), {}, []
+
+    def work(rank):
+        processes, reasons = Threads(rank, 3, rank, barrier, board), []
+        for job in range(3):
+            try:
+                with processes.together():
+                    for step in range(3 if rank else 1):
+                        if (job, rank, step) == (1, failing, after % (3 if rank else 1)):
+                            raise KeyError(after)
+                        processes.wait()
+                    if (job, rank, after) == (1, failing, 3):
+                        raise KeyError(after)
+                done.append((job, rank))
+            except (KeyError, OtherFailed) as error:
+                reasons.append((job, type(error)))
+        return reasons
+
+    for rank, reasons in enumerate(in_threads(work)):
+        assert reasons == [(1, KeyError if rank == failing else OtherFailed)]
+    assert sorted(done) == [(job, rank) for job in (0, 2) for rank in range(3)]

@@ -22,7 +22,15 @@ from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
 from slm.tokenizers import TOKENIZERS
 from slm.units import Units
-from tests.eval.material import LevelLM, config, random_lexical, scores, write_lexical
+from tests.eval.material import (
+    LevelLM,
+    config,
+    random_lexical,
+    random_syntactic,
+    scores,
+    write_lexical,
+    write_syntactic,
+)
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes
 from tests.model.test_slamkit import UNITS
 from tests.model.test_slamkit import plain as log_probs
@@ -206,3 +214,56 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert {log.name for log in tokens[1].glob("log*.jsonl")} == {"log-0-of-2.jsonl", "log-1-of-2.jsonl"}
     assert "results:" in Path(f"{log}-0").read_text()
     assert "results:" not in Path(f"{log}-1").read_text()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", ["loading-1", "tokenizing-1", "scoring-1", "writing-0"])
+def test_what_fails_in_one_process_fails_in_both_and_the_rest_goes_on(tmp_path, fault):
+    """Neither waits for the other for ever: one benchmark of one model, or one model, is not evaluated."""
+    pytest.importorskip("pycodec2")
+    status, logs, out = run_two(tmp_path, fault)
+    assert status == "1 1\n"
+    rank = int(fault[-1])
+    assert "out of memory (MemoryError)" in logs[0]
+    assert logs[0].count("cannot be evaluated") == 1
+    assert ("process 1 of 2: out of memory" in logs[0]) == (rank == 1)
+    compared = json.loads((out / "comparison.json").read_text())
+    assert [(f["model"], f["benchmark"]) for f in compared["failures"]] == [
+        ("m0", "" if fault == "loading-1" else "swuggy")
+    ]
+    assert [r["benchmark"] for r in json.loads((out / "m1/results.json").read_text())["results"]] == [
+        "swuggy",
+        "sblimp",
+    ]
+    if fault != "loading-1":
+        record = json.loads((out / "m0/results.json").read_text())
+        assert [r["benchmark"] for r in record["results"]] == ["sblimp"]
+        assert [f["benchmark"] for f in record["failed"]] == ["swuggy"]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_a_process_that_is_gone_ends_in_one_line(tmp_path, rank):
+    pytest.importorskip("pycodec2")
+    status, logs, out = run_two(tmp_path, f"killed-{rank}")
+    assert sorted(status.split()) == ["-9", "1"]
+    assert "error: a process beside this one has ended" in logs[1 - rank]
+    assert "Traceback" not in logs[1 - rank]
+    assert not (out / "comparison.json").exists()
+
+
+def run_two(tmp_path: Path, fault: str) -> tuple[str, list[str], Path]:
+    """Two models on two benchmarks in two processes -> both exit statuses, what each said, and OUT."""
+    data = write_syntactic(
+        write_lexical(tmp_path / "data", random_lexical(8, 1, seed=2)), random_syntactic(4, 1, seed=3)
+    )
+    models = [str(save(tmp_path / f"m{seed}", seed)) for seed in (0, 1)]
+    log, out = tmp_path / "log", tmp_path / "out"
+    command = [sys.executable, "-m", "tests.eval.two_processes", str(free_port()), str(log), "--model", *models,
+               "--benchmarks", "swuggy,sblimp", "--data", str(data), "--device", "cpu", "--baselines", "no",
+               "--bootstrap", "20", "--out", str(out)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAULT": fault}
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=environment, timeout=240, capture_output=True, text=True
+    )
+    return done.stdout, [Path(f"{log}-{rank}").read_text() for rank in (0, 1)], out

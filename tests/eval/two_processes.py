@@ -1,13 +1,43 @@
 """eval/run.py on two CPU processes, forked from one that has imported everything.
 
 python -m tests.eval.two_processes PORT LOG --model .. (the arguments of eval/run.py)
+
+FAULT in the environment, such as `scoring-1`, is what goes wrong in which of them (`FAULTS`), the first time.
 """
 
 from __future__ import annotations
 
 import os
+import pkgutil
+import signal
 import sys
 import traceback
+
+FAULTS = {
+    "loading": "slm.spoken_lm.load_lm",
+    "tokenizing": "eval.tokens._tokenize",
+    "scoring": "slm.spoken_lm.SpokenLM.score_codes",
+    "killed": "slm.spoken_lm.SpokenLM.score_codes",
+    "writing": "eval.run.keep_result",
+}
+
+
+def break_once(fault: str, rank: int) -> None:
+    """In the process of this rank: MemoryError, or a sudden end."""
+    what, of = fault.split("-")
+    if int(of) != rank:
+        return
+    place, name = FAULTS[what].rsplit(".", 1)
+    owner = pkgutil.resolve_name(place)
+    real = getattr(owner, name)
+
+    def broken(*args, **kwargs):
+        setattr(owner, name, real)
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise MemoryError
+
+    setattr(owner, name, broken)
 
 
 def start(rank: int, port: str, log: str, arguments: list[str]) -> int:
@@ -24,6 +54,8 @@ def start(rank: int, port: str, log: str, arguments: list[str]) -> int:
         from eval.run import EvalConfig, main
         from slm.config import join_list, run_command
 
+        if fault := os.environ.get("FAULT"):
+            break_once(fault, rank)
         run_command(main, EvalConfig, join_list(arguments, "--model"))
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
@@ -43,7 +75,9 @@ def main() -> int:
 
     port, log, *arguments = sys.argv[1:]
     pids = [start(rank, port, log, arguments) for rank in range(2)]
-    return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    print(*statuses)
+    return max(map(abs, statuses))
 
 
 if __name__ == "__main__":
