@@ -41,11 +41,12 @@ def check_attention(model: AcousticLM, pattern: Pattern, row_length: int) -> Non
                          f"{remedy}") from error  # fmt: skip
     finally:
         model.train(training)
+    if not is_causal:  # first, since documents that see the future are mostly not kept apart either
+        remedy = "take one that is (llama, qwen2, opt, ..)"
+        raise UsageError(f"model_type {kind!r} sees the future: it is no causal language model; {remedy}")
     if not packs:
         remedy = "take a family with full causal attention (llama, qwen2, opt, ..), or row_length within its window"
         raise UsageError(f"model_type {kind!r} does not keep packed documents apart; {remedy}")
-    if not is_causal:
-        raise UsageError(f"model_type {kind!r} sees the future: it is no causal language model")
     if not is_whole:
         raise UsageError(f"model_type {kind!r} makes its logits in a way that the loss does not know: take another")
 
@@ -63,12 +64,13 @@ def _findings(model: AcousticLM, pattern: Pattern, length: int) -> tuple[bool, b
     second = F.pad(ids[:, short:], (0, 0, 0, short))
     with scoring_attention(model.causal_lm.base_model):
         whole, otherwise, alone = model.log_probs(torch.cat([ids, changed, second])).split(1)
+        hidden = model.hidden_states(ids)[:, -2]
     is_packed = torch.allclose(packed[:, 1:], alone[:, 1 : length - short], atol=1e-3)
     is_causal = torch.allclose(whole[:, :-1], otherwise[:, :-1], atol=1e-4)
     if len(sizes) == 1:
         return is_packed, is_causal, torch.allclose(_own_log_probs(model, ids), whole, atol=1e-3)
     # The first stream of the last step, with nothing of that step at hand.
-    first = model.stream_logits(model.hidden_states(ids)[:, -2], ids[:, -1, :0]).log_softmax(dim=-1)
+    first = model.stream_logits(hidden, ids[:, -1, :0]).log_softmax(dim=-1)
     is_causal &= torch.allclose(first.gather(1, ids[:, -1, :1]), whole[:, -1, :1], atol=1e-4)
     return is_packed, is_causal, True
 
