@@ -21,9 +21,9 @@ DEPTH = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num
 MOSHI = {"delays": [0, 1, 1]}
 
 
-def make(sizes=(8, 5, 6), settings=MOSHI, fields=DEPTH, seed=0, name="delay"):
+def make(sizes=(8, 5, 6), settings=MOSHI, fields=DEPTH, seed=0, name="delay", body=TINY_BACKBONE):
     pattern = PATTERNS.create(name, codebook_sizes=sizes, **settings)
-    return AcousticLM(build_causal_lm(TINY_BACKBONE, pattern, seed, depth=fields), pattern).eval(), pattern
+    return AcousticLM(build_causal_lm(body, pattern, seed, depth=fields), pattern).eval(), pattern
 
 
 def steps_of(pattern, frames, seed=0):
@@ -173,7 +173,7 @@ def test_a_model_in_training_generates_whatever_it_trains_with():
 def test_compiled_it_is_the_same(monkeypatch):
     """Layers of both transformers are traced, for batches of different lengths; what comes of them is as without."""
     monkeypatch.setattr(loss, "_compiled_rows", lambda: loss._of_rows)  # compiled in tests of its own
-    model, pattern = make()
+    model, pattern = make(fields={**DEPTH, "num_hidden_layers": 1}, body={**TINY_BACKBONE, "num_hidden_layers": 1})
     batches = [steps_of(pattern, frames) for frames in (9, 14, 9)]
     results, graphs = [], []
 
