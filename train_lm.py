@@ -17,35 +17,45 @@ from typing import TYPE_CHECKING, Any
 
 from slm.config import run_command
 from slm.errors import StoppedError
+from slm.training import watch
 from slm.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from slm.training.budget import Progress
+    from accelerate import Accelerator
 
-LEFT = 143  # the exit status of a run that a signal ended: as of a process that SIGTERM ends
+    from slm.training.budget import Progress
 
 
 def main(config: TrainConfig) -> None:
+    """Train, alone in the run's folder, and ready to leave when a signal asks for it."""
+    with watch.LeaveSignal() as leave:
+        from slm.training.engine import alone_in, make_accelerator
+        from slm.training.estimate import dry_run
+
+        if config.dry_run:
+            return print(dry_run(config)) if os.environ.get("RANK", "0") == "0" else None
+        accelerator = make_accelerator(config)
+        with alone_in(Path(config.out), accelerator):
+            train(config, accelerator, leave)
+
+
+def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSignal) -> None:
     """Make everything, then train: one function, so that the order of things is seen at once."""
     import torch
     from accelerate.utils import set_seed
 
     from slm.model.flops import flops_per_step_position
     from slm.samples import Sampler
-    from slm.training import watch
     from slm.training.checkpoint import Checkpoints, remove_left_overs, start_run
     from slm.training.ema import MovingAverage
-    from slm.training.engine import make_accelerator, optimizer_step
-    from slm.training.estimate import describe_run, dry_run
+    from slm.training.engine import optimizer_step, told_by_main
+    from slm.training.estimate import describe_run, step_spends, warm_up_warnings
     from slm.training.evaluation import evaluate, to_device
     from slm.training.metrics import MetricsLog, nats_per_code
     from slm.training.optimizer import learning_rate, make_optimizer
     from slm.training.setup import load_data, make_loader, make_model, make_pattern, make_record, run_identity
     from slm.training.throughput import Clock, Throughput, matmul_flops_per_s
 
-    if config.dry_run:
-        return print(dry_run(config)) if os.environ.get("RANK", "0") == "0" else None
-    accelerator = make_accelerator(config)
     device, out = accelerator.device, Path(config.out)
     say = print if accelerator.is_main_process else lambda text: None  # once, not on each machine
     data = load_data(config)
@@ -61,6 +71,8 @@ def main(config: TrainConfig) -> None:
     say(describe_run(config, data, model))
 
     flops_per_step = flops_per_step_position(model, config.row_length) * config.row_length * loader.rows_per_step
+    for warning in warm_up_warnings(config, step_spends(loader, flops_per_step)):
+        say(warning)
     if config.compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, make_optimizer(model, config.optimizer))
@@ -76,14 +88,15 @@ def main(config: TrainConfig) -> None:
     sampler = None
     if config.samples.every and data.evaluation:
         sampler = Sampler(accelerator, out, model, record, data.evaluation[0], data.statistics, config.samples)
-    budget, leave, clock = config.run_budget(), watch.LeaveSignal(), Clock(progress.elapsed_s)
-    trouble = watch.Trouble(config.divergence_nats)
+    budget, clock = config.run_budget(), Clock(progress.elapsed_s)
+    trouble = watch.Trouble(config.divergence_nats, told_by_main(accelerator, metrics.losses()))
     ceiling = matmul_flops_per_s(device, torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32)
     throughput = Throughput(device, ceiling * accelerator.num_processes, budget, progress)
     window = torch.zeros(2, pattern.num_codebooks + 1, device=device)
     scale = accelerator.num_processes * config.accumulation  # undoes the mean over processes and micro-batches
 
     model.train()
+    leave.in_steps = True  # from here on all processes leave together
     finished = budget.is_spent(progress)
     for made in () if finished else loader.stream(progress.steps):
         batches = [to_device(batch, device) for batch in made]
@@ -143,7 +156,7 @@ def main(config: TrainConfig) -> None:
         if leaves and not last:
             say(f"asked to leave after step {at}: the same command goes on from here")
             metrics.close()
-            sys.exit(LEFT)
+            sys.exit(watch.LEFT)
         if last:
             break
 
@@ -153,7 +166,6 @@ def main(config: TrainConfig) -> None:
         checkpoints.save_final()
         say(f"model: {out / 'final'}")
     metrics.close()
-    leave.close()
 
 
 def progress_line(progress: Progress, fraction: float, values: dict[str, Any]) -> str:
@@ -166,4 +178,5 @@ def progress_line(progress: Progress, fraction: float, values: dict[str, Any]) -
 
 
 if __name__ == "__main__":
-    run_command(main, TrainConfig)
+    with watch.LeaveSignal():  # while the options are read
+        run_command(main, TrainConfig)

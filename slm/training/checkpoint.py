@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import time
@@ -18,6 +17,7 @@ from slm.errors import UsageError
 from slm.files import atomic_directory, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
+from slm.training import alone
 from slm.training.budget import Progress
 from slm.training.ema import MovingAverage
 from slm.training.engine import full_weights, is_sharded, strategy
@@ -32,8 +32,6 @@ TIMES_ITS_COST = 60
 def start_run(out: Path, identity: Mapping[str, Any]) -> None:
     """Create the run's folder, or check that it holds this very run. UsageError names everything that differs."""
     file = out / "run.json"
-    if out.is_file():
-        raise UsageError(f"--out {out} is a file; give a folder")
     if file.is_file():
         found = read_json(file)
         differing = [
@@ -44,15 +42,10 @@ def start_run(out: Path, identity: Mapping[str, Any]) -> None:
         if differing:
             remedy = "resume it as it was, or use another --out"
             raise UsageError(f"{out} holds another run ({'; '.join(differing)}); {remedy}")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(inside.name != alone.NAME for inside in out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no run; use another --out")
     else:
-        try:
-            write_json(file, dict(identity))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
+        write_json(file, dict(identity))
 
 
 def remove_left_overs(out: Path) -> None:
@@ -200,10 +193,9 @@ class Checkpoints:
             if now["strategy"].startswith("zero") or (self.average is not None and is_sharded(self.accelerator)):
                 raise UsageError(f"{self.out} was begun with {before['processes']} processes; {now['strategy']} "
                                  f"{'with ema_decay ' if self.average else ''}resumes with as many")  # fmt: skip
-            self.accelerator.print(
-                f"{now['processes']} processes go on where {before['processes']} stopped: the same rows in the same "
-                "order; sums are rounded in another order, and dropout draws anew"
-            )
+            go_on = "1 process goes on" if now["processes"] == 1 else f"{now['processes']} processes go on"
+            self.accelerator.print(f"{go_on} where {before['processes']} stopped: the same rows in the same order; "
+                                   "sums are rounded in another order, and dropout draws anew")  # fmt: skip
 
 
 def list_checkpoints(out: Path) -> list[tuple[int, Path]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectCon
 from torch import nn
 
 from slm.errors import UsageError
+from slm.training import alone
 from slm.training.config import TrainConfig
 from slm.training.metrics import usable_trackers
 from slm.training.setup import computes_in_bf16
@@ -58,6 +61,29 @@ def _allow_fsdp_on_cpu() -> None:
 
     if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def told_by_main(accelerator: Accelerator, value: Any) -> Any:
+    """`value` as the main process has it, on all."""
+    told = [value]
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+@contextmanager
+def alone_in(out: Path, accelerator: Accelerator) -> Iterator[None]:
+    """The main process holds the folder for its life; UsageError on all processes where another has it."""
+    with ExitStack() as stack:
+        refusal = None
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(alone.held(out))
+            except UsageError as error:
+                refusal = str(error)
+        if (refusal := told_by_main(accelerator, refusal)) is not None:
+            raise UsageError(refusal)
+        yield
 
 
 def strategy(accelerator: Accelerator) -> str:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 
+from slm.data.loader import TrainLoader
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.flops import flops_per_step_position
 from slm.training.budget import Budget
@@ -40,17 +41,15 @@ def dry_run(config: TrainConfig) -> str:
     with torch.device("meta"):
         model = make_model(config, pattern)
     loader = make_loader(config, data, pattern, 0, world)
-    probe = min(20, 1 + 2000 // loader.rows_per_step)
-    codes, audio_s = (sum(of) / probe for of in zip(*map(loader.codes_and_audio_s, range(probe)), strict=True))
     flops = flops_per_step_position(model, config.row_length) * config.row_length * loader.rows_per_step
-    epochs = loader.epoch_at(probe) / probe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = computes_in_bf16(config.precision)
     rate = matmul_flops_per_s(device, torch.bfloat16 if half else torch.float32)
     step_s = flops / (rate * ASSUMED_MFU * world)
-    per_step = {"steps": 1, "codes": codes, "audio_s": audio_s, "epochs": epochs, "flops": flops, "elapsed_s": step_s}
+    spends = {**step_spends(loader, flops), "elapsed_s": step_s}
+    codes, audio_s, epochs = (spends[name] for name in ("codes", "audio_s", "epochs"))
     budget = config.run_budget()
-    steps = max(1, round(budget.amount / per_step[budget.field]))
+    steps = max(1, round(budget.amount / spends[budget.field]))
     parameters = sum(p.numel() for p in model.parameters())
     state_gb = parameters * (4 + 4 + 8 + 4 * bool(config.ema_decay)) / 2**30
     lines = {
@@ -67,7 +66,25 @@ def dry_run(config: TrainConfig) -> str:
         "time": f"{timedelta(seconds=round(step_s * steps))} on {world} of this device ({rate / 1e12:.2f} TFLOP/s in "
                 f"matrix products, MFU {ASSUMED_MFU:.0%} assumed)",
     }  # fmt: skip
-    return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
+    told = [f"{name:<9} {text}" for name, text in lines.items()]
+    return "\n".join([*told, *warm_up_warnings(config, spends)])
+
+
+def step_spends(loader: TrainLoader, flops: float) -> dict[str, float]:
+    """What a step spends of each budget but time, by the fields of `Progress`: the mean of the first ones."""
+    probe = min(20, 1 + 2000 // loader.rows_per_step)
+    codes, audio_s = (sum(of) / probe for of in zip(*map(loader.codes_and_audio_s, range(probe)), strict=True))
+    return {"steps": 1, "codes": codes, "audio_s": audio_s, "epochs": loader.epoch_at(probe) / probe, "flops": flops}
+
+
+def warm_up_warnings(config: TrainConfig, spends: dict[str, float]) -> list[str]:
+    """A line where the run is over before its warm-up; none where what a step spends of the budget is not known."""
+    budget, warm_up = config.run_budget(), config.optimizer.warmup_steps
+    steps = max(1, round(budget.amount / spends[budget.field])) if budget.field in spends else warm_up
+    if config.optimizer.warmup_ratio is not None or warm_up <= steps:
+        return []
+    return [f"warning: the warm-up (optimizer.warmup_steps {warm_up}) is longer than the run, of {steps} steps: the "
+            f"rate ends at {steps / warm_up:.0%} of optimizer.lr. Give fewer, or optimizer.warmup_ratio"]  # fmt: skip
 
 
 def _budget_text(budget: Budget, config: TrainConfig) -> str:

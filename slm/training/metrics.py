@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from slm.errors import UsageError
 from slm.files import read_json_lines, write_text
 from slm.training.config import TrainConfig
+from slm.training.watch import LOSS
 
 
 class MetricsLog:
@@ -26,7 +27,7 @@ class MetricsLog:
     """
 
     def __init__(self, out: Path, step: int, accelerator: Accelerator, config: TrainConfig):
-        self._accelerator, self.enabled = accelerator, accelerator.is_main_process
+        self._accelerator, self.enabled, self.lines = accelerator, accelerator.is_main_process, list[dict[str, Any]]()
         if not self.enabled:
             return
         self.path = out / "metrics.jsonl"
@@ -47,9 +48,12 @@ class MetricsLog:
 
     def last_evaluation(self) -> dict[str, float]:
         """The held-out figures that were logged last; none on processes that do not log."""
-        lines = self.lines if self.enabled else []
-        found = [line for line in lines if any(name.startswith("eval_") for name in line)]
+        found = [line for line in self.lines if any(name.startswith("eval_") for name in line)]
         return {name: value for name, value in found[-1].items() if name.startswith("eval_")} if found else {}
+
+    def losses(self) -> list[float]:
+        """Of every line of training that was logged; none on processes that do not log."""
+        return [line[LOSS] for line in self.lines if LOSS in line]
 
     def close(self) -> None:
         if self.enabled:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from slm.files import write_json
 
+LEFT = 143
+"""The exit status of a run that a signal ended: as of a process that SIGTERM ends."""
 REPORT = "stopped.json"
+LOSS = "train_nats_per_code"
 IN_A_ROW = 3
 """Log lines above the limit before a run is said to diverge: one bad batch is no divergence."""
 
 
 class Trouble:
-    """Sees every line of training metrics, on every process alike."""
+    """Sees every line of training metrics, on every process alike; `before`, the losses that the run had logged when it
+    was resumed."""
 
-    def __init__(self, divergence_nats: float):
+    def __init__(self, divergence_nats: float, before: Sequence[float] = ()):
         self.divergence_nats = divergence_nats
         self._best, self._above = math.inf, 0
+        for loss in before:
+            self.see({LOSS: loss})
 
     def see(self, values: Mapping[str, float]) -> str | None:
         """Why the run should stop; None while it is well."""
-        loss = values["train_nats_per_code"]
+        loss = values[LOSS]
         if not math.isfinite(loss):
             return "the loss is not finite"
         # Weights are worth nothing after such a step, though its loss was computed before: no checkpoint may hold them.
@@ -47,15 +54,23 @@ def write_report(out: Path, step: int, reason: str, lines: Sequence[dict[str, An
 
 
 class LeaveSignal:
-    """SIGTERM and SIGUSR1 (what Slurm sends before it takes a node away) ask for a checkpoint and an end."""
+    """SIGTERM and SIGUSR1 (what Slurm sends before it takes a node away) ask for a checkpoint and an end. Until there
+    is something to save (`in_steps`), the process leaves at once, with the same status."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        self.asked = self.in_steps = False
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.asked and not self.in_steps:
+            print("asked to leave before the first step: the same command goes on from here", file=sys.stderr)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        if not self.in_steps:
+            sys.exit(LEFT)

@@ -1,11 +1,16 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import train_lm
+from slm.training import estimate
 from slm.training.config import OptimizerConfig
 from slm.training.metrics import bits_per_s, nats_per_code
 from slm.training.optimizer import learning_rate, make_optimizer
+from tests.training.runs import config, reset_accelerate
 
 
 def rates(config: OptimizerConfig, steps: int) -> list[float]:
@@ -52,3 +57,25 @@ def test_units_of_the_numbers():
     assert made == {"eval_nats_per_code": 1.0, "eval_nats_per_end": 0.5, "eval_nats_per_code_0": 1.5,
                     "eval_nats_per_code_1": 0.5}  # fmt: skip
     assert bits_per_s([6.0, 2.0, 1.0], 3.0) == pytest.approx(3.0 / math.log(2))
+
+
+@pytest.mark.parametrize("budget", [None, "60 flops", "6 epochs", "30 s"])
+def test_a_warm_up_that_is_longer_than_the_run_is_said(budget):
+    c = config("corpus", Path("x"), steps=6, budget=budget, optimizer=OptimizerConfig(warmup_steps=8))
+    spends = {"steps": 1, "codes": 5.0, "audio_s": 1.0, "epochs": 1.0, "flops": 10.0}
+    said = estimate.warm_up_warnings(c, spends)
+    if budget == "30 s":
+        assert said == []  # how long a step takes is not known at the start
+        said = estimate.warm_up_warnings(c, {**spends, "elapsed_s": 5.0})
+    (line,) = said
+    peak = max(learning_rate(step, (step + 1) / 6, None, c.optimizer) for step in range(6)) / c.optimizer.lr
+    assert f"warmup_steps 8) is longer than the run, of 6 steps: the rate ends at {peak:.0%} of optimizer.lr" in line
+    for enough in (OptimizerConfig(warmup_steps=6), OptimizerConfig(warmup_steps=8, warmup_ratio=0.1)):
+        assert estimate.warm_up_warnings(replace(c, optimizer=enough), {**spends, "elapsed_s": 5.0}) == []
+
+
+def test_a_warm_up_that_is_too_long_is_said_at_the_start_and_in_the_dry_run(corpora, tmp_path, capsys):
+    for dry_run in (True, False):
+        reset_accelerate()
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=2, dry_run=dry_run))
+        assert "warmup_steps 5) is longer than the run, of 2 steps" in capsys.readouterr().out

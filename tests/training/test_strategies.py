@@ -117,7 +117,7 @@ def agrees_and_resumes(jobs: Jobs, one: dict[float, Path], strategy: str) -> Non
     assert len(list((out / "samples" / "step-0000006").iterdir())) == 2
 
 
-def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one, tmp_path):
+def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one, tmp_path, capsys):
     jobs = Jobs(tmp_path)
     for strategy in ("ddp", "fsdp2"):
         add_twice(jobs, strategy, corpora)
@@ -136,6 +136,15 @@ def test_ddp_and_fsdp2_agree_with_one_process_and_resume_to_the_bit(corpora, one
     assert "was begun with strategy 'plain'" in jobs.log("other strategy")
     assert "2 processes go on where 1 stopped: the same rows in the same order" in jobs.log("more")
     for (step, key, a), (_, _, b) in zip(losses(one[0.0]), losses(more), strict=True):
+        assert a == pytest.approx(b, rel=2e-4), (step, key)
+
+    fewer = tmp_path / "ddp"
+    shutil.rmtree(fewer / "final")
+    shutil.rmtree(fewer / "checkpoints" / "step-0000006")
+    reset_accelerate()
+    train_lm.main(config(corpora["two"], fewer, **STEPS, ema_decay=0.5))
+    assert "1 process goes on where 2 stopped: the same rows in the same order" in capsys.readouterr().out
+    for (step, key, a), (_, _, b) in zip(losses(one[0.5]), losses(fewer), strict=True):
         assert a == pytest.approx(b, rel=2e-4), (step, key)
 
 
