@@ -121,6 +121,14 @@ def attend_clip_by_clip(model: Any) -> None:
         run_clip_by_clip(block.attention, mask=_HELD[model.config.model_type])
 
 
+@contextmanager
+def masks_unwarned() -> Iterator[None]:
+    """In which these models run: WavLM gives PyTorch a mask of two values beside a bias of many, which it warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+        yield
+
+
 class ConvEncoder(LayeredEncoder):
     """HuBERT, wav2vec 2.0 or WavLM: unpadded convolutions on the waveform, then Transformer layers.
 
@@ -166,9 +174,7 @@ class ConvEncoder(LayeredEncoder):
 
     def run(self, signals: torch.Tensor) -> torch.Tensor:
         """What `prepared` made, one or packed, `[1, N]` -> features `[layers, T, width]`."""
-        with warnings.catch_warnings():
-            # WavLM gives PyTorch a mask of two values beside a bias of many.
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+        with masks_unwarned():
             return self._layers_of(signals)
 
     def stages(self) -> list[Any]:

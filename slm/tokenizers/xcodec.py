@@ -10,7 +10,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._codec import conv_context, widest_layer
-from slm.tokenizers._encoder_families import attend_clip_by_clip
+from slm.tokenizers._encoder_families import attend_clip_by_clip, masks_unwarned
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -150,7 +150,7 @@ class XCodecTokenizer(PretrainedCodec):
             signal = self._to_semantic_rate(clip)
             lengths.append(signal.shape[1] + 2 * _SEMANTIC_PADDING_SAMPLES)
             heard[:, start + _SEMANTIC_PADDING_SAMPLES :][:, : signal.shape[1]] = signal
-        with batch.packed(starts, lengths, total):
+        with batch.packed(starts, lengths, total), masks_unwarned():
             layers = self.model.semantic_model(heard, output_hidden_states=True).hidden_states
         return torch.stack(layers).mean(dim=0)[:, ::factor]
 

@@ -154,6 +154,17 @@ def test_what_looks_along_a_clip_sees_that_clip_alone(groups: int, kernel: int) 
     torch.testing.assert_close(found, alone)
 
 
+def test_the_step_more_of_an_even_kernel_is_not_taken_for_padding() -> None:
+    """Where nothing cuts it off again, a layer behind it cannot be followed."""
+    layer = nn.Conv1d(1, 1, 4, padding=2)
+    run_clip_by_clip(layer, channels_first=True)
+    with PackedClips([0, 63], [60, 27], 90, num_rows=2), torch.no_grad():
+        made = layer(torch.randn(1, 1, 90))
+        assert made.shape == (1, 1, 91)
+        with pytest.raises(RuntimeError, match="width 91, of which nothing is known"):
+            functional.conv1d(made, torch.ones(1, 1, 3))
+
+
 def test_layers_that_cannot_be_followed_are_refused() -> None:
     batch = torch.randn(1, 1, 120)
     with PackedClips([0, 78], [60, 10], 120):

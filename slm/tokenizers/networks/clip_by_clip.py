@@ -59,12 +59,13 @@ class _Rows:
     def take_back(self, module: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
         if (packed := current()) is None:
             return None
-        packed.follows = True
         if isinstance(made, torch.Tensor):
-            return self._steps(packed, made, args[0])
-        if isinstance(made, tuple):
-            return (self._steps(packed, made[0], args[0]), *made[1:])
-        made.last_hidden_state = self._steps(packed, made.last_hidden_state, args[0])
+            made = self._steps(packed, made, args[0])
+        elif isinstance(made, tuple):
+            made = (self._steps(packed, made[0], args[0]), *made[1:])
+        else:
+            made.last_hidden_state = self._steps(packed, made.last_hidden_state, args[0])
+        packed.follows = True  # not before: what `_steps` puts behind is no padding of a layer
         return made
 
     def _steps(self, packed: PackedClips, made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
