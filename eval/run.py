@@ -104,6 +104,8 @@ class EvalConfig:
             raise UsageError("--bootstrap must be 1 or more")
         if self.seed < 0:
             raise UsageError("--seed must be 0 or more")
+        if not self.split.strip():
+            raise UsageError("--split is empty: give the name of a split, such as dev or test")
         if self.batch_steps is not None and self.batch_steps < 1:
             raise UsageError("--batch_steps must be 1 or more")
 

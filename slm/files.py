@@ -95,7 +95,9 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    """Strict JSON: NaN and infinity, which it does not have and browsers refuse, become null."""
+    plain = json.loads(json.dumps(value, default=_plain), parse_constant=lambda name: None)
+    write_text(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:

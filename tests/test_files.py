@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,18 @@ def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="Circular"):
         write_json(target, circle)
     assert read_json(target) == {"a": 1}
+
+
+def test_what_json_does_not_have_is_null(tmp_path: Path) -> None:
+    """A strict reader, as a browser is, can read what was written, wherever the number stands."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    inf = float("inf")
+    write_json(tmp_path / "a.json", {"a": [np.nan, 1.5, (-inf,)], "b": np.array([[inf, 2.0]]), "c": np.float32("nan")})
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert read == {"a": [None, 1.5, [None]], "b": [[None, 2.0]], "c": None}
 
 
 def test_a_folder_appears_whole_and_replaces_whole(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders of wavs whose pairs stand in their names: slamkit's layout, and the Spoken StoryCloze as it is distributed.
+"""Folders whose pairs stand in the names of their files: slamkit's layout, and the Spoken StoryCloze as it comes.
 
 A name begins with a running number: 2k is the right item and 2k+1 the wrong one of pair k. Files are joined by that
 number and by what else their names say, never by their order: one that is alone, or whose name contradicts its
@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.benchmarks.base import LeftOut
+from slm.audio import AUDIO_SUFFIXES
 from slm.errors import UsageError
 from slm.types import MinimalPair
 
 _STORY = re.compile(r"(?P<story>.*)_(?P<word>correct|incorrect)")
-WAVS = "*.wav"
 
 
 @dataclass
 class FoundPairs:
-    """Item -> wav, the pairs among them, and the files that no rule pairs; `lost` counts the pairs that these belong
-    to (a file whose name says none is one by itself). Items are paths below the root, without ending; labels say the
-    list, its sub-folder and, where names do, the story."""
+    """Item -> recording, the pairs among them, and the files that no rule pairs; `lost` counts the pairs that these
+    belong to (a file whose name says none is one by itself). Items are paths below the root, without ending; labels say
+    the list, its sub-folder and, where names do, the story."""
 
     files: dict[str, Path] = field(default_factory=dict)
     pairs: list[MinimalPair] = field(default_factory=list)
@@ -37,6 +37,18 @@ class FoundPairs:
         self.pairs += other.pairs
         self.unpaired += other.unpaired
         self.lost += other.lost
+
+
+def recordings_in(folder: Path) -> list[Path]:
+    """The audio files right in a folder, of any ending that `slm.audio` reads, in any case. UsageError for two of one
+    name: an item is called by its name without ending."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")]
+    by_stem: dict[str, Path] = {}
+    for path in sorted(found):
+        if other := by_stem.get(path.stem):
+            raise UsageError(f"{folder} has {other.name} and {path.name}: keep one of them")
+        by_stem[path.stem] = path
+    return list(by_stem.values())
 
 
 def numbered_pairs(root: Path, separator: str, subfolders: bool, name: str = "") -> FoundPairs:
@@ -55,7 +67,7 @@ def check_found(found: FoundPairs, roots: Sequence[Path]) -> None:
         where = " and ".join(str(root) for root in roots)
         reason = f": the first of {len(found.unpaired)} files is {found.unpaired[0].item}, " if found.unpaired else ""
         why = found.unpaired[0].reason if found.unpaired else ""
-        raise UsageError(f"no pairs of wavs in {where}{reason}{why}; fetch the benchmark again")
+        raise UsageError(f"no pairs of recordings in {where}{reason}{why}; fetch the benchmark again")
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ def _pairs_of(root: Path, folder: Path, separator: str, name: str) -> FoundPairs
     label = folder.relative_to(root).as_posix() if folder != root else ""
     prefix = f"{name}/" if name else ""
     by_pair: dict[int, list[_Named]] = defaultdict(list)
-    for path in sorted(folder.glob(WAVS)):
+    for path in recordings_in(folder):
         item = prefix + path.relative_to(root).with_suffix("").as_posix()
         made.files[item] = path
         head, _, rest = path.stem.partition(separator)

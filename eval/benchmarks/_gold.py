@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slm.audio import find_audio
 from slm.errors import UsageError
 from slm.types import MinimalPair
 
@@ -93,15 +94,18 @@ def _check_unique(path: Path, rows: Sequence[GoldRow]) -> None:
 
 
 def audio_files(root: Path, task: str, split: str, rows: Sequence[GoldRow]) -> dict[str, Path]:
-    """Item -> its wav. One that is missing is left out when the benchmark runs; UsageError where all of them are."""
+    """Item -> its recording. One that is missing is left out when the benchmark runs; UsageError where all
+    are."""
     return wavs_beside(root / task / split, rows, fetch(task))
 
 
 def wavs_beside(folder: Path, rows: Sequence[GoldRow], remedy: str) -> dict[str, Path]:
     """The same for a gold.csv anywhere; `remedy` tells how to get the data."""
-    files = {row.filename: folder / f"{row.filename}.wav" for row in rows}
+    found = sorted(find_audio(folder), key=lambda p: p.suffix == ".wav")  # a wav comes before what else is called so
+    there = {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+    files = {row.filename: there.get(row.filename, folder / f"{row.filename}.wav") for row in rows}
     if not any(path.is_file() for path in files.values()):
-        raise UsageError(f"{folder} has gold.csv but none of its wavs, such as {rows[0].filename}.wav; {remedy}")
+        raise UsageError(f"{folder} has gold.csv but none of its recordings, such as {rows[0].filename}.wav; {remedy}")
     return files
 
 

@@ -39,16 +39,13 @@ class Submission:
 
 def add_submission(result: Result, run: Run, submission: Submission, items: Sequence[str]) -> Result:
     """Write OUT/submission-BENCHMARK with the primary convention's scores of `items`, all wavs of gold.csv in their
-    order, and say so in the result. Where an item has no score there is no file of scores: it would be refused."""
+    order, and say so in the result. Where an item has no score, or blanks in its name, there is no file of scores: it
+    would be refused, or misread."""
     place = f"submission-{submission.benchmark}"
     path = run.out / place / submission.scores
     scores = _scores(result, run)
-    lacking = [item for item in items if item not in scores]
-    if lacking:
+    if why := _unwritable(items, scores, run):
         path.unlink(missing_ok=True)
-        why = f"{len(lacking)} of {len(items)} wavs have no score, such as {lacking[0]}"
-        if run.convention.is_of_pairs:
-            why = f"by convention {run.convention.name} no wav has a score of its own"
         note = _joined(result, f"No {place}/{submission.scores}: {why}")
         return replace(result, details={**result.details, "submission": None, "note": note})
     write_text(path, "".join(f"{item} {float(scores[item])!r}\n" for item in items))
@@ -56,6 +53,20 @@ def add_submission(result: Result, run: Run, submission: Submission, items: Sequ
     stale = _describe(run.out / place / "meta.yaml", submission.benchmark, run)
     told = {"note": _joined(result, f"{place}/meta.yaml {stale}")} if stale else {}
     return replace(result, details={**result.details, "submission": f"{place}/{submission.scores}", **told})
+
+
+def _unwritable(items: Sequence[str], scores: Mapping[str, float], run: Run) -> str:
+    """Why there can be no file of scores; empty where there can."""
+    if run.convention.is_of_pairs:
+        return f"by convention {run.convention.name} no wav has a score of its own"
+    if lacking := [item for item in items if item not in scores]:
+        return f"{len(lacking)} of {len(items)} wavs have no score, such as {lacking[0]}"
+    if blank := [item for item in items if len(item.split()) != 1]:
+        return (
+            f"{len(blank)} of {len(items)} wavs have blanks in their names, such as {blank[0]!r}, and a line of it is "
+            "NAME SCORE: rename them, in gold.csv too"
+        )
+    return ""
 
 
 def _joined(result: Result, note: str) -> str:

@@ -1,7 +1,8 @@
 """SALMon (arXiv 2409.07437): does the model hear how something is said, and where, beside what is said?
 
-Eight parts of 200 pairs. Read are its folders (`<part>/sample_<i>_<j>.wav`: j = 0 is right, 1 wrong) and the data set
-`slprl/SALMon` (one configuration a part, or `all`; columns `task`, `ind`, `positive_audio`, `negative_audio`).
+Eight parts of 200 pairs. Read are its folders (`<part>/sample_<i>_<j>.wav`, or another ending of audio: j = 0 is
+right, 1 wrong) and the data set `slprl/SALMon` (one configuration a part, or `all`; columns `task`, `ind`,
+`positive_audio`, `negative_audio`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.benchmarks._archives import find_set
-from eval.benchmarks._folders import FoundPairs, check_found
+from eval.benchmarks._folders import FoundPairs, check_found, recordings_in
 from eval.benchmarks._pair_tables import PairRow, find_table, is_table, pairs_of, read_pairs
 from eval.benchmarks._sizes import short_of
 from eval.benchmarks.base import BENCHMARKS, LeftOut, Setup
@@ -45,7 +46,7 @@ class Salmon(PairBenchmark):
     def __init__(self, setup: Setup):
         self.split = "parts"
         folder = find_set(setup, NAMES) or setup.data
-        parts = [p for p in PARTS if any((folder / p).glob("*.wav"))] if folder.is_dir() else []
+        parts = [p for p in PARTS if (folder / p).is_dir() and recordings_in(folder / p)] if folder.is_dir() else []
         found = FoundPairs()
         for part in parts:
             found.add(sample_pairs(folder, part))
@@ -85,7 +86,7 @@ def sample_pairs(root: Path, part: str) -> FoundPairs:
     made = FoundPairs()
     lost: set[str] = set()
     samples: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted((root / part).glob("*.wav")):
+    for path in recordings_in(root / part):
         item = f"{part}/{path.stem}"
         made.files[item] = path
         named = _SAMPLE.fullmatch(path.stem)

@@ -70,6 +70,7 @@ class Found:
             "delay_range_s": [min(d.delay_s for d in sure), max(d.delay_s for d in sure)] if sure else None,
             "correlation": float(np.median([j.delay.correlation for j in self.judged])) if self.judged else None,
             "measured_by": dict(Counter(j.delay.by or "not alike enough" for j in self.judged)),
+            "other_length": sum(j.has_other_length for j in self.judged),
             "length_s": float(np.median(lengths)) if lengths else None,
             "length_range_s": [min(lengths), max(lengths)] if lengths else None,
         }

@@ -9,6 +9,7 @@ from eval.benchmarks.base import MODEL, LeftOut, Result
 from eval.metrics.bootstrap import estimate
 from eval.metrics.signals import SPEECH, observations
 from eval.reconstruction.judging import Bench, Found
+from eval.reconstruction.scoring import OTHER_LENGTH
 from eval.tokens import item_list_hash
 from slm.errors import UsageError
 from slm.types import Score
@@ -25,6 +26,7 @@ ALIGNED = {
     "each": "the delay of each clip removed",
     "none": "not aligned",
 }
+UNMEASURED = "no delay could be measured and none removed"
 FACTS = {
     "bitrate_bps": ("bit/s", "nominal: frame rate x sum of log2 codebook size"),
     "entropy_bitrate_bps": ("bit/s of entropy", "entropy of each codebook, alone, over these recordings"),
@@ -41,7 +43,8 @@ def result_of(domain: str, founds: Sequence[Found], bench: Bench, resamples: int
     could be judged."""
     scores = [score for found in reversed(founds) for score in scores_of(found, bench, resamples, seed)]
     if not scores:
-        reasons = sorted({left.reason for found in founds for left in found.left_out})
+        unsaid = {reason for found in founds for one in found.judged for reason in one.undefined.values()}
+        reasons = sorted({left.reason for found in founds for left in found.left_out} | unsaid)
         raise UsageError(f"{NAME}: no recording of {domain} could be judged ({'; '.join(reasons[:3]) or 'none found'})")
     most = founds[-1]
     every = {(left.item, left.reason) for found in founds for left in found.left_out}
@@ -84,9 +87,19 @@ def subset_meaning(found: Found) -> str:
     return f"coded with {'all' if found.whole else 'the first'} {found.codebooks} codebooks"
 
 
+def aligned_of(found: Found, alignment: str) -> str:
+    """What was done about delays, where one could be measured: an output may be too unlike its input to tell."""
+    sure = sum(bool(one.delay.by) for one in found.judged)
+    if alignment == "constant" and (found.common is None or not found.common.by):
+        return UNMEASURED
+    if alignment == "each" and sure < len(found.judged):
+        return f"{ALIGNED['each']} where it could be measured ({sure} of {len(found.judged)})" if sure else UNMEASURED
+    return ALIGNED[alignment]
+
+
 def scores_of(found: Found, bench: Bench, resamples: int, seed: int) -> list[Score]:
     """Every metric that said something, then the facts."""
-    aligned = ALIGNED[bench.settings.alignment]
+    aligned = aligned_of(found, bench.settings.alignment)
     told = {
         m.name: (m.unit, f"{m.convention(found.domain, found.sample_rate_hz)}; {aligned}, cut to the shorter")
         for m in bench.metrics
@@ -145,6 +158,10 @@ def note_of(domain: str, founds: Sequence[Found], bench: Bench) -> str:
         parts.append("no delay could be measured: the output is not alike enough")
     if told["length_s"] is not None:
         parts.append(f"it is {1000 * told['length_s']:+.1f} ms longer (median)")
+    if told["other_length"]:
+        parts.append(
+            f"{told['other_length']} of {len(most.judged)} outputs are over {OTHER_LENGTH:.0%} longer or shorter"
+        )
     if gone := absent(domain, bench):
         parts.append("absent: " + ", ".join(f"{name} ({how})" for name, how in gone.items()))
     for name, reasons in most.undefined.items():

@@ -18,6 +18,12 @@ from eval.metrics.signals import SignalMetric, SignalPair, UndefinedError
 from eval.reconstruction.alignment import Delay, align, measure_delay
 from slm.errors import UsageError, did_you_mean
 
+LEAST = 0.5
+"""Of the ground truth must be left once an output is aligned and both are cut to the shorter: of a scrap nothing can be
+said."""
+OTHER_LENGTH = 0.1
+"""From which difference in length on, as a share of the ground truth, an output is counted as one of another length."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -37,7 +43,7 @@ class Job:
 class Judged:
     """What was found of a pair. `values` are what it adds to both sums of each metric; `undefined` says why a metric
     has nothing to say. `delay` is its own, `lag` what was removed, in samples; `length_s` is how much longer the output
-    is than the input."""
+    is than the input, which lasts `reference_s`."""
 
     pair_id: str
     group: str
@@ -48,8 +54,13 @@ class Judged:
     length_s: float
     values: Mapping[str, tuple[float, float]]
     undefined: Mapping[str, str]
+    reference_s: float = 0.0
     took_s: float = field(default=0.0, compare=False)
     """Seconds of a processor that its metrics took."""
+
+    @property
+    def has_other_length(self) -> bool:
+        return abs(self.length_s) > OTHER_LENGTH * self.reference_s > 0
 
 
 def chosen_metrics(names: str) -> list[SignalMetric]:
@@ -78,7 +89,8 @@ def judge(metrics: Sequence[str], job: Job) -> Judged:
         if job.domain not in metric.domains:
             continue
         try:
-            numerator, denominator = metric.measure(pair) if len(reference) else _nothing()
+            _check_rest(len(reference), len(job.reference))
+            numerator, denominator = metric.measure(pair)
             if not (np.isfinite(numerator) and np.isfinite(denominator)):
                 raise UndefinedError("no finite number")
             values[name] = (float(numerator), float(denominator))
@@ -87,12 +99,15 @@ def judge(metrics: Sequence[str], job: Job) -> Judged:
     length_s = (len(job.made) - len(job.reference)) / job.sample_rate_hz
     took_s = time.process_time() - started
     return Judged(
-        job.pair_id, job.group, job.domain, delay, lag, job.sample_rate_hz, length_s, values, undefined, took_s
-    )
+        job.pair_id, job.group, job.domain, delay, lag, job.sample_rate_hz, length_s, values, undefined,
+        len(job.reference) / job.sample_rate_hz, took_s,
+    )  # fmt: skip
 
 
-def _nothing() -> tuple[float, float]:
-    raise UndefinedError("nothing is left of it once it is aligned")
+def _check_rest(left: int, whole: int) -> None:
+    """UndefinedError for a scrap, be it alike to the last bit."""
+    if not left or left < LEAST * whole:
+        raise UndefinedError(f"less than {LEAST:.0%} of the ground truth is left once both are aligned and cut")
 
 
 @contextmanager

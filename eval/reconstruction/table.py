@@ -8,6 +8,7 @@ from typing import Any
 from eval.benchmarks.base import MODEL
 from eval.metrics.signals import DOMAINS
 from eval.reconstruction.opinions import TRUTH
+from eval.reconstruction.scoring import OTHER_LENGTH
 from eval.report.table import markdown_table
 
 NAME = "reconstruction"
@@ -61,6 +62,11 @@ def _domain(domain: str, points: Sequence[Mapping[str, Any]]) -> str:
     absent = {name: how for p in points for name, how in p["absent"].items()}
     lines += [f"- {name} is absent: {how}" for name, how in absent.items()]
     lines += _silent_about(points)
+    lines += [
+        f"- {p['alignment']['other_length']} of {p['pieces']} outputs ({p['system']}, {p['codebooks'] or 'as given'}) "
+        f"are over {OTHER_LENGTH:.0%} longer or shorter than the ground truth: the values are about what both have"
+        for p in points if p["alignment"].get("other_length")
+    ]  # fmt: skip
     if most := max(p["files_left_out"] for p in points):
         lines.append(f"- left out: {most} recordings; results.json names each with its reason")
     return "\n".join(lines)
@@ -76,9 +82,9 @@ def _silent_about(points: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _value(score: Mapping[str, Any] | None) -> str:
-    if score is None:
+    value = None if score is None else score["value"]
+    if value is None:
         return "–"
-    value = score["value"]
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

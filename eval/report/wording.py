@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -23,8 +24,9 @@ SCORERS = {
 
 INTERVAL = (
     "Intervals are 95 % bootstrap intervals over independent units (an item with all its voices): if the benchmark had "
-    "drawn other items of the same kind, the number would mostly fall within them. Where every item is right, or every "
-    "one wrong, resampling shows no spread: then look at n."
+    "drawn other items of the same kind, the number would mostly fall within them. Where all items agree (every one "
+    "right, or every one wrong), resampling shows no spread: the interval is then the exact binomial one "
+    "(Clopper-Pearson)."
 )
 
 BITS_PER_S = (
@@ -126,12 +128,16 @@ def format_span(score: Mapping[str, Any]) -> str:
     return "–".join(_digits(v) for v in score["interval"])
 
 
-def _digits(value: float) -> str:
+def _digits(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
     size = abs(value)
     return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.{2 if size >= 1 else 3}f}"
 
 
-def _format(value: float, unit: str) -> str:
+def _format(value: float | None, unit: str) -> str:
+    if value is None or math.isnan(value):  # null in results.json
+        return "–"
     if unit == "fraction":
         return f"{100 * value:.1f} %"
     places = 2 if unit in ("cosine", "of 5", "nats") else 1

@@ -119,6 +119,6 @@ def test_names_tell_that_a_list_without_its_first_file_counts_from_zero(tmp_path
 def test_a_list_of_nothing_says_what_it_found(tmp_path):
     write_list(tmp_path / "sblimp/a", ["x", "y"])
     with pytest.raises(
-        UsageError, match=r"no pairs of wavs in .*sblimp: the first of 2 files is a/x, its name does not"
+        UsageError, match=r"no pairs of recordings in .*sblimp: the first of 2 files is a/x, its name does not"
     ):
         SBlimp(Setup(tmp_path))

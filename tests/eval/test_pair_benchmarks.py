@@ -210,7 +210,7 @@ def test_missing_material_says_what_to_fetch(tmp_path):
     with pytest.raises(UsageError, match=r"lexical/test \(there are: dev\)"):
         SWuggy(Setup(tmp_path, split="test"))
     write_gold(tmp_path / "lexical/dev", LEXICAL, [GOOD])
-    with pytest.raises(UsageError, match=r"none of its wavs, such as w1\.wav"):
+    with pytest.raises(UsageError, match=r"none of its recordings, such as w1\.wav"):
         SWuggy(Setup(tmp_path))
     write_gold(tmp_path / "lexical/dev", LEXICAL[1:], [GOOD[1:]])
     with pytest.raises(UsageError, match="has no column filename"):

@@ -106,6 +106,42 @@ def test_a_delay_is_measured_corrected_and_reported(monkeypatch, recordings, tmp
     assert record["results"][0]["details"]["points"][0]["alignment"]["corrected_s"] == 0
 
 
+class Noise(KeepsAll):
+    """What comes back is noise of the same length."""
+
+    def _decode(self, codes):
+        return np.random.default_rng(len(codes)).normal(0, 0.1, len(codes)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("share", "snr", "marked"), [(0.95, 100, 0), (0.8, 100, 2), (0.4, None, 2)])
+def test_an_output_of_another_length_is_marked_and_of_a_scrap_nothing_is_said(tmp_path, share, snr, marked):
+    """Pairs on disk: what a tokenizer gives is cut to its frames."""
+    for name, samples in (("a", speech()[:24_000]), ("b", speech()[8_000:28_000])):
+        write(tmp_path / f"data/ground_truth/{name}.wav", samples)
+        write(tmp_path / f"data/mine/{name}.wav", samples[: round(share * len(samples))])
+    options = Reconstruction(**QUIET, metrics="snr,mel_distance")
+    start = EvalConfig("reconstruction", str(tmp_path / "out"), data=str(tmp_path / "data"), reconstruction=options)
+    if snr is None:
+        with pytest.raises(UsageError, match="less than 50% of the ground truth is left"):
+            main(start)
+        return
+    main(start)
+    record = read_results(tmp_path / "out")
+    assert scores_of(record, "speech")["snr"] == snr
+    assert record["results"][0]["details"]["points"][0]["alignment"]["other_length"] == marked
+    assert ("2 of 2 outputs" in (tmp_path / "out/reconstruction.md").read_text()) == bool(marked)
+
+
+@pytest.mark.parametrize("alignment", ["constant", "each"])
+def test_where_no_delay_can_be_measured_none_is_said_to_be_removed(monkeypatch, recordings, tmp_path, alignment):
+    record = run(monkeypatch, Noise(), recordings, tmp_path / "out", alignment=alignment, metrics="snr")
+    conventions = {s["convention"] for r in record["results"] for s in r["scores"]["model"] if s["metric"] == "snr"}
+    assert all("no delay could be measured and none removed" in c for c in conventions)
+    record = run(monkeypatch, KeepsAll(late=40), recordings, tmp_path / "late", alignment=alignment, metrics="snr")
+    conventions = {s["convention"] for r in record["results"] for s in r["scores"]["model"] if s["metric"] == "snr"}
+    assert not any("none removed" in c for c in conventions)
+
+
 @pytest.mark.parametrize("lag", [-33, 0, 47])
 def test_delays_of_waveforms(lag):
     x = noise(1, length=4_000)

@@ -144,6 +144,17 @@ def test_damaged_tokens_say_what_helps(root, lm):
     }
 
 
+def test_other_endings_than_gold_csv_means_are_read(root, lm):
+    wavs = sorted((root / "lexical/dev").glob("*.wav"))
+    wavs[0].rename(wavs[0].with_suffix(".WAV"))
+    samples, rate_hz = soundfile.read(wavs[1])
+    wavs[1].unlink()
+    soundfile.write(str(wavs[1].with_suffix(".flac")), samples, rate_hz)
+    main(config(root, benchmarks="swuggy", baselines="no"))
+    record = json.loads((root.parent / "out/results.json").read_text())
+    assert record["results"][0]["counts"]["pairs_scored"] == 12
+
+
 def test_other_audio_of_the_same_names_and_sizes_is_tokenized_anew(root, lm):
     main(config(root, benchmarks="swuggy"))
     for wav in (root / "lexical/dev").glob("*.wav"):
@@ -290,6 +301,7 @@ def test_broken_files_are_wrong_use(root, lm):
         ({"benchmarks": "swuggy,sblmp"}, "unknown benchmark 'sblmp'; did you mean 'sblimp'"),
         ({"benchmarks": " , "}, "names none; known: "),
         ({"split": "test"}, "no such benchmark data"),
+        ({"corpus": "nowhere"}, "--corpus: no "),
         ({"convention": "average"}, "unknown convention"),
         ({"prompts": "nowhere"}, "no prompts: nowhere does not exist"),
         ({"device": "foo"}, "--device foo cannot be used"),
@@ -305,6 +317,11 @@ def test_wrong_use_is_refused_before_the_model_is_loaded(root, monkeypatch, caps
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_an_empty_split_is_none():
+    with pytest.raises(UsageError, match="--split is empty: give the name of a split"):
+        EvalConfig("swuggy", "out", model="m", split="")
 
 
 @pytest.mark.parametrize(

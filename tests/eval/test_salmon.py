@@ -131,3 +131,16 @@ def test_tables_of_one_part_each(tmp_path):
 def test_missing_data_says_what_to_fetch(tmp_path):
     with pytest.raises(UsageError, match=r"no SALMon: .*hf download --repo-type dataset slprl/SALMon"):
         Salmon(Setup(tmp_path))
+
+
+def test_recordings_of_any_ending_in_any_case_are_read(tmp_path):
+    root = write_parts(tmp_path / "SALMon", {"rir_consistency": 3})
+    part = root / "rir_consistency"
+    (part / "sample_0_0.wav").rename(part / "sample_0_0.WAV")
+    (part / "sample_1_1.wav").rename(part / "sample_1_1.flac")
+    benchmark = Salmon(Setup(tmp_path))
+    assert len(benchmark.all_pairs) == 3
+    assert benchmark.files["rir_consistency/sample_1_1"] == part / "sample_1_1.flac"
+    (part / "sample_1_1.wav").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"has sample_1_1\.flac and sample_1_1\.wav: keep one"):
+        Salmon(Setup(tmp_path))

@@ -45,6 +45,17 @@ def test_the_distributed_folder(tmp_path, lm):
     assert scores(tmp_path / "out", "ssc")["all", "mean"]["value"] == 1.0
 
 
+@pytest.mark.parametrize("ending", [".WAV", ".flac", ".Flac"])
+def test_recordings_of_any_ending_are_read(tmp_path, lm, ending):
+    write_stories(tmp_path / "data/tSC", ["a", "b"])
+    for wav in (tmp_path / "data/tSC").glob("*.wav"):
+        samples, rate_hz = soundfile.read(wav)
+        wav.unlink()
+        soundfile.write(str(wav.with_suffix(ending)), samples, rate_hz, format=ending[1:].upper())
+    main(config(tmp_path / "data", benchmarks="tsc"))
+    assert scores(tmp_path / "out", "tsc")["all", "mean"]["value"] == 1.0
+
+
 def test_a_folder_that_is_short_says_so(tmp_path, lm, monkeypatch):
     """One story has lost a file: it is one of those that there are, and of the 1,871 of the whole set."""
     write_stories(tmp_path / "data/sSC", ["a", "b", "c"])

@@ -118,3 +118,13 @@ def test_an_incomplete_file_is_not_left_there(tmp_path, noisy):
     assert details["submission"] is None
     assert ". No submission-sLM21/lexical/dev.txt: 2 of 8 wavs have no score" in details["note"]
     assert "2 of 8 wavs have no score" in (tmp_path / "out/results.md").read_text()
+
+
+def test_blanks_in_names_are_no_line_of_a_submission(tmp_path, noisy):
+    rows = [(name.replace("_", " ", 1) if i < 2 else name, *rest) for i, (name, *rest) in enumerate(
+        random_lexical(4, 1, seed=0))]  # fmt: skip
+    main(config(write_lexical(tmp_path / "data", rows), benchmarks="swuggy"))
+    details = json.loads((tmp_path / "out/results.json").read_text())["results"][0]["details"]
+    assert details["submission"] is None
+    assert f"2 of 8 wavs have blanks in their names, such as '{rows[0][0]}'" in details["note"]
+    assert not (tmp_path / "out/submission-sLM21/lexical/dev.txt").exists()
