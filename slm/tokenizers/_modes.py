@@ -29,7 +29,6 @@ _FASTER = {
     "that PyTorch makes on GPUs by default",
     "bf16": "as batched (but for rare near ties that the place in a tensor decides), with the encoder in bfloat16",
 }
-_MEASURED = "with random weights on one GPU"
 
 
 class PackedTokenizer(Tokenizer):
@@ -46,8 +45,9 @@ class PackedTokenizer(Tokenizer):
     every layer. `samples`: so, without the filling up.
     """
     mismatch: ClassVar[Mapping[str, str]] = {}
-    """Mode -> how many codes it changed, as `_batched.code_mismatch` has it, with random weights, there where
-    `_MEASURED` says; what is not here is not measured."""
+    """Mode -> how many codes it changed, as `_batched.code_mismatch` has it, with random weights on `measured_on`; what
+    is not here is not measured."""
+    measured_on: ClassVar[str] = "one GPU"
     batch_s: Mapping[str, float] = {"cuda": 128.0, "cpu": 0.0}
     """Seconds of audio in a batch, by type of device: as many as the GPU likes best, the gaps between clips included.
     0: one by one, as on a CPU, where a batch gains nothing."""
@@ -59,7 +59,9 @@ class PackedTokenizer(Tokenizer):
         modes = {mode: about for mode, about in _FASTER.items() if mode != "bf16" or mode in cls.mismatch}
         shares = {mode: cls.mismatch.get(mode) for mode in modes}
         told = {
-            mode: f"{share} of codes differed from exact, {_MEASURED}" if share else "not measured against exact"
+            mode: f"{share} of codes differed from exact, with random weights on {cls.measured_on}"
+            if share
+            else "not measured against exact"
             for mode, share in shares.items()
         }
         return {**super().known_modes(), **{mode: f"{about}; {told[mode]}" for mode, about in modes.items()}}
@@ -73,9 +75,7 @@ class PackedTokenizer(Tokenizer):
         super().use_mode(mode)
         self.graphs = {}
         if entering and mode == "bf16":
-            from slm.tokenizers._batched import to_bfloat16
-
-            to_bfloat16(self)
+            self._to_bfloat16()
 
     @abstractmethod
     def _encode_alone(self, signal: np.ndarray) -> np.ndarray:
@@ -93,6 +93,12 @@ class PackedTokenizer(Tokenizer):
     def _parameter(self) -> torch.Tensor:
         parameter: torch.Tensor = next(self.model.parameters())
         return parameter
+
+    def _to_bfloat16(self) -> None:
+        """From now on compute latents in bfloat16, and codes from them as before."""
+        from slm.tokenizers._batched import to_bfloat16
+
+        to_bfloat16(self)
 
     def _cut(self, signal: np.ndarray) -> Iterable[np.ndarray]:
         """What a clip is coded as, each by itself: the whole, or windows of it."""

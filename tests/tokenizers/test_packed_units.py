@@ -15,6 +15,8 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers._batched import code_mismatch
+from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers.ssl_kmeans import SslKmeansTokenizer
 from slm.types import AudioClip
@@ -47,10 +49,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         randomized(HubertModel(config)).save_pretrained(made["hubert-group"])
-        for layer in (1, 3):
-            centroids = torch.randn(40, WIDTH)
-            Centroids(centroids, torch.zeros(WIDTH), torch.ones(WIDTH)).save(root / f"L{layer}.safetensors")
+        for folder in made.values():
+            _write_centroids(folder)
     return made
+
+
+def _write_centroids(folder: Path) -> None:
+    """Frames of speech, so that its units are many."""
+    encoder = load_encoder(str(folder), [1, 3])
+    frames = torch.cat([encoder.features(clip.samples[:16_000]) for clip in real_clips(16_000)], dim=1)
+    chosen = torch.randperm(frames.shape[1])[:60]
+    for layer, of_layer in zip((1, 3), frames[:, chosen], strict=True):
+        Centroids(of_layer, torch.zeros(WIDTH), torch.ones(WIDTH)).save(folder / f"L{layer}.safetensors")
 
 
 @pytest.fixture
@@ -59,7 +69,7 @@ def load(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setattr(SslKmeansTokenizer, "batch_s", {"cpu": 8.0})
 
     def loaded(name: str, mode: str, **settings: Any) -> Any:
-        centroids = str(folders[name].parent / "L{layer}.safetensors")
+        centroids = str(folders[name] / "L{layer}.safetensors")
         return load_tokenizer(
             "ssl-kmeans", mode=mode, encoder=str(folders[name]), layer=[1, 3], centroids=centroids, **settings
         )
@@ -73,7 +83,9 @@ def short_clips(count: int) -> list[AudioClip]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_units_of_a_batch_are_those_of_its_clips(load: Callable[..., Any], name: str) -> None:
-    batching_law(load(name, "exact"), load(name, "batched"), short_clips(1))
+    exact, clips = load(name, "exact"), short_clips(1)
+    batching_law(exact, load(name, "batched"), clips)
+    assert len(np.unique(exact.encode(clips)[0].codes, axis=0)) > 20
 
 
 @pytest.mark.parametrize("settings", [{"padding_samples": 40, "input_norm": "layer-norm"}, {"max_window_s": 0.7}])
@@ -106,6 +118,15 @@ def test_a_copy_has_the_same_units(load: Callable[..., Any]) -> None:
     tokenizer, clips = load("wav2vec2-group", "batched"), short_clips(2)
     for before, after in zip(tokenizer.encode(clips), copy.deepcopy(tokenizer).encode(clips), strict=True):
         assert np.array_equal(before.codes, after.codes)
+
+
+def test_encoders_compute_in_bfloat16_and_centroids_do_not(load: Callable[..., Any]) -> None:
+    exact, fast = (load("hubert-layer", mode) for mode in ("exact", "bf16"))
+    assert {p.dtype for p in fast.model.parameters()} == {torch.bfloat16}
+    assert {c.centroids.dtype for c in fast.centroids} == {torch.float32}
+    clips = [*short_clips(2), AudioClip("short", short_clips(1)[0].samples[:900], 16_000)]
+    assert 0 < code_mismatch(fast.encode(clips), exact.encode(clips)) < 0.5
+    assert "on a CPU" in fast.spec.taxonomy["mode"]
 
 
 def test_encoders_of_another_form_have_exact_alone(load: Callable[..., Any]) -> None:
