@@ -20,7 +20,7 @@ from eval.benchmarks.base import MODEL, Benchmark, LeftOut, Result, Run
 from eval.conventions import Convention, find_convention, usual_conventions, whole_clip_convention
 from eval.likelihoods import Likelihoods, Wanted
 from eval.metrics.base import ClipLikelihood, Metric, ScoredPair, metrics_of
-from eval.metrics.bootstrap import Estimate, estimate
+from eval.metrics.bootstrap import METHOD, Estimate, estimate
 from eval.partings import find_partings, unit_starts
 from eval.tokens import Tokens, item_list_hash, tokenize_items
 from slm.errors import UsageError
@@ -96,7 +96,8 @@ class PairBenchmark(Benchmark):
                     if stratum
                 ]
                 if strata:
-                    made.append(self._score(subset.name, metric, estimate(strata, resamples, seed), convention))
+                    found = estimate(strata, resamples, seed, share=metric.is_share)
+                    made.append(self._score(subset.name, metric, found, convention))
         return made
 
     def tokenized(self, run: Run) -> Tokens:
@@ -154,6 +155,7 @@ class PairBenchmark(Benchmark):
                 "precision": str(getattr(run.lm, "precision", "float32")),
                 "codebook_weights": run.lm.record.codebook_weights,
                 "pairs_not_scored": unscored,
+                "intervals": METHOD,
                 **_note([*self.notes, *([_unscored_note(unscored, len(usable))] if unscored else [])]),
             },
         )

@@ -65,6 +65,8 @@ class Metric(ABC, Generic[Item]):
     """`ScoredPair`, `ClipLikelihood`, or another record: what its items are."""
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    is_share: ClassVar[bool] = False
+    """Whether it is a mean of values within [0, 1], one for each observation (denominators of 1)."""
     about: ClassVar[str]
     """One plain sentence for tables and reports."""
 

@@ -18,6 +18,7 @@ class PairAccuracy(Metric[ScoredPair]):
     observes = ScoredPair
     unit = "fraction"
     higher_is_better = True
+    is_share = True
     about = "How often the model finds the right item of a pair likelier than the wrong one. Guessing gives 50 %."
 
     def observe(self, items: Sequence[ScoredPair]) -> Observations:
