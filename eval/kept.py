@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.likelihoods import document_of, is_finite
+from eval.likelihoods import document_of, is_finite, score_read
 from eval.processes import ALONE, Processes
 from slm.errors import UsageError
 from slm.files import atomic_file
@@ -53,16 +53,21 @@ class KeptScorer:
     def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
         """Log-probabilities of codes, those that are kept or those that the scorer gives now. UsageError where another
         process could not give its share."""
+        return self.score_documents(codes, [self.document(c) for c in codes])
+
+    def score_documents(self, codes: Sequence[Codes], documents: Sequence[np.ndarray]) -> list[CodeLogProbs]:
+        """The same of clips whose `document` is there already."""
         wanted: dict[str, Codes] = {}
-        keys = [document_key(self.document(c)) for c in codes]
+        keys = [document_key(d) for d in documents]
         for key, c in zip(keys, codes, strict=True):
             wanted.setdefault(key, c)
+        read = dict(zip(keys, documents, strict=True))
         self.processes.wait()  # nobody writes while one still looks what is there
         known = self._read(wanted)
         missing = [key for key in wanted if key not in known]
         self.processes.wait()
         if missing:
-            self._score({key: wanted[key] for key in missing}, known)
+            self._score({key: wanted[key] for key in missing}, read, known)
         self.processes.wait()
         if self.processes.count > 1:
             known |= self._read({key: c for key, c in wanted.items() if key not in known})
@@ -73,13 +78,15 @@ class KeptScorer:
             )
         return [replace(known[key], id=c.id, duration_s=c.duration_s) for key, c in zip(keys, codes, strict=True)]
 
-    def _score(self, missing: Mapping[str, Codes], known: dict[str, CodeLogProbs]) -> None:
+    def _score(self, missing: Mapping[str, Codes], documents: Mapping[str, np.ndarray],
+               known: dict[str, CodeLogProbs]) -> None:  # fmt: skip
         """Score this process' parts of what is missing, and keep each when it is whole."""
-        parts = list(self._parts(missing))
+        parts = list(self._parts(missing, documents))
         mine = parts[self.processes.rank :: self.processes.count]
         total, done, progress = sum(map(len, mine)), 0, Progress(self.name)
         for part in mine:
-            scored = {s.id: s for s in self.scorer.score_codes([replace(missing[key], id=key) for key in part])}
+            named, read = [replace(missing[key], id=key) for key in part], [documents[key] for key in part]
+            scored = {s.id: s for s in score_read(self.scorer, named, read)}
             made = [scored[key] for key in part]
             if all(is_finite(s) for s in made):
                 self._write(part, made)
@@ -88,10 +95,9 @@ class KeptScorer:
             if self.processes.is_main:
                 progress.tell(done, total)
 
-    def _parts(self, missing: Mapping[str, Codes]) -> Iterator[list[str]]:
+    def _parts(self, missing: Mapping[str, Codes], documents: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
         """Keys in the order of their codes, cut where a part has codes enough: so many that each process has one."""
-        documents = {key: self.document(c) for key, c in missing.items()}
-        total = sum(d.size for d in documents.values())
+        total = sum(documents[key].size for key in missing)
         enough = min(self.part_codes, -(-total // self.processes.count))
         part: list[str] = []
         held = 0

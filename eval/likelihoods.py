@@ -80,8 +80,11 @@ class Likelihoods:
         given = {c.id: c for c in codes}
         rest = continuations(given, wanted.partings) if wanted.alone else {}
         first: dict[bytes, Codes] = {}
-        of = {c.id: first.setdefault(_content(scorer, c), c).id for c in (*codes, *rest.values())}
-        scored = scorer.score_codes(list(first.values()))
+        asked = [*codes, *rest.values()]
+        documents = [document_of(scorer, c) for c in asked]
+        of = {c.id: first.setdefault(_content(d), c).id for c, d in zip(asked, documents, strict=True)}
+        read = {c.id: d for c, d in zip(asked, documents, strict=True)}
+        scored = score_read(scorer, list(first.values()), [read[c.id] for c in first.values()])
         if sorted(s.id for s in scored) != sorted(c.id for c in first.values()):
             raise ValueError(f"{type(scorer).__name__} scored other clips than it was asked for")
         made = {s.id: s for s in scored}
@@ -250,12 +253,19 @@ def document_of(scorer: Scorer, codes: Codes) -> np.ndarray:
     return codes.codes if read is None else np.asarray(read(codes))
 
 
+def score_read(scorer: Scorer, codes: Sequence[Codes], documents: Sequence[np.ndarray]) -> list[CodeLogProbs]:
+    """Log-probabilities of clips of which `document_of` is known already: a scorer that takes documents need not make
+    them again."""
+    score = getattr(scorer, "score_documents", None)
+    return scorer.score_codes(codes) if score is None else score(codes, documents)
+
+
 def is_finite(scored: CodeLogProbs) -> bool:
     return bool(np.isfinite(scored.log_probs).all() and np.isfinite(scored.eos_log_probs).all())
 
 
-def _content(scorer: Scorer, codes: Codes) -> bytes:
-    return np.ascontiguousarray(document_of(scorer, codes)).tobytes()
+def _content(document: np.ndarray) -> bytes:
+    return np.ascontiguousarray(document).tobytes()
 
 
 def _ends(scored: CodeLogProbs, books: int, ends_at: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:

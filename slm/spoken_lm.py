@@ -197,7 +197,11 @@ class SpokenLM:
         Nothing that stands beside a document reaches its score; a beginning that documents share is computed once;
         equal documents are scored once, so that they tie to the last bit. UsageError for codes of another tokenizer.
         """
-        documents = [_document(self.record, c) for c in codes]
+        return self.score_documents(codes, [self.document(c) for c in codes], max_steps)
+
+    def score_documents(self, codes: Sequence[Codes], documents: Sequence[np.ndarray],
+                        max_steps: int | None = None) -> list[CodeLogProbs]:  # fmt: skip
+        """`score_codes` of clips whose `document` is there already."""
         for c, d in zip(codes, documents, strict=True):
             self.check_length(c.id, len(d))
         scored = self.scorer.score(documents, max_steps)

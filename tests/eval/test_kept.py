@@ -19,6 +19,7 @@ from slm.errors import UsageError
 from slm.types import CodeLogProbs
 from slm.units import deduplicate
 from tests.fakes import ArithmeticTokenizer, random_codes
+from tests.test_spoken_lm import make_lm
 
 TOKENIZER = ArithmeticTokenizer(2)
 
@@ -259,3 +260,15 @@ def test_wherever_one_fails_all_end_that_and_meet_again_for_the_next(failing, af
     for rank, reasons in enumerate(in_threads(work)):
         assert reasons == [(1, KeyError if rank == failing else OtherFailed)]
     assert sorted(done) == [(job, rank) for job in (0, 2) for rank in range(3)]
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_what_a_model_reads_of_a_clip_is_made_once(tmp_path, is_kept, monkeypatch):
+    lm = make_lm("flat", 1)
+    codes = random_codes(lm, [5, 7, 9])
+    expected = lm.score_codes(codes)
+    made, real = [], type(lm).document
+    monkeypatch.setattr(type(lm), "document", lambda self, c: made.append(c.id) or real(self, c))
+    table = Likelihoods.measure(KeptScorer(lm, "f", tmp_path) if is_kept else lm, codes)
+    assert sorted(made) == sorted(c.id for c in codes)
+    assert table.sums.tolist() == [s.log_probs.sum(axis=0).tolist() for s in expected]
