@@ -23,6 +23,9 @@ from slm.tokenizers.base import weight_digests
 if TYPE_CHECKING:
     import torch
 
+WAVLM_BATCH_S = 64.0
+"""Seconds in a batch on a GPU of WavLM, whose attention holds several biases of steps x steps for each head: where one
+clip filled 128 s, they would be 13 GB of WavLM large; 64 s, 3 GB."""
 CONV_FAMILIES = ("hubert", "wav2vec2", "wavlm")
 INPUT_NORMS = ("none", "unit-variance", "layer-norm")
 # What of a configuration changes the features, beside the weights and their shapes.
@@ -96,29 +99,16 @@ class LayeredEncoder(FrameEncoder):
         )
 
 
-def _added(held: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As attention of transformers takes it, in whatever implementation: what is added to scores."""
-    import torch
-
-    scores = torch.zeros(held.shape, dtype=dtype, device=held.device)
-    return scores.masked_fill(~held, torch.finfo(dtype).min)[:, None, None]
-
-
-def _told(held: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As WavLM's own attention takes it."""
-    return held
-
-
-_HELD = {"hubert": _added, "wav2vec2": _added, "wavlm": _told}
-
-
 def attend_clip_by_clip(model: Any) -> None:
     """Make a HuBERT, wav2vec 2.0 or WavLM fit for clips that are packed."""
     from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
 
     run_clip_by_clip(model.encoder.pos_conv_embed.conv, channels_first=True)
+    if model.config.model_type != "wavlm":
+        model.set_attn_implementation("sdpa")  # which is followed
+        return
     for block in model.encoder.layers:
-        run_clip_by_clip(block.attention, mask=_HELD[model.config.model_type])
+        run_clip_by_clip(block.attention, masked=True)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ _FASTER = {
 
 
 class PackedTokenizer(Tokenizer):
-    """A tokenizer that is a torch module in fp32, and says whether and how its clips may share a tensor."""
+    """A tokenizer that says whether and how its clips may share a tensor; where they may, it has a `model` in fp32."""
 
     model: Any  # torch.nn.Module; Any, since attributes of a model are not typed
     graphs: dict[Any, Any]

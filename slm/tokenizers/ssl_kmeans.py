@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers._encoder_families import ConvEncoder
+from slm.tokenizers._encoder_families import WAVLM_BATCH_S, ConvEncoder
 from slm.tokenizers._encoders import check_layers, load_encoder
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
@@ -104,6 +104,8 @@ class SslKmeansTokenizer(KmeansTokenizer):
         )
         if not isinstance(frames, ConvEncoder):
             self.batching = "none"
+        elif frames.model.config.model_type == "wavlm":
+            self.batch_s = {**self.batch_s, "cuda": WAVLM_BATCH_S}
         self.model = frames.model
         self.vocoder: UnitVocoder | None = None
         if vocoder is not None:

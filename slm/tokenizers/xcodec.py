@@ -10,7 +10,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._codec import conv_context, widest_layer
-from slm.tokenizers._encoder_families import attend_clip_by_clip, masks_unwarned
+from slm.tokenizers._encoder_families import WAVLM_BATCH_S, attend_clip_by_clip, masks_unwarned
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -74,6 +74,8 @@ class XCodecTokenizer(PretrainedCodec):
             taxonomy=taxonomy_of(self._name(), checkpoint),
         )
         attend_clip_by_clip(self.model.semantic_model)
+        if config.semantic_model_config.model_type == "wavlm":
+            self.batch_s = {**self.batch_s, "cuda": WAVLM_BATCH_S}
         if prod(config.strides) > 1:
             self.batching = "none"  # not of any published checkpoint
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)

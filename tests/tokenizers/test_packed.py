@@ -136,12 +136,33 @@ class Attention(nn.Module):
         return scores.softmax(dim=-1) @ x, None
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_attention_of_pytorch_sees_one_clip(is_causal: bool) -> None:
+    torch.manual_seed(0)
+    lengths, starts = [30, 17, 29], [0, 31, 59]
+    query, key, value = (torch.randn(1, 2, 90, 4, dtype=torch.float64) for _ in range(3))
+    with PackedClips(starts, lengths, 90, share=3, num_rows=5):
+        together = functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        windows = functional.scaled_dot_product_attention(*(x.view(1, 2, 9, 10, 4) for x in (query, key, value)))
+        with pytest.raises(RuntimeError, match="attention by a mask"):
+            functional.scaled_dot_product_attention(query, key, value, attn_mask=torch.ones(90, 90, dtype=torch.bool))
+    torch.testing.assert_close(
+        windows[0, 0, 1], (query[0, 0, 10:20] @ key[0, 0, 10:20].T / 2).softmax(-1) @ value[0, 0, 10:20]
+    )
+    for start, length in zip(starts, lengths, strict=True):
+        clip = [x[0, :, start : start + length] for x in (query, key, value)]
+        scores = clip[0] @ clip[1].mT / 2
+        if is_causal:
+            scores = scores.masked_fill(torch.ones(length, length).triu(1) > 0, -torch.inf)
+        torch.testing.assert_close(together[0, :, start : start + length], scores.softmax(dim=-1) @ clip[2])
+
+
 @pytest.mark.parametrize(("groups", "kernel"), [(1, 32), (4, 31)])
 def test_what_looks_along_a_clip_sees_that_clip_alone(groups: int, kernel: int) -> None:
     torch.manual_seed(0)
     model, lengths, starts = Whole(groups, kernel).double(), [30, 17, 29], [0, 31, 59]
     run_clip_by_clip(model.positions, channels_first=True)
-    run_clip_by_clip(model.attention, mask=lambda held, dtype: held)
+    run_clip_by_clip(model.attention, masked=True)
     signals = [torch.randn(length, dtype=torch.float64) for length in lengths]
     batch = torch.full((1, 1, 90), torch.nan, dtype=torch.float64)
     for start, signal in zip(starts, signals, strict=True):

@@ -16,8 +16,10 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._batched import code_mismatch
+from slm.tokenizers._catalogue import modes_of
 from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
+from slm.tokenizers.database import find_records
 from slm.tokenizers.ssl_kmeans import SslKmeansTokenizer
 from slm.types import AudioClip
 from tests.contracts import batching_law, tokenizer_law
@@ -93,14 +95,6 @@ def test_so_are_those_of_padded_clips_and_of_windows(load: Callable[..., Any], s
     batching_law(load("hubert-group", "exact", **settings), load("hubert-group", "batched", **settings), short_clips(1))
 
 
-@pytest.mark.thorough
-def test_attention_that_is_written_out_is_masked_too(load: Callable[..., Any]) -> None:
-    exact, batched = (load("hubert-group", mode) for mode in ("exact", "batched"))
-    for each in (exact, batched):
-        each.model.set_attn_implementation("eager")
-    batching_law(exact, batched, short_clips(1))
-
-
 def test_no_neighbour_changes_a_unit(load: Callable[..., Any]) -> None:
     tokenizer_law(load("hubert-group", "batched"), short_clips(2))
 
@@ -132,5 +126,7 @@ def test_encoders_compute_in_bfloat16_and_centroids_do_not(load: Callable[..., A
 def test_encoders_of_another_form_have_exact_alone(load: Callable[..., Any]) -> None:
     for name in ("whisper", "bert"):
         assert list(load(name, "exact").modes) == ["exact"]
+    told = {name: list(modes_of(find_records(name)[0])) for name in ("w2v-bert-2-l17", "mhubert-25hz")}
+    assert told == {"w2v-bert-2-l17": ["exact"], "mhubert-25hz": ["exact", "batched", "tf32", "bf16"]}
     with pytest.raises(UsageError, match="no mode 'batched', only exact"):
         load("whisper", "batched")

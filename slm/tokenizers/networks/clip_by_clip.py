@@ -1,12 +1,11 @@
 """Modules that look along a whole clip: where clips are packed, they are given them as rows of a batch.
 
-Attention is told by a mask what is behind the end of each; a convolution whose kernel is longer than the gaps between
-clips sees zeros there, as at the end of a clip alone.
+Attention that is not PyTorch's own is told by a mask what is behind the end of each; a convolution whose kernel is
+longer than the gaps between clips sees zeros there, as at the end of a clip alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +14,16 @@ from torch import nn
 
 from slm.tokenizers.networks.packed import PackedClips, current
 
-Mask = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
-"""Which places of the rows `[R, W]` are of a clip, and the type of what runs -> a module's `attention_mask`."""
 
-
-def run_clip_by_clip(module: nn.Module, *, mask: Mask | None = None, channels_first: bool = False) -> None:
+def run_clip_by_clip(module: nn.Module, *, masked: bool = False, channels_first: bool = False) -> None:
     """From now on `module`, which maps `[1, T, C]` (`channels_first`: `[1, C, T]`) to as many steps or a few more, is
-    given clips as rows of a batch wherever they are packed, zeros behind them. Without `mask` it must not look behind
-    the end of a clip, or see what zeros say.
+    given clips as rows of a batch wherever they are packed, zeros behind them. With `masked` it is also told as
+    `attention_mask [R, W]` which places of the rows are of a clip; without, it must not look behind the end of one, or
+    see what zeros say.
 
     What it makes is a tensor, a tuple that begins with one, or an output with `last_hidden_state`.
     """
-    rows = _Rows(mask, channels_first)
+    rows = _Rows(masked, channels_first)
     module.register_forward_pre_hook(rows.give, with_kwargs=True)
     module.register_forward_hook(rows.take_back)
     module.runs_along_clips = True  # type: ignore[assignment]
@@ -41,7 +38,7 @@ def runs_along_clips(network: nn.Module) -> bool:
 class _Rows:
     """Hooks of a module, which can be copied and pickled with it."""
 
-    mask: Mask | None
+    masked: bool
     channels_first: bool
 
     def give(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -51,8 +48,8 @@ class _Rows:
         rows = packed.to_rows(x.mT if self.channels_first else x, time=1)
         held = packed.held(rows)
         rows = rows.masked_fill(~held[..., None], 0.0)
-        if self.mask is not None:
-            kwargs = {**kwargs, "attention_mask": self.mask(held, rows.dtype)}
+        if self.masked:
+            kwargs = {**kwargs, "attention_mask": held}
         packed.follows = False
         return (rows.mT if self.channels_first else rows, *rest), kwargs
 

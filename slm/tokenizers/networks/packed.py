@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from slm.tokenizers.networks.captured import captured
 from slm.tokenizers.networks.places import Places, gaps, held, rows, steps, turned
 
 _LOOK_ALONG = {"gru", "rnn_tanh", "rnn_relu", "instance_norm", "conv2d", "max_pool1d"}
@@ -27,12 +28,12 @@ class PackedClips(TorchFunctionMode):
     """Within it, a network sees clips of `lengths` samples, from `starts` on, in a tensor `[1, 1, total]`.
 
     It follows convolutions (with their own zeros, or behind `functional.pad` by zeros, reflection or repetition),
-    transposed ones that cut off what they see beyond it, group norms, LSTMs of both directions, and pooling of whole
-    windows; other layers must not look along time, or be told to (`clip_by_clip`). `total` and `starts` are whole
-    strides at every layer. A clip is at most a `share`-th of the whole, and rows are `num_rows` in number, whatever is
-    packed (None: there are none). Places are known by the width of a tensor, so that no width may stand for two of
-    them: RuntimeError if it does, where clips lie too close, and for some layers that it does not follow. Nothing is
-    read back from the device. `graphs` keeps captured LSTMs from one batch to the next.
+    transposed ones that cut off what they see beyond it, group norms, LSTMs of both directions, PyTorch's attention,
+    and pooling of whole windows; other layers must not look along time, or be told to (`clip_by_clip`). `total` and
+    `starts` are whole strides at every layer. A clip is at most a `share`-th of the whole, and rows are `num_rows` in
+    number, whatever is packed (None: there are none). Places are known by the width of a tensor, so that no width may
+    stand for two of them: RuntimeError if it does, where clips lie too close, and for some layers that it does not
+    follow. Nothing is read back from the device. `graphs` keeps captured LSTMs from one batch to the next.
     """
 
     def __init__(
@@ -157,6 +158,33 @@ class PackedClips(TorchFunctionMode):
             made[..., clip] = functional.group_norm(input[..., clip], *settings, **others)
         return made
 
+    def scaled_dot_product_attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **settings: Any,
+    ) -> torch.Tensor:
+        """Of whole clips `[1, H, T, D]`, by rows. Windows within clips, whose number of steps is none of the network's,
+        are left as they are."""
+        attend = functional.scaled_dot_product_attention
+        if query.shape[-2] not in self._places:
+            return attend(query, key, value, attn_mask, dropout_p, is_causal, **settings)
+        if attn_mask is not None or len(query) > 1 or key.shape[-2] != query.shape[-2]:
+            raise RuntimeError("attention by a mask or between sequences, of clips that are packed")
+        query, key, value = (self._heads_to_rows(x) for x in (query, key, value))
+        # What is causal never looks behind a clip.
+        mask = None if is_causal else self.held(query.transpose(1, 2))[:, None, None]
+        made = attend(query, key, value, mask, dropout_p, is_causal, **settings).transpose(1, 2).flatten(2)
+        return self.from_rows(made, time=1).unflatten(2, (query.shape[1], -1)).transpose(1, 2)
+
+    def _heads_to_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """`[1, H, T, D]` -> `[num_rows, H, T / share, D]`."""
+        return self.to_rows(x.transpose(1, 2).flatten(2), time=1).unflatten(2, (x.shape[1], -1)).transpose(1, 2)
+
     def lstm(self, x: torch.Tensor, state: Any, weights: Any, *settings: Any) -> Any:
         """One direction never sees what is behind a row; the other is run on rows turned around within their ends."""
         has_bias, num_layers, _, _, bidirectional, batch_first = settings
@@ -181,7 +209,7 @@ class PackedClips(TorchFunctionMode):
             raise RuntimeError("clips as rows, whose number is not known: does `encoder_stages` name all stages?")
         if total % self._share:
             raise RuntimeError(f"{total} steps are not {self._share} x as many, of clips that are packed")
-        index = self._index(rows, x.device, self._at(total), self._num_rows, total // self._share, total)
+        index = self._index(rows, x.device, self._at(total), self._num_rows, total // self._share)
         return x.reshape(total, -1).index_select(0, index).view(self._num_rows, total // self._share, -1)
 
     def from_rows(self, x: torch.Tensor, time: int) -> torch.Tensor:
@@ -191,7 +219,7 @@ class PackedClips(TorchFunctionMode):
         return x.flatten(0, 1).index_select(0, index).unsqueeze(1 - time)
 
     def held(self, rows: torch.Tensor) -> torch.Tensor:
-        """Which places of rows `[num_rows, W, C]` are of a clip, bool `[num_rows, W]`; of a row without a clip, one."""
+        """Which places of rows `[num_rows, W, ...]` are of a clip, bool `[num_rows, W]`; of one without a clip, one."""
         places = self._at(rows.shape[1] * self._share)
         return self._index(held, rows.device, places, *rows.shape[:2])
 
@@ -208,7 +236,7 @@ class PackedClips(TorchFunctionMode):
             return run(x)
         key = (weights[0].data_ptr(), tuple(x.shape), x.dtype)
         if key not in self._graphs:  # with the weights, so that no others come to their address
-            self._graphs[key] = _captured(run, x), weights
+            self._graphs[key] = captured(run, x), weights
         replay, _ = self._graphs[key]
         made: torch.Tensor = replay(x)
         return made
@@ -251,29 +279,6 @@ def current() -> PackedClips | None:
     return _CURRENT.get()
 
 
-def _captured(
-    run: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`run` as one CUDA graph, for inputs of this shape on the current device. What it returns holds until it is called
-    again."""
-    given, stream = torch.empty_like(like), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):  # what libraries set up at first cannot be captured
-            run(given)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        made = run(given)
-
-    def replay(x: torch.Tensor) -> torch.Tensor:
-        given.copy_(x)
-        graph.replay()
-        return made
-
-    return replay
-
-
 def _one(setting: Any) -> int:
     return int(setting[0]) if isinstance(setting, (tuple, list)) else int(setting)
 
@@ -285,4 +290,5 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     functional.conv_transpose1d: PackedClips.conv_transpose1d,
     functional.avg_pool1d: PackedClips.avg_pool1d,
     functional.group_norm: PackedClips.group_norm,
+    functional.scaled_dot_product_attention: PackedClips.scaled_dot_product_attention,
 }

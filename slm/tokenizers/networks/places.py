@@ -43,13 +43,13 @@ def gaps(places: Places, before: int, behind: int, total: int) -> np.ndarray:
     return np.ascontiguousarray(made[:, (made[0] >= 0) & (made[0] < total)])
 
 
-def rows(places: Places, num_rows: int, width: int, total: int) -> np.ndarray:
-    """The step that each place of the rows holds, row by row; some other where there is none."""
+def rows(places: Places, num_rows: int, width: int) -> np.ndarray:
+    """The step that each place of the rows holds, row by row; behind a clip its last one, without a clip the first."""
     if len(places.starts) > num_rows or max(places.lengths) > width:
         raise RuntimeError(f"{len(places.starts)} clips of up to {max(places.lengths)} steps, but {num_rows} x {width}")
-    starts = np.zeros(num_rows, np.int64)
-    starts[: len(places.starts)] = places.starts
-    return np.minimum(starts[:, None] + np.arange(width), total - 1).ravel()
+    starts, lengths = np.zeros(num_rows, np.int64), np.ones(num_rows, np.int64)
+    starts[: len(places.starts)], lengths[: len(places.starts)] = places.starts, places.lengths
+    return (starts[:, None] + np.minimum(np.arange(width), lengths[:, None] - 1)).ravel()
 
 
 def steps(places: Places, width: int, total: int) -> np.ndarray:
