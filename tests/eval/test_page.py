@@ -100,8 +100,8 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
 
 
 def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, lm):
-    """The untrained model ties everywhere: 50 to 50. The unigram of the fake is wrong everywhere: 0 to 0; that tells
-    of all 6 items, but of no subset: 5 may well be wrong by guessing."""
+    """The untrained model ties everywhere, the unigram of the fake is wrong everywhere: that tells of all 6 items, but of
+    no subset: 5 may well be wrong by guessing."""
     main(config(root, benchmarks="swuggy", convention="mean"))
     out = root.parent / "out"
     text, markdown = (out / "index.html").read_text(), (out / "results.md").read_text()
@@ -109,8 +109,8 @@ def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, l
     assert f"WARNING: Chance (50 %) {outside}" in markdown
     assert outside in text
     assert "untrained on" not in markdown
-    assert "50.0 % (50.0–50.0)" in markdown
-    assert "<td>50.0 %<span>50.0–50.0</span></td>" in text
+    assert "50.0 % (27.0–73.0)" in markdown  # 0.5 x 0.025^(1/6) to either side
+    assert "<td>50.0 %<span>27.0–73.0</span></td>" in text
     lm.unigram = lambda: lm.untrained(1)
     main(config(root, benchmarks="swuggy", convention="mean"))
     assert "WARNING" not in (out / "results.md").read_text()
