@@ -6,7 +6,8 @@ from slm.errors import StoppedError, UsageError
 
 MEMORY = (
     "make it smaller: --batch_steps for scoring, --generation.batch_size for continuations, --judges.batch_size for "
-    "judges, or --precision bf16; what was scored before is kept"
+    "judges, --reconstruction.cut_s or --reconstruction.workers 1 for reconstruction, or --precision bf16; what was "
+    "scored before is kept"
 )
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
 

@@ -113,6 +113,16 @@ def deaths_are_told() -> Iterator[None]:
         ) from error
 
 
+def is_broken(executor: Executor | None) -> bool:
+    """Whether a process of it was killed: it takes no more work."""
+    try:
+        if executor is not None:
+            executor.submit(os.getpid)
+    except BrokenProcessPool:
+        return True
+    return False
+
+
 def processes(number: int) -> ProcessPoolExecutor:
     """That judge: of one thread each, and behind whoever asks where there are too few CPUs for all."""
     with _their_environment():

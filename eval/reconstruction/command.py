@@ -8,17 +8,21 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
 from eval.judges.answers import FOLDER
-from eval.judges.crew import Crew
-from eval.metrics.signals import DOMAINS
-from eval.reconstruction.judging import Bench, Found, begin_domain
+from eval.judges.crew import Crew, deaths_are_told, is_broken
+from eval.metrics.signals import DOMAINS, SignalMetric
+from eval.processes import ALONE
+from eval.reconstruction.judging import Bench, Found, begin_domain, take_next
 from eval.reconstruction.material import Piece, find_recordings
 from eval.reconstruction.opinions import Opinions
 from eval.reconstruction.pairs import find_pairs
@@ -27,6 +31,7 @@ from eval.reconstruction.scoring import chosen_metrics, pool
 from eval.reconstruction.settings import Reconstruction
 from eval.reconstruction.sources import Recorded, RoundTrip, Source
 from eval.reconstruction.table import points_of, tables
+from eval.several import Attempts, Failure
 from slm.errors import UsageError
 from slm.files import write_json, write_text
 from slm.tokenizers.base import TOKENIZERS
@@ -41,7 +46,8 @@ NO_MODEL = {"pattern": {"name": "none: no model"}, "dedup": False}
 
 
 def main(config: EvalConfig) -> None:
-    """Material, names and decoders are checked first; results are kept after each tokenizer."""
+    """Material and names are checked first; results are kept after each tokenizer. One that fails costs itself only:
+    that is told at once and at the end, by UsageError or StoppedError."""
     from eval.results import check_folder
 
     out, settings = Path(config.out), config.reconstruction
@@ -53,22 +59,47 @@ def main(config: EvalConfig) -> None:
         systems: dict[str, list[Piece]] = dict.fromkeys(names, pieces)
     else:
         systems, left_out = find_pairs(Path(config.data), settings)
-    device, folders = _device(config), []
+    attempts, folders, rest = Attempts(ALONE, len(systems)), list[Path](), deque(systems)
+    while rest:  # again, where a process that judges was killed
+        with _bench(config, chosen) as bench:
+            while rest and not (attempts.last_failed and is_broken(bench.workers)):
+                name = rest.popleft()
+                if len(systems) > 1:
+                    print(f"{len(systems) - len(rest)} of {len(systems)}: {name}", file=sys.stderr, flush=True)
+                folder = out / name if len(systems) > 1 else out
+                with attempts.apart(name), deaths_are_told(), _kept_what_was_made(bench):
+                    check_folder(folder)
+                    if names:
+                        made = _judge_tokenizer(name, names[name], systems[name], config, bench, folder, left_out)
+                    else:
+                        made = _judge_recordings(name, systems[name], config, bench, folder, left_out)
+                    _keep(made, folder)
+                    folders.append(folder)
+                if attempts.last_failed:
+                    _keep_failure(attempts.failures[-1], folder)
+    if folders:
+        _tell(folders, attempts.failures, out)
+    attempts.report()
+
+
+@contextmanager
+def _bench(config: EvalConfig, chosen: Sequence[SignalMetric]) -> Iterator[Bench]:
+    settings = config.reconstruction
     with pool(settings.workers) as workers, closing(Crew(settings.workers if workers else 1, workers)) as crew:
-        opinions = Opinions(settings, device, out / FOLDER, crew)
-        bench = Bench(settings, [m for m in chosen if not m.missing()], workers, opinions)
-        for number, (name, pieces) in enumerate(systems.items(), start=1):
-            if len(systems) > 1:
-                print(f"{number} of {len(systems)}: {name}", file=sys.stderr, flush=True)
-            folder = out / name if len(systems) > 1 else out
-            check_folder(folder)
-            if names:
-                made = _judge_tokenizer(name, names[name], pieces, config, bench, folder, left_out)
-            else:
-                made = _judge_recordings(name, pieces, config, bench, folder, left_out)
-            _keep(made, folder)
-            folders.append(folder)
-    _tell(folders, out)
+        opinions = Opinions(settings, _device(config), Path(config.out) / FOLDER, crew)
+        yield Bench(settings, [m for m in chosen if not m.missing()], workers, opinions)
+
+
+@contextmanager
+def _kept_what_was_made(bench: Bench) -> Iterator[None]:
+    """Of a tokenizer that fails: what is being judged is waited for and kept, for a run that goes on."""
+    try:
+        yield
+    except Exception:
+        for _ in range(len(bench.waiting)):
+            with suppress(Exception):  # the first error is told
+                take_next(bench)
+        raise
 
 
 def _names(given: str | None) -> dict[str, str]:
@@ -93,8 +124,6 @@ def _device(config: EvalConfig) -> str:
 
 def _judge_tokenizer(name: str, source: str, pieces: Sequence[Piece], config: EvalConfig, bench: Bench, folder: Path,
                      left_out: Sequence[LeftOut]) -> dict[str, Any]:  # fmt: skip
-    from dataclasses import asdict
-
     from slm.tokenizers import load_tokenizer
 
     device = _device(config)
@@ -228,15 +257,26 @@ def _keep(made: dict[str, Any], folder: Path) -> None:
     write_results(folder, record)
 
 
-def _tell(folders: Sequence[Path], out: Path) -> None:
-    """The tables of all, on disk and on the screen, and the page."""
+def _keep_failure(failure: Failure, folder: Path) -> None:
+    """Into results.json, where an earlier run left one, until it is judged again."""
+    from eval.results import read_results, write_results
+
+    if (folder / "results.json").is_file():
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        failed = [{"benchmark": NAME, "reason": failure.reason, "created": created}]
+        write_results(folder, {**read_results(folder), "failed": failed})
+
+
+def _tell(folders: Sequence[Path], failures: Sequence[Failure], out: Path) -> None:
+    """The tables of all, on disk and on the screen, and the page, with what failed."""
     from eval.report.page import build_page
     from eval.results import read_results
 
     records = [read_results(folder) for folder in folders]
     points = [point for record in records for point in points_of(record)]
-    write_json(out / "reconstruction.json", {"points": points})
-    text = tables(points)
+    failed = [{"system": failure.model, "reason": failure.reason} for failure in failures]
+    write_json(out / "reconstruction.json", {"points": points, "failures": failed})
+    text = tables(points, failed)
     write_text(out / "reconstruction.md", text)
-    build_page(folders, out)
+    build_page(folders, out, failures=[asdict(failure) for failure in failures])
     print(f"{text}\ntables: {out / 'reconstruction.md'}\npage:   {out / 'index.html'}", flush=True)

@@ -129,13 +129,13 @@ def begin_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: B
         bench.waiting.append(_begun(source, rest[:size], found, bench, keep, kept))
         rest = rest[size:]
         while len(bench.waiting) > (AHEAD if bench.workers else 1):
-            _take(bench.waiting.popleft(), bench)
+            take_next(bench)
     found.facts = source.facts()
     order = {piece.id: number for number, piece in enumerate(pieces)}
 
     def finish() -> None:
         while any(one.found is found for one in bench.waiting):
-            _take(bench.waiting.popleft(), bench)
+            take_next(bench)
         found.judged.sort(key=lambda one: order[one.pair_id])
         found.samples.sort(key=lambda one: order[one["id"]])
         found.samples = found.samples[: bench.settings.samples]
@@ -190,8 +190,9 @@ def _begun(source: Source, chunk: Sequence[Piece], found: Found, bench: Bench, k
     return Waiting(found, kept, chunk, {one.piece.id: one for one in returned}, judged, opinions)
 
 
-def _take(waiting: Waiting, bench: Bench) -> None:
-    """Wait until a chunk is judged, and keep it."""
+def take_next(bench: Bench) -> None:
+    """Wait until the chunk that was begun first is judged, and keep it."""
+    waiting = bench.waiting.popleft()
     found, busy_s = waiting.found, bench.opinions.crew.busy_s
     signals, opinions = list(waiting.judged), waiting.opinions()
     found.time["metrics"] += sum(one.took_s for one in signals) + bench.opinions.crew.busy_s - busy_s

@@ -33,9 +33,12 @@ def points_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return made
 
 
-def tables(points: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: per domain the values, then what each column is, what is absent, and what was left out."""
+def tables(points: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = ()) -> str:
+    """Markdown: per domain the values, then what each column is, what is absent, and what was left out; last, which
+    systems `failed` and why."""
     parts = [_domain(domain, [p for p in points if p["domain"] == domain]) for domain in DOMAINS]
+    if failed:
+        parts += ["## Could not be judged", "\n".join(f"- {one['system']}: {one['reason']}" for one in failed)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

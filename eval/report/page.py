@@ -25,10 +25,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
 
 
-def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: int | None = None) -> Path:
+def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: int | None = None,
+               failures: Sequence[Mapping[str, Any]] = ()) -> Path:  # fmt: skip
     """Write OUT/index.html about one or more folders of results. Recordings go into the page up to `embed_bytes`
     (`EMBED_BYTES` when None); those beyond are linked, copied to OUT/audio where they lie elsewhere. `home` is the
-    page of a site that this one belongs to.
+    page of a site that this one belongs to. `failures` are what could not be evaluated (as `eval.several.Failure` has
+    it), to be named beside.
 
     Raises UsageError for a folder without results.
     """
@@ -42,7 +44,13 @@ def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: 
         make_environment()
         .get_template("page.html")
         .render(
-            runs=runs, compared=_compare(runs), wording=wording, version=__version__, recordings=recordings, home=home
+            runs=runs,
+            compared=_compare(runs),
+            wording=wording,
+            version=__version__,
+            recordings=recordings,
+            home=home,
+            failures=failures,
         )
     )
     write_text(out / "index.html", page)
