@@ -70,19 +70,20 @@ class DnsmosNetworks:
         for start in starts:
             window = levels[:, :, start : start + FRAMES]
             edges = self._layers(torch.cat([window[:, :, : 2 * EDGE], window[:, :, -2 * EDGE :]]))
-            middle = whole[:, :, start + EDGE : start + FRAMES - EDGE]
-            made.append(self._answer(torch.cat([edges[:1, :, :EDGE], middle, edges[1:, :, EDGE:]], dim=2)))
+            middle = whole[:, :, (start + EDGE) // 2 : (start + FRAMES - EDGE) // 2]
+            first, last = _pooled(edges[:1, :, :EDGE]), _pooled(edges[1:, :, EDGE:])
+            made.append(self._answer(torch.cat([first, middle, last], dim=2)))
         return torch.cat(made)
 
     def _in_blocks(self, levels: Tensor) -> Tensor:
-        """`_layers` of all frames, some at a time."""
+        """`_layers` of all frames, some at a time, and pooled: windows begin at even ones."""
         import torch
 
         made = []
         for start in range(0, levels.shape[2], BLOCK):
             before = min(EDGE, start)
             block = self._layers(levels[:, :, start - before : start + BLOCK + EDGE])
-            made.append(block[:, :, before : before + BLOCK])
+            made.append(_pooled(block[:, :, before : before + BLOCK]))
         return torch.cat(made, dim=2)
 
     def _layers(self, h: Tensor) -> Tensor:
@@ -91,11 +92,10 @@ class DnsmosNetworks:
         return h
 
     def _answer(self, h: Tensor) -> Tensor:
-        """The rest of P.835, of one window: `[1, 3]`."""
-        from torch.nn.functional import max_pool2d
-
-        for layer in ("conv2d_4", "conv2d_5", "conv2d_6"):
-            h = _convolved(max_pool2d(h, 2), self.p835, layer)
+        """The rest of P.835, of one window after the first pooling: `[1, 3]`."""
+        h = _convolved(h, self.p835, "conv2d_4")
+        for layer in ("conv2d_5", "conv2d_6"):
+            h = _convolved(_pooled(h), self.p835, layer)
         return _dense(h.amax((2, 3)), self.p835, "mos_estimator_logpow", ("dense", "dense_1", "dense_3"))
 
     def _p808(self, heard: Tensor, starts: list[int]) -> Tensor:
@@ -122,11 +122,9 @@ class DnsmosNetworks:
         return torch.fft.rfft(frames * window).abs().square() @ self.mel
 
     def _answer_p808(self, h: Tensor) -> Tensor:
-        from torch.nn.functional import max_pool2d
-
         for layer, pools in (("5", True), ("6", True), ("7", False), ("8", True), ("9", False)):
             h = _convolved(h, self.p808, f"conv2d_{layer}")
-            h = max_pool2d(h, 2) if pools else h
+            h = _pooled(h) if pools else h
         return _dense(h.amax((2, 3)), self.p808, "mos_estimator_small_1", ("dense_3", "dense_4", "dense_5"))
 
 
@@ -146,6 +144,15 @@ def _convolved(h: Tensor, weights: dict[str, Tensor], layer: str) -> Tensor:
     import torch
 
     return torch.relu_(torch.conv2d(h, weights[f"{layer}/kernel:0"], weights[f"{layer}/bias:0"], padding=1))
+
+
+def _pooled(h: Tensor) -> Tensor:
+    """The largest of every 2 x 2, as `max_pool2d`, which also looks for where each is, one after the other."""
+    import torch
+
+    rows, columns = h.shape[2] // 2 * 2, h.shape[3] // 2 * 2
+    h = torch.maximum(h[:, :, 0:rows:2, :columns], h[:, :, 1:rows:2, :columns])
+    return torch.maximum(h[..., 0::2], h[..., 1::2])
 
 
 def _dense(h: Any, weights: dict[str, Tensor], network: str, layers: tuple[str, ...]) -> Tensor:

@@ -169,22 +169,36 @@ class Asked:
         self.judge, self.crew, self.recipe, self.folder = judge, crew, recipe, folder
         self.name = judge.name
         self._answers: dict[str, Answers] = {}
+        self._asked: dict[tuple[str, str], Callable[[], None]] = {}
+        """By question and item: what waits for answers that are still being made."""
 
     def record(self) -> JudgeRecord:
         return self.judge.record()
 
     def begin(self, question: str, items: Sequence[Any]) -> Callable[[], list[Any]]:
-        """Ask about clips, or rows of texts. Equal ones are asked about once."""
+        """Ask about clips, or rows of texts. Equal ones are asked about once, also while the answer is being made."""
         if question not in self._answers:
             self._answers[question] = answers_of(self.judge, question, self.folder)
         answers = self._answers[question]
         keys, wanted = distinct(items)
-        new = [key for key in wanted if key not in answers.known]
+        asked = {key: self._asked[question, key] for key in wanted if (question, key) in self._asked}
+        new = [key for key in wanted if key not in answers.known and key not in asked]
         later = self.crew.ask(self.judge, self.recipe, question, [wanted[key] for key in new])
 
+        @cache
+        def learn() -> None:
+            try:
+                answers.add(dict(zip(new, later(), strict=True)))
+            finally:
+                for key in new:
+                    self._asked.pop((question, key), None)
+
+        self._asked |= {(question, key): learn for key in new}
+
         def finish() -> list[Any]:
-            made = dict(zip(new, later(), strict=True))
-            answers.add({key: answer for key, answer in made.items() if key not in answers.known})
+            for other in asked.values():
+                other()
+            learn()
             return [answers.known[key] for key in keys]
 
         return finish

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.judges._dnsmos import windows
+from eval.judges._dnsmos import _pooled, windows
 from eval.judges._onnx import read_tensors
 from eval.judges.answers import Answers, answers_of, key_of
 from eval.judges.base import Judge, JudgeRecord, in_equal_batches
@@ -43,6 +43,31 @@ class Meter(Judge):
 
     def likelihoods(self, texts, before):
         return [(float(len(t)), len(b)) for t, b in zip(texts, before, strict=True)]
+
+
+class Slow(Crew):
+    """Gives no answer before it is waited for, as processes do."""
+
+    def ask(self, judge, recipe, question, items):
+        return lambda: getattr(judge, question)(items)
+
+
+def test_what_is_being_asked_is_not_asked_again(tmp_path):
+    """Whoever waits first; and once an answer could not be had it is asked for again."""
+    judge = Meter()
+    asked = Asked(judge, Slow(), folder=tmp_path)
+    waits = [asked.begin("rate", clips(levels)) for levels in ([0.25, 0.5], [0.5, 0.75], [0.25])]
+    assert [wait() for wait in waits[::-1]] == [
+        [{"level": 0.25}], [{"level": 0.5}, {"level": 0.75}], [{"level": 0.25}, {"level": 0.5}]
+    ]  # fmt: skip
+    assert sorted(judge.heard) == ["c0", "c1", "c1"]
+    assert len(next(tmp_path.glob("*.jsonl")).read_text().splitlines()) == 3
+    rate, judge.rate = judge.rate, lambda clips: 1 / 0
+    waits = [asked.begin("rate", clips([1.0])) for _ in range(2)]
+    with pytest.raises(ZeroDivisionError):
+        waits[0]()
+    judge.rate = rate
+    assert waits[1]() == asked.rate(clips([1.0])) == [{"level": 1.0}]
 
 
 def clips(levels, length: int = 4000) -> list[AudioClip]:
@@ -256,6 +281,14 @@ def test_dnsmos_is_what_its_own_command_says():
         said = package.run(speech[:length], 16_000)
         assert found == {f"dnsmos_{part}": pytest.approx(said[f"{part}_mos"], abs=1e-5)
                          for part in ("ovrl", "sig", "bak", "p808")}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 7, 9), (2, 1, 8, 6), (1, 2, 1, 5)])
+def test_pooling_is_that_of_torch(shape):
+    h = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if shape[2] > 1:
+        assert torch.equal(_pooled(h), torch.nn.functional.max_pool2d(h, 2))
+    assert _pooled(h).shape == (*shape[:2], shape[2] // 2, shape[3] // 2)
 
 
 def test_windows_of_dnsmos():

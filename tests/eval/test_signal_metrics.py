@@ -6,12 +6,14 @@ import math
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from eval.metrics import signal_speech
 from eval.metrics.base import METRICS, metrics_of
 from eval.metrics.signal_ratios import SDR, SISNR, SNR, best_filtered
 from eval.metrics.signal_spectra import MEL, STFT, MelCepstralDistortion, cepstra, magnitudes, mel_filters
@@ -147,8 +149,55 @@ def test_perceptual_measures_are_those_of_their_packages():
     y = x + noise(7, 0.01, len(x))
     pesq, pystoi = pytest.importorskip("pesq"), pytest.importorskip("pystoi")
     assert value("pesq", pair(x, y)) == pesq.pesq(16_000, x, y, "wb") < 2
-    assert value("stoi", pair(x, y)) == pystoi.stoi(x, y, 16_000) > 0.9
-    assert value("estoi", pair(x, y)) == pystoi.stoi(x, y, 16_000, extended=True) < value("stoi", pair(x, y))
+    assert value("stoi", pair(x, y)) == pytest.approx(pystoi.stoi(x, y, 16_000), abs=1e-12)
+    assert value("stoi", pair(x, y)) > 0.9
+    assert value("estoi", pair(x, y)) == pytest.approx(pystoi.stoi(x, y, 16_000, extended=True), abs=1e-12)
+    assert value("estoi", pair(x, y)) < value("stoi", pair(x, y))
+
+
+@pytest.mark.filterwarnings("ignore:Not enough STFT frames")
+@pytest.mark.parametrize(
+    ("rate", "length", "silent"), [(10_000, 9_000, 0), (16_000, 30_001, 12_000), (44_100, 60_000, 0)]
+)
+def test_intelligibility_is_what_pystoi_says_at_any_rate_and_with_silence(rate, length, silent):
+    pystoi = pytest.importorskip("pystoi")
+    x = np.tile(speech(), 2)[:length].copy()
+    y = x + noise(1, 0.03, length)
+    x[2_000 : 2_000 + silent] = 0
+    for name, extended in (("stoi", False), ("estoi", True)):
+        said = metric(name).measure(SignalPair("a", x, y, rate))
+        assert said == (pytest.approx(pystoi.stoi(x, y, rate, extended=extended), abs=1e-12), 1.0)
+        assert said == metric(name).measure(SignalPair("b", x, y, rate))  # to the last bit, each time
+
+
+@pytest.mark.parametrize("length", [0, 1, 200, 256, 257, 384, 3_968, 4_000, 4_097, 4_200])
+def test_intelligibility_says_nothing_of_less_than_pystoi_takes(length):
+    """30 frames of 25.6 ms, one every 12.8 ms, the last of which ends before the signal does."""
+    pytest.importorskip("pystoi")
+    x = noise(1, length=4_200)[:length]
+    if length > 29 * 128 + 256 + 128:
+        assert 0 < metric("stoi").measure(SignalPair("a", x, x, 10_000))[0] <= 1
+    else:
+        with pytest.raises(UndefinedError, match="silen"):
+            metric("stoi").measure(SignalPair("a", x, x, 10_000))
+
+
+def test_pitch_of_a_ground_truth_is_looked_up(monkeypatch):
+    pytest.importorskip("pyworld")
+    x, y = speech()[:16_000], speech()[4_000:20_000]
+    monkeypatch.setattr(signal_speech, "_known_tracks", OrderedDict())
+    monkeypatch.setattr(signal_speech, "TRACKS", 1)
+    asked, make = [], signal_speech._pitch
+    monkeypatch.setattr(
+        signal_speech, "_pitch", lambda samples, rate: asked.append(samples[:9].sum()) or make(samples, rate)
+    )
+    first = value("f0_error", pair(x, y))
+    assert len(asked) == 2
+    assert value("f0_error", pair(x, 0.5 * y)) == pytest.approx(first, rel=0.5)
+    assert len(asked) == 3
+    value("f0_error", pair(y, x))  # the room is for one
+    assert value("f0_error", pair(x, y)) == first
+    assert len(asked) == 7
 
 
 def test_pitch_a_semitone_off():
