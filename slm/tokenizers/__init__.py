@@ -34,9 +34,27 @@ def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **se
     name, from_file = _read_source(str(source))
     wanted = {**from_file, **settings}
     mode = wanted.pop("mode", EXACT)
-    tokenizer = TOKENIZERS.create(name, device=device, **wanted)
+    tokenizer = _create(name, device, wanted)
     tokenizer.use_mode(mode)
     return tokenizer
+
+
+def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:
+    """One line for whatever a network answers to a configuration or to weights that are no such thing: there are as
+    many errors as ways to be wrong. What it was stays the cause."""
+    try:
+        return TOKENIZERS.create(name, device=device, **settings)
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
+            raise
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[0]}"
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "its defaults"
+        raise UsageError(
+            f"tokenizer {name!r} cannot be made of {given}: its configuration or weights are not what it needs "
+            f"({reason})"
+        ) from error
 
 
 def _read_source(source: str) -> tuple[str, dict[str, Any]]:

@@ -107,6 +107,14 @@ def check_shapes(checkpoint: str, report: Mapping[str, Any]) -> None:
         )
 
 
+def check_no_nan(model: torch.nn.Module, checkpoint: str) -> None:
+    """UsageError for a damaged weight, of which all codes would be the same."""
+    for name, value in model.state_dict().items():
+        # Which only training uses.
+        if not name.endswith("masked_spec_embed") and value.isnan().any():
+            raise UsageError(f"{checkpoint} is damaged: its weight {name} holds NaN; get it anew")
+
+
 def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict in which each pair (gain, direction) of a weight norm over dimension 0 is the weight they make.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from slm.audio import joined
 from slm.errors import UsageError
+from slm.tokenizers._checkpoints import check_no_nan
 from slm.tokenizers._modes import PackedTokenizer, inference
 from slm.tokenizers.base import fingerprint, weight_digests
 from slm.types import TokenizerSpec
@@ -72,6 +73,7 @@ class NeuralCodec(PackedTokenizer):
             raise UsageError(
                 f"{checkpoint} has {available} codebooks: num_codebooks must be 1 to {available}, not {count}"
             )
+        check_no_nan(self.model, checkpoint)
         weights = weight_digests(self.model.state_dict().values() if published is None else published)
         parameters = sum(p.numel() for p in self.model.parameters())
         # A folder is kept as an absolute path: the next stage may run elsewhere.

@@ -20,7 +20,7 @@ from slm.tokenizers._clustering import Lloyd
 from slm.tokenizers._fit_state import FitState
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import Centroids, KmeansTokenizer, nearest
-from slm.tokenizers.base import TOKENIZERS, fingerprint
+from slm.tokenizers.base import TOKENIZERS, audio_fault, fingerprint
 from slm.types import AudioClip, stable_hash
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def clip_features(
     for number, clip in enumerate(clips[first:], first):
         try:
             samples = read_clip(clip, rate)
+            if len(samples) and (fault := audio_fault(samples)):
+                raise AudioError(fault)  # which would be in all centroids
         except AudioError as error:
             job.report(f"left out: {clip.id} ({clip.path}): {error}")
             continue
@@ -144,7 +146,7 @@ def hold_frames(job: Job) -> Held:
         if count >= most:
             break
     if not parts:
-        raise UsageError("none of the audio is long enough for a single frame of features")
+        raise UsageError("none of the audio can be read and is long enough for a single frame of features")
     job.report(f"{count:,} frames of {len(corpus)} clips, {duration_s / 3600:.3f} h of audio")
     return Held(torch.cat([part.to(job.device) for part in parts], dim=1), corpus, duration_s)
 

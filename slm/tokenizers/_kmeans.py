@@ -73,6 +73,9 @@ class Centroids:
         mean, scale = tensors.get("mean", torch.zeros(width)), tensors.get("scale", torch.ones(width))
         if mean.shape != (width,) or scale.shape != (width,):
             raise UsageError(f"{path}: mean {tuple(mean.shape)} and scale {tuple(scale.shape)} must be [{width}]")
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise UsageError(f"{path}: its {name} hold NaN or infinity")
         dtype = tensors["centroids"].dtype
         return cls(tensors["centroids"], mean.to(dtype), scale.to(dtype), metadata)
 

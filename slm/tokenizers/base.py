@@ -18,6 +18,10 @@ from slm.errors import UsageError
 from slm.registry import Registry
 from slm.types import AudioClip, Codes, TokenizerSpec, stable_hash
 
+_LOUDEST = 2.0**32
+"""No sample of any audio is as large, raw 32-bit integers included; in fp32 the squares of much larger ones are
+infinite, and codes made of nothing."""
+
 EXACT = "exact"
 """The mode that every tokenizer has: the codes of its authors' code, clip by clip."""
 
@@ -73,7 +77,7 @@ class Tokenizer(ABC):
         Any mode but `exact` is part of the spec: of its settings, its fingerprint and its taxonomy. UsageError where
         the tokenizer has no such mode.
         """
-        if mode not in self.modes:
+        if not isinstance(mode, str) or mode not in self.modes:
             raise UsageError(
                 f"tokenizer {self.spec.name!r} has no mode {mode!r}, only {', '.join(self.modes)}: leave out `mode`, "
                 f"or give it one of these"
@@ -112,8 +116,8 @@ class Tokenizer(ABC):
         """Tokenize clips, which are at `spec.sample_rate_hz` (`slm.audio` resamples); order is kept.
 
         A clip too short for one frame gives codes `[0, K]`. Raises ValueError for another sample rate, for no samples
-        or some that are not finite, for a clip of more than `longest_clip_s`, and for a tokenizer that breaks its own
-        spec.
+        or some that are not finite or as large as no audio, for a clip of more than `longest_clip_s`, and for a
+        tokenizer that breaks its own spec.
         """
         long_enough = self._checked(clips)
         return self._all_codes(clips, self._encode([clip.samples for clip in long_enough]) if long_enough else [])
@@ -125,10 +129,12 @@ class Tokenizer(ABC):
         return lambda: made
 
     def decode(self, codes: Codes) -> AudioClip:
-        """Audio for codes `[T, K]`, cut to `codes.num_samples`. UsageError where the tokenizer has no decoder."""
+        """Audio for codes `[T, K]`, cut to `codes.num_samples`. UsageError where the tokenizer has no decoder, or made
+        none of these codes; ValueError for what is not of its spec: another shape, a code outside its codebook."""
         if not self.spec.has_decoder:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: its codes cannot be turned into audio")
         check_same_spec(self.spec, codes.spec)
+        self._check_codes(codes)
         if len(codes.codes):
             samples = self._decode(codes.codes)[: codes.num_samples].astype(np.float32, copy=False)
         else:
@@ -174,6 +180,8 @@ class Tokenizer(ABC):
             raise ValueError(
                 f"{clip.id}: {clip.sample_rate_hz} Hz, but {self.spec.name} takes {self.spec.sample_rate_hz}"
             )
+        if not isinstance(clip.samples, np.ndarray):
+            raise ValueError(f"{clip.id}: samples must be a float32 array [N], not {type(clip.samples).__name__}")
         if clip.samples.ndim != 1 or clip.samples.dtype != np.float32:
             raise ValueError(f"{clip.id}: samples must be mono float32, not {clip.samples.dtype} {clip.samples.shape}")
         if not len(clip.samples):
@@ -183,21 +191,38 @@ class Tokenizer(ABC):
                 f"{clip.id}: {clip.duration_s:.1f} s, but {self.spec.name} codes a clip in one piece, of "
                 f"{self.longest_clip_s:.0f} s at most: cut it (tokenize_corpus.py --segmentation.kind windows or vad)"
             )
-        # Both are NaN where any sample is; of hours, this needs no memory.
-        if not np.isfinite([clip.samples.min(), clip.samples.max()]).all():
-            raise ValueError(f"{clip.id}: samples hold NaN or infinity")
+        if fault := audio_fault(clip.samples):
+            raise ValueError(f"{clip.id}: {fault}")
+
+    def _check_codes(self, codes: Codes) -> None:
+        """Before a network looks up what is not in its tables: on a GPU, that ends the process."""
+        values, spec = codes.codes, self.spec
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+            told = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+            raise ValueError(f"{codes.id}: codes must be an array of integers [T, {spec.num_codebooks}], not {told}")
+        if values.shape[1] != spec.num_codebooks:
+            raise ValueError(f"{codes.id}: codes of {values.shape[1]} codebooks, but {spec.describe()}")
+        if _leave_their_codebooks(values, spec):
+            raise ValueError(f"{codes.id}: a code outside its codebook of {spec.describe()}")
+        if codes.num_samples < 0:
+            raise ValueError(f"{codes.id}: {codes.num_samples} samples are no length")
 
     def _codes(self, clip: AudioClip, codes: np.ndarray) -> Codes:
         spec = self.spec
         expected = (spec.num_frames(len(clip.samples)), spec.num_codebooks)
         if codes.shape != expected:
             raise ValueError(f"{spec.name} gave codes of shape {codes.shape} for {clip.id}; its spec says {expected}")
-        if len(codes) and ((codes < 0).any() or (codes.max(axis=0) >= spec.codebook_sizes).any()):
+        if _leave_their_codebooks(codes, spec):
             raise ValueError(f"{spec.name} gave a code outside its codebook for {clip.id}")
         return Codes(clip.id, np.ascontiguousarray(codes, dtype=spec.code_dtype), len(clip.samples), spec)
 
 
 TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", package="slm.tokenizers", group="slm.tokenizers")
+
+
+def _leave_their_codebooks(codes: np.ndarray, spec: TokenizerSpec) -> bool:
+    """Whether any of the codes `[T, K]` is none of its codebook."""
+    return len(codes) > 0 and bool((codes < 0).any() or (codes.max(axis=0) >= spec.codebook_sizes).any())
 
 
 def check_same_spec(expected: TokenizerSpec, given: TokenizerSpec) -> None:
@@ -206,10 +231,22 @@ def check_same_spec(expected: TokenizerSpec, given: TokenizerSpec) -> None:
         raise UsageError(f"two different tokenizers: expected {expected.describe()}, given {given.describe()}")
 
 
+def audio_fault(samples: np.ndarray) -> str | None:
+    """What is wrong with the values of samples `[N]`, N > 0; None where they are audio."""
+    # Both are NaN where any sample is; of hours, this needs no memory.
+    peak = np.abs([samples.min(), samples.max()]).max()
+    if not np.isfinite(peak):
+        return "samples hold NaN or infinity"
+    return f"a sample of {peak:.1e}: audio lies within -1..1" if peak > _LOUDEST else None
+
+
 def check_chunk(samples: np.ndarray) -> None:
-    """ValueError for what no stream takes: anything but finite mono float32 samples `[n]`."""
-    if samples.ndim != 1 or samples.dtype != np.float32 or not np.isfinite(samples).all():
-        raise ValueError(f"samples must be finite mono float32, not {samples.dtype} {samples.shape}")
+    """ValueError for what no stream takes: anything but mono float32 samples `[n]`, finite and no larger than any
+    audio."""
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        raise ValueError(f"samples must be mono float32, not {samples.dtype} {samples.shape}")
+    if len(samples) and (fault := audio_fault(samples)):
+        raise ValueError(fault)
 
 
 def fingerprint(settings: Mapping[str, Any], weights: Iterable[tuple[str, Any]] = ()) -> str:

@@ -134,3 +134,44 @@ def test_those_whose_memory_grows_with_the_square_say_how_long_a_clip_may_be() -
         "xcodec2": 180.0,
         "neucodec": 180.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda codes: codes.astype(np.int64) - 100, "outside its codebook"),
+        (lambda codes: codes + 16, "outside its codebook"),
+        (lambda codes: codes[:, :1], "codes of 1 codebooks"),
+        (lambda codes: np.concatenate([codes, codes], axis=1), "codes of 4 codebooks"),
+        (lambda codes: codes[:, 0], "array of integers"),
+        (lambda codes: codes + 0.5, "array of integers"),
+        (lambda codes: codes.tolist(), "array of integers"),
+    ],
+)
+def test_codes_that_are_none_of_the_spec_are_not_decoded(change, complaint: str) -> None:
+    tokenizer = ArithmeticTokenizer(num_codebooks=2)
+    (codes,) = tokenizer.encode([noise(1600, 0)])
+    assert len(tokenizer.decode(codes).samples) == 1600
+    with pytest.raises(ValueError, match=complaint):
+        tokenizer.decode(Codes("changed", change(codes.codes), 1600, codes.spec))
+    with pytest.raises(ValueError, match="-1 samples are no length"):
+        tokenizer.decode(Codes("changed", codes.codes, -1, codes.spec))
+
+
+def test_samples_as_large_as_no_audio_are_refused() -> None:
+    """Their squares are infinite in float32, and so all codes that come of norms; integers of 32 bits are not."""
+    tokenizer, samples = ArithmeticTokenizer(), noise(1600, 0).samples
+    for value, refused in ((1e30, True), (-1e30, True), (2.0**31, False)):
+        samples[800] = value
+        if refused:
+            with pytest.raises(ValueError, match=r"a sample of 1\.0e\+30: audio lies within"):
+                tokenizer.encode([AudioClip("loud", samples, 8000)])
+        else:
+            tokenizer.encode([AudioClip("loud", samples, 8000)])
+    with pytest.raises(ValueError, match="not list"):
+        tokenizer.encode([AudioClip("list", samples.tolist(), 8000)])
+
+
+def test_a_mode_that_is_no_word_is_refused() -> None:
+    with pytest.raises(UsageError, match="has no mode"):
+        ArithmeticTokenizer().use_mode(["exact"])  # type: ignore[arg-type]

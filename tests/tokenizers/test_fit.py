@@ -238,3 +238,24 @@ def test_wrong_use_is_one_line(
     assert complaint in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir()), "a mistake stands in the way of its correction"
+
+
+@pytest.mark.parametrize("args", [LLOYD, STREAM])
+def test_a_clip_of_no_audio_is_not_in_the_centroids(
+    folder: Path, tmp_path: Path, args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One infinite frame is enough to make every mean NaN: the result is that without the clip."""
+    poisoned = tmp_path / "poisoned"
+    poisoned.mkdir()
+    for path in list(folder.iterdir())[:3]:
+        (poisoned / path.name).write_bytes(path.read_bytes())
+    audio = ["--audio", str(poisoned)]
+    assert run(*audio, *args, "--out", str(tmp_path / "without")) == 0
+    samples = real_clips(16_000, 1)[0].samples.copy()
+    samples[1000] = 1e30
+    soundfile.write(poisoned / "loud.wav", samples, 16_000, subtype="FLOAT")
+    assert run(*audio, *args, "--out", str(tmp_path / "with")) == 0
+    assert "left out: loud" in capsys.readouterr().out
+    made, wanted = Centroids.load(tmp_path / "with"), Centroids.load(tmp_path / "without")
+    assert made.metadata["clips"] == wanted.metadata["clips"] == 3
+    assert made.centroids.isfinite().all()

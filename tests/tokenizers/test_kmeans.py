@@ -216,3 +216,12 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_asset_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match="did you mean 'logmel-k100'"):
         Centroids.load("logmel-k10")
+
+
+@pytest.mark.parametrize("name", ["centroids", "mean", "scale"])
+def test_centroids_with_nan_are_refused(tmp_path: Path, name: str) -> None:
+    tensors = {"centroids": torch.ones(3, 2), "mean": torch.ones(2), "scale": torch.ones(2)}
+    tensors[name].view(-1)[1] = float("nan")
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UsageError, match=f"its {name} hold NaN"):
+        Centroids.load(tmp_path / "x.safetensors")

@@ -180,3 +180,27 @@ def test_clips_share_batches_and_keep_their_codes(untrained: Path) -> None:
     batched.use_mode("batched")
     batched.batch_s = {"cpu": 8.0}
     batching_law(exact, batched, real_clips(16_000, 2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_filters", "4"), ("n_filters", None), ("strides", 8), ("dimension", -1), ("codebook_size", [64]), ("n_q", 1.5)],
+)
+def test_a_field_of_the_wrong_type_is_one_line(untrained: Path, tmp_path: Path, key: str, value: Any) -> None:
+    shutil.copytree(untrained, tmp_path / "x")
+    config = json.loads((untrained / "config.json").read_text())
+    (tmp_path / "x/config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(UsageError, match=r"cannot be made of checkpoint=.* not what it needs") as error:
+        load_tokenizer("speechtokenizer", checkpoint=str(tmp_path / "x"))
+    assert "\n" not in str(error.value)
+    assert error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("name", ["quantizer.vq.layers.1._codebook.embed", "encoder.model.0.conv.conv.bias"])
+def test_a_weight_of_nan_is_named(untrained: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(untrained, tmp_path / "x")
+    state = torch.load(untrained / "SpeechTokenizer.pt", weights_only=True)
+    state[name].view(-1)[0] = float("nan")
+    torch.save(state, tmp_path / "x/SpeechTokenizer.pt")
+    with pytest.raises(UsageError, match=r"is damaged: its weight .* holds NaN"):
+        load_tokenizer("speechtokenizer", checkpoint=str(tmp_path / "x"))
