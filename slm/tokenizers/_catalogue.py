@@ -55,6 +55,10 @@ class ListConfig:
     markdown: bool = False
     """Print a Markdown table."""
 
+    def __post_init__(self) -> None:
+        if self.json and self.markdown:
+            raise UsageError("--json and --markdown are two forms of one list: give one of them")
+
 
 def catalogue() -> list[TokenizerRecord]:
     """The database, and a record of what is known (its name and line) of every tokenizer that is not in it."""
@@ -122,7 +126,7 @@ def _tests(config: ListConfig) -> list[Test]:
     """A test for each option given: True, False, or None where the record says nothing of it."""
     made: list[Test] = []
     for option, field in _WORDS.items():
-        if wanted := getattr(config, option):
+        if (wanted := getattr(config, option)) is not None:
             made.append(_has_words(field, _words(option, field, wanted)))
     for field in ("joint", "streamable", "scalable"):
         if (wanted := getattr(config, field)) is not None:

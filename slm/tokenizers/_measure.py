@@ -95,6 +95,9 @@ def measure_tokenizer(tokenizer: Tokenizer, weights: str, device: str, seconds_s
     clip = AudioClip("noise", noise, rate)
     if not tokenizer.spec.num_frames(len(noise)):
         raise UsageError(f"--seconds {seconds_s:g} is too short for a frame of {tokenizer.spec.name}")
+    longest_s = tokenizer.longest_clip_s
+    if longest_s is not None and clip.duration_s > longest_s:
+        raise UsageError(f"--seconds {seconds_s:g}: {tokenizer.spec.name} codes clips of {longest_s:g} s at most")
     (codes,) = tokenizer.encode([clip])
 
     def encode() -> None:

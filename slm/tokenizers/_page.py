@@ -13,6 +13,7 @@ from slm.tokenizers._catalogue import as_dict, catalogue, is_runnable, modes_of
 from slm.tokenizers.database import TokenizerRecord, find_records, text
 
 WIDTH = 100
+LONGEST_S = 10_800
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class ShowConfig:
     def __post_init__(self) -> None:
         if self.seconds <= 0:
             raise UsageError(f"--seconds must be positive, not {self.seconds:g}")
+        if self.seconds > LONGEST_S:
+            raise UsageError(f"--seconds must be at most {LONGEST_S}, which are held in memory, not {self.seconds:g}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
 
 
 def show(name: str, commands: Iterable[str], config: ShowConfig) -> None:

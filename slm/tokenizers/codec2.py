@@ -18,9 +18,9 @@ from typing import ClassVar
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers.base import TOKENIZERS, StreamEncoder, Tokenizer, check_chunk, fingerprint
+from slm.tokenizers.base import TOKENIZERS, StreamDecoder, StreamEncoder, Tokenizer, check_chunk, fingerprint
 from slm.tokenizers.database import taxonomy_of
-from slm.types import TokenizerSpec
+from slm.types import Codes, TokenizerSpec
 
 _PART_FRAMES = 3000  # a minute or two: more is never held as PCM beside the clip
 
@@ -110,11 +110,12 @@ MODES: dict[str, Mode] = {
 # this process would give other samples each time. A fresh process starts it anew: same codes, same waveform.
 _DECODE_IN_FRESH_PROCESS = """
 import sys, pycodec2
-codec, frames = pycodec2.Codec2(int(sys.argv[1])), sys.stdin.buffer.read()
-size = codec.bytes_per_frame()
-for start in range(0, len(frames), size):
-    sys.stdout.buffer.write(codec.decode(frames[start:start + size]).tobytes())
+codec = pycodec2.Codec2(int(sys.argv[1]))
+while frame := sys.stdin.buffer.read(codec.bytes_per_frame()):
+    sys.stdout.buffer.write(codec.decode(frame).tobytes())
+    sys.stdout.buffer.flush()
 """
+_FRAMES_IN_FLIGHT = 50  # whose samples fit in a pipe that nobody reads yet
 
 
 def _about(mode: Mode) -> str:
@@ -167,17 +168,17 @@ class Codec2Tokenizer(Tokenizer):
         return [self.layout.unpack(self.encode_bytes(signal)) for signal in signals]
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        command = [sys.executable, "-c", _DECODE_IN_FRESH_PROCESS, str(self.layout.bitrate)]
-        done = subprocess.run(command, input=self.layout.pack(codes), capture_output=True)
+        done = subprocess.run(_decoder(self.layout), input=self.layout.pack(codes), capture_output=True)
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise RuntimeError(f"the codec2 decoder process failed ({done.returncode}): {reason[0]}")
-        samples = np.frombuffer(done.stdout, np.int16).astype(np.float32)
-        samples /= 32768.0
-        return samples
+        return _samples(done.stdout)
 
     def stream_encoder(self) -> StreamEncoder:
         return FrameByFrame(self.layout, self.spec.code_dtype)
+
+    def stream_decoder(self) -> StreamDecoder:
+        return DecoderProcess(self)
 
 
 class FrameByFrame:
@@ -200,6 +201,54 @@ class FrameByFrame:
 
     def finish(self) -> np.ndarray:
         return self._layout.unpack(b"").astype(self._dtype)
+
+
+class DecoderProcess:
+    """The way back as a stream: a process of its own, as `decode` starts, which lives until `finish`."""
+
+    def __init__(self, tokenizer: Codec2Tokenizer):
+        self._tokenizer = tokenizer
+        self._process = subprocess.Popen(
+            _decoder(tokenizer.layout), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def feed(self, codes: np.ndarray) -> np.ndarray:
+        """Codes `[t, K]` -> their samples `[t x hop]`. ValueError for codes that are not of the codec."""
+        layout, codes = self._tokenizer.layout, np.asarray(codes)
+        self._tokenizer._check_codes(Codes("stream", codes, 0, self._tokenizer.spec))
+        there, back = self._process.stdin, self._process.stdout
+        if there is None or back is None or there.closed:
+            raise ValueError("the stream is finished: open another one for the next clip")
+        made = bytearray()
+        for start in range(0, len(codes), _FRAMES_IN_FLIGHT):
+            there.write(layout.pack(part := codes[start : start + _FRAMES_IN_FLIGHT]))
+            there.flush()
+            wanted = len(part) * layout.hop_samples * 2
+            if len(samples := back.read(wanted)) < wanted:
+                raise RuntimeError(f"the codec2 decoder process ended ({self._process.wait()})")
+            made += samples
+        return _samples(made)
+
+    def finish(self) -> np.ndarray:
+        self.__del__()
+        return np.zeros(0, np.float32)
+
+    def __del__(self) -> None:
+        if (process := getattr(self, "_process", None)) is not None:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            process.wait()
+
+
+def _decoder(layout: Mode) -> list[str]:
+    return [sys.executable, "-c", _DECODE_IN_FRESH_PROCESS, str(layout.bitrate)]
+
+
+def _samples(pcm: bytes | bytearray) -> np.ndarray:
+    samples = np.frombuffer(pcm, np.int16).astype(np.float32)
+    samples /= 32768.0
+    return samples
 
 
 def _pcm(samples: np.ndarray) -> np.ndarray:

@@ -149,3 +149,23 @@ def test_without_pycodec2_the_error_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pycodec2", None)
     with pytest.raises(UsageError, match="pip install pycodec2"):
         load_tokenizer("codec2-700c")
+
+
+@pytest.mark.parametrize("name", ["codec2-700c", "codec2-2400"])
+def test_a_stream_of_codes_decodes_to_the_samples_of_the_whole(name: str) -> None:
+    tokenizer = load_tokenizer(name)
+    (codes,) = tokenizer.encode(real_clips(8000, 1))
+    whole = tokenizer.decode(codes).samples
+    stream, made, start = tokenizer.stream_decoder(), [], 0
+    for size in (0, 1, 3, len(codes.codes)):
+        made.append(stream.feed(codes.codes[start : start + size]))
+        assert len(made[-1]) == len(codes.codes[start : start + size]) * tokenizer.spec.hop_samples
+        start += size
+    made.append(stream.finish())
+    joined = np.concatenate(made)
+    assert np.abs(joined).max() > 0.01
+    assert np.array_equal(joined, whole[: len(joined)])
+    with pytest.raises(ValueError, match="is finished"):
+        stream.feed(codes.codes[:1])
+    with pytest.raises(ValueError, match="outside its codebook"):
+        tokenizer.stream_decoder().feed(codes.codes[:1].astype(np.int64) + 1000)

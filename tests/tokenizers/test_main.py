@@ -114,6 +114,10 @@ def test_the_page_of_one(capsys: pytest.CaptureFixture[str]) -> None:
         (["--domain", "speech,musik"], "unknown domain 'musik'; did you mean 'music'"),
         (["--streamble"], "did you mean 'streamable'"),
         (["mimi", "--measure", "--seconds", "0"], "--seconds must be positive"),
+        (["mimi", "--measure", "--seconds", "1e9"], "--seconds must be at most 10800"),
+        (["mimi", "--measure", "--seed", "-1"], "--seed must be 0 or more"),
+        (["--quantizer", ""], "unknown quantizer ''"),
+        (["--json", "--markdown"], "give one of them"),
         (["soundstream", "--measure"], "soundstream is known, but not loaded by slm"),
     ],
 )
