@@ -133,7 +133,8 @@ def cost_of(name: str, jobs: Sequence[Job]) -> float | None:
             ask = getattr(make(*given), question)
         except MissingJudgeError:
             return None
-        work = [lambda job=job: ask([AudioClip(job.pair_id, job.made, RATE_HZ)]) for job in jobs]
+        clips = [AudioClip(job.pair_id, job.made, RATE_HZ) for job in jobs]
+        work = [lambda: ask(clips[:1]), lambda: ask(clips[1:])]  # as many at once as a process is given
     else:
         (metric,) = chosen_metrics(name)
         pairs = [SignalPair(job.group, job.reference, job.made, RATE_HZ) for job in jobs]
