@@ -213,7 +213,10 @@ def compute_plot(trainings: Sequence[Training]) -> Plot:
         if series := [s for s in series if s.points]:
             views.append(View(name, "training compute (FLOPs)", name, tuple(series), log_x=True))
     without = [t.name for t in trainings if not t.flops_per_step]
-    about = "Nats per code can only be compared between models of one tokenizer; bits per second of audio between all."
+    about = (
+        "Nats per code can only be compared between models of one tokenizer; bits per second of audio between all, but "
+        "for models of deduplicated units, which code no durations: those only among themselves."
+    )
     if views and without:
         about += f" Without {', '.join(without)}, whose run folder (checkpoints/) is not at hand."
     absent = "" if views else "No run says what it has spent: give the run folder itself, with its checkpoints/."

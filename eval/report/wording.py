@@ -49,8 +49,8 @@ DEDUP = (
 )
 
 GENERATED = (
-    "This benchmark is synthetic: made by text-to-speech, in one voice, from a small vocabulary. Its numbers are not "
-    "comparable with published ones."
+    "This benchmark is synthetic: a program chose its words and sentences, and text-to-speech read them. Its numbers "
+    "are not comparable with published ones."
 )
 
 MEASURES = {"pair_accuracy": "accuracy", "bits_per_s": "bits per s of audio"}

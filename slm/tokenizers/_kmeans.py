@@ -119,7 +119,8 @@ def find_centroids(source: str | Path) -> Path:
     if str(source) in packaged:
         return packaged[str(source)]
     raise UsageError(
-        f"no centroids {str(source)!r}: neither a file nor a packaged asset{did_you_mean(str(source), packaged)}"
+        f"no centroids {str(source)!r}: neither a file nor a packaged asset (relative paths begin at the working "
+        f"folder, those in a YAML file too){did_you_mean(str(source), packaged)}"
     )
 
 
