@@ -246,7 +246,7 @@ def check_chunk(samples: np.ndarray) -> None:
     if samples.ndim != 1 or samples.dtype != np.float32:
         raise ValueError(f"samples must be mono float32, not {samples.dtype} {samples.shape}")
     if len(samples) and (fault := audio_fault(samples)):
-        raise ValueError(fault)
+        raise ValueError(f"samples must be finite mono float32: {fault}")
 
 
 def fingerprint(settings: Mapping[str, Any], weights: Iterable[tuple[str, Any]] = ()) -> str:
