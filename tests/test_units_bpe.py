@@ -178,19 +178,19 @@ def test_the_command_learns_from_a_corpus_and_says_what_it_gains(tmp_path, capfd
     codes = markov_codes(ArithmeticTokenizer(1), 30)
     corpus = write_corpus(tmp_path / "corpus", codes)
     capfd.readouterr()
-    run("--data", corpus, "--out", tmp_path / "a.model", "--vocab-size", 40, "--dedup")
+    run("--data", corpus, "--out", tmp_path / "my units.model", "--vocab-size", 40, "--dedup")
     said = capfd.readouterr()
     assert said.err == ""
     documents = [deduplicate(c.codes)[0] for c in codes]
-    assert UnitBPE.load(tmp_path / "a.model") == UnitBPE.train(documents, (16,), 40, dedup=True)
-    units = [UnitBPE.load(tmp_path / "a.model").encode(d) for d in documents]
+    assert UnitBPE.load(tmp_path / "my units.model") == UnitBPE.train(documents, (16,), 40, dedup=True)
+    units = [UnitBPE.load(tmp_path / "my units.model").encode(d) for d in documents]
     before, after = sum(map(len, documents)), sum(map(len, units))
     seconds = sum(len(c.codes) for c in codes) / 50
     assert "30 of 30 clips" in said.out
     expected = f"{before / seconds:.1f} deduplicated, {after / seconds:.1f} units: {before / after:.2f} x fewer by BPE"
     assert f"50.0 codes a second, {expected}" in said.out
     assert f"40 units, of which {len(np.unique(np.concatenate(units)))} occur" in said.out
-    assert f"train_lm.py --bpe {tmp_path / 'a.model'} --dedup true" in said.out
+    assert f"train_lm.py --bpe '{tmp_path}/my units.model' --dedup true" in said.out
 
 
 def test_the_seed_decides_which_clips_are_read(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def train(config: BPEConfig) -> None:
     for line in describe_gain(store, chosen, read, Units(sizes, config.dedup, bpe)):
         print(line)
     bpe.save(config.out)
-    print(f"wrote {config.out}: train_lm.py --bpe {config.out}{' --dedup true' if config.dedup else ''}")
+    print(
+        f"wrote {config.out}: train_lm.py --bpe {shlex.quote(str(config.out))}{' --dedup true' if config.dedup else ''}"
+    )
 
 
 def choose_documents(store: CodeStore, most: int | None, seed: int) -> list[int]:
