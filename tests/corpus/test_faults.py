@@ -81,7 +81,8 @@ def test_killed_at_every_kind_of_moment_it_ends_with_the_same_bytes(tmp_path, ex
     assert contents(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(20, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [4, 20])
 def test_kills_at_random_moments_of_the_run_or_of_what_reads_for_it(tmp_path, expected, number):
     config = config_for(tmp_path)
     begun_at = time.monotonic()

@@ -51,6 +51,7 @@ def test_the_least_favourable_shares_of_strata_are_found():
         assert found == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_it_misses_less_often_than_one_time_in_twenty():
     """Means over two voices of a word, of which most are right: how often the truth lies outside."""
     rng = np.random.default_rng(0)

@@ -186,6 +186,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+@pytest.mark.thorough
 def test_same_bytes_when_interrupted_and_with_other_workers(made, tmp_path):
     again = make(tmp_path / "again", workers=2)
     assert tree(again) == tree(made)

@@ -100,8 +100,8 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
 
 
 def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, lm):
-    """The untrained model ties everywhere, the unigram of the fake is wrong everywhere: that tells of all 6 items, but of
-    no subset: 5 may well be wrong by guessing."""
+    """The untrained model ties everywhere, the unigram of the fake is wrong everywhere: that tells of all 6 items, but
+    of no subset: 5 may well be wrong by guessing."""
     main(config(root, benchmarks="swuggy", convention="mean"))
     out = root.parent / "out"
     text, markdown = (out / "index.html").read_text(), (out / "results.md").read_text()

@@ -92,6 +92,7 @@ def test_a_shuffle_is_a_permutation_in_any_pieces(size):
         assert not np.array_equal(whole, shuffled(places, size, (1, 3)))
 
 
+@pytest.mark.thorough
 def test_all_permutations_are_about_as_frequent():
     """Over many keys each of the 24 of 4 things comes up as chance has it (chi squared, 23 degrees, p = 1e-4)."""
     found = Counter(tuple(shuffled(np.arange(4), 4, (key,)).tolist()) for key in range(4800))

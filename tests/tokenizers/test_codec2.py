@@ -122,7 +122,9 @@ def test_decoded_speech_has_the_loudness_contour_of_the_original() -> None:
     assert np.corrcoef(contour_db(clip.samples), contour_db(decoded.samples))[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("name", ["codec2-700c", "codec2-1200", "codec2-2400"])
+@pytest.mark.parametrize(
+    "name", ["codec2-700c", "codec2-2400", pytest.param("codec2-1200", marks=pytest.mark.thorough)]
+)
 def test_codec2_keeps_the_law(name: str) -> None:
     tokenizer_law(load_tokenizer(name), real_clips(8000, 3))
 

@@ -23,6 +23,7 @@ def test_a_straight_line_is_found_exactly():
     assert law(FLOPS) == pytest.approx(7.0 * FLOPS**-0.05)
 
 
+@pytest.mark.thorough
 def test_standard_errors_are_those_of_repeated_experiments():
     rng, truth = np.random.default_rng(0), 2.0 + 1.5 * (FLOPS / np.exp(np.log(FLOPS).mean())) ** -0.3
     for fitted, field in ((fit, "a"), (fit, "c"), (fit_line, "c")):
