@@ -74,6 +74,7 @@ def test_wrong_use_is_one_line_and_status_2(tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_real_speech_with_codec2(tmp_path):
     pytest.importorskip("pycodec2")
     manifest = Path(__file__).parent / "data" / "speech" / "manifest.jsonl"

