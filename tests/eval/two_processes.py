@@ -16,8 +16,8 @@ import traceback
 FAULTS = {
     "loading": "slm.spoken_lm.load_lm",
     "tokenizing": "eval.tokens._tokenize",
-    "scoring": "slm.spoken_lm.SpokenLM.score_codes",
-    "killed": "slm.spoken_lm.SpokenLM.score_codes",
+    "scoring": "slm.spoken_lm.SpokenLM.score_documents",
+    "killed": "slm.spoken_lm.SpokenLM.score_documents",
     "writing": "eval.run.keep_result",
 }
 
