@@ -60,7 +60,9 @@ def test_a_run_a_second_run_and_another_tokenizer(tmp_path):
     ("options", "message"),
     [
         ({"tokenizer": "mortel"}, "unknown tokenizer 'mortel'; did you mean 'mortal'"),
-        ({"tokenizr": "x"}, "unknown option 'tokenizr'; did you mean 'tokenizer'"),
+        pytest.param(
+            {"tokenizr": "x"}, "unknown option 'tokenizr'; did you mean 'tokenizer'", marks=pytest.mark.thorough
+        ),
         ({"audio": "nowhere"}, "no such folder or manifest: nowhere; give a folder of audio files, a manifest ("),
     ],
 )

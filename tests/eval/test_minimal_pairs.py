@@ -233,6 +233,7 @@ def test_more_pairs_than_can_be_matched_is_a_usage_error(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_units_of_a_tokenizer_are_balanced_on_request(tmp_path):
     from slm.tokenizers import load_tokenizer
     from slm.types import AudioClip

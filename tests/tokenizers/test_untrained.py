@@ -28,7 +28,8 @@ PARAMETERS = {"encodec": 14.9, "mimi": 79.3}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.thorough) if n in ("neucodec", "xcodec") else n for n in CHANGES]
+    "name",
+    [pytest.param(n, marks=pytest.mark.thorough) if n in ("neucodec", "xcodec", "xcodec2") else n for n in CHANGES],
 )
 def test_it_is_reproducible_and_gives_many_codes(name: str, tmp_path: Path) -> None:
     family: Any = TOKENIZERS.get(name)
