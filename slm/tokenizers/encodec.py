@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.tokenizers._codec import scalars_on_host
@@ -30,7 +30,7 @@ class EncodecTokenizer(CausalCodec, PretrainedCodec):
     for that do not exist.
     """
 
-    batching: Literal["none", "frames", "samples"] = "samples"
+    batching = "samples"
     family = "encodec"
     model_class = "EncodecModel"
     code_settings = (
@@ -48,8 +48,6 @@ class EncodecTokenizer(CausalCodec, PretrainedCodec):
     ):
         config = self._load(checkpoint, device)
         scalars_on_host(self.model)
-        if config.norm_type == "time_group_norm":  # over the whole clip
-            self.batching = "none"
         # transformers takes a bandwidth in kbit/s and knows how many codebooks it pays for.
         counts = {b: self.model.quantizer.get_num_quantizers_for_bandwidth(b) for b in config.target_bandwidths}
         self.spec = self._padded_spec(

@@ -177,10 +177,15 @@ def test_encodec_for_music_looks_to_both_sides(tmp_path: Path, rows_on_cpu: None
     batching_law(exact, batched, real_clips(24_000)[:2])
 
 
-def test_a_norm_over_the_whole_clip_keeps_clips_apart(tmp_path: Path) -> None:
+def test_a_norm_over_the_whole_clip_is_one_for_each(tmp_path: Path, rows_on_cpu: None) -> None:
     changes = {**ENCODEC, "norm_type": "time_group_norm"}
     TOKENIZERS.get("encodec").write_untrained(tmp_path / "norm", **changes)  # type: ignore[attr-defined]
-    assert list(load_tokenizer("encodec", checkpoint=str(tmp_path / "norm")).modes) == ["exact"]
+    exact, batched = (
+        load_tokenizer("encodec", checkpoint=str(tmp_path / "norm"), mode=m) for m in ("exact", "batched")
+    )
+    assert isinstance(exact, NeuralCodec)
+    assert isinstance(batched, NeuralCodec)
+    batching_law(exact, batched, real_clips(24_000)[:1])
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
