@@ -23,6 +23,7 @@ from slm.scoring import DocumentScorer, Precision
 from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
+from slm.unigram_lm import UnigramLM, units_of
 
 if TYPE_CHECKING:
     from slm.continuing import Continuer
@@ -212,7 +213,7 @@ class SpokenLM:
 
     def document(self, codes: Codes) -> np.ndarray:
         """The units `[R, K']` that the model reads; UsageError for codes of another tokenizer."""
-        return _document(self.record, codes)
+        return units_of(self.record, codes)
 
     def check_length(self, id: str, frames: int) -> None:
         """A document beyond the model's positions would fail, or be scored where nothing was ever trained."""
@@ -319,34 +320,3 @@ def check_positions(config: Any, pattern: Pattern, id: str, frames: int) -> None
 
 def _positions(config: Any) -> int | None:
     return getattr(config, "max_position_embeddings", None)
-
-
-class UnigramLM:
-    """Each code independently by its frequency in the training corpus (add-one), by codebook; ends likewise."""
-
-    def __init__(self, record: ModelRecord, statistics: CodeStatistics):
-        self.record = record
-        totals = [c.sum() + statistics.num_documents + len(c) + 1 for c in statistics.counts]
-        self._codes = [np.log((c + 1) / total) for c, total in zip(statistics.counts, totals, strict=True)]
-        ends = [np.log((statistics.num_documents + 1) / total) for total in totals]
-        pattern = record.make_pattern()
-        self._ends = np.array(ends[: len(pattern.streams) if pattern.has_ends else 0])
-
-    def score_codes(self, codes: Sequence[Codes]) -> list[CodeLogProbs]:
-        made = []
-        for c in codes:
-            document = _document(self.record, c)
-            values = np.stack([table[document[:, k]] for k, table in enumerate(self._codes)], axis=1)
-            made.append(CodeLogProbs(c.id, values, self._ends.copy(), c.duration_s))
-        return made
-
-
-def _document(record: ModelRecord, codes: Codes) -> np.ndarray:
-    """The units `[R, K']` that the model reads; UsageError for codes of another tokenizer."""
-    spec = record.tokenizer
-    check_same_spec(spec, codes.spec)
-    if codes.codes.ndim != 2 or codes.codes.shape[1] != spec.num_codebooks:
-        raise ValueError(f"{codes.id}: codes of shape {codes.codes.shape}, not [T, {spec.num_codebooks}]")
-    if len(codes.codes) and ((codes.codes < 0).any() or (codes.codes.max(axis=0) >= spec.codebook_sizes).any()):
-        raise ValueError(f"{codes.id}: a code lies outside its codebook")
-    return record.units.apply(codes.codes.astype(spec.code_dtype))

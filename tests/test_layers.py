@@ -27,7 +27,7 @@ LAYERS = [
         "slm.tokenizers",
         "slm.model",
     ],
-    ["slm.data", "slm.corpus", "slm.training", "slm.generation", "slm.scoring"],
+    ["slm.data", "slm.corpus", "slm.training", "slm.generation", "slm.scoring", "slm.unigram_lm"],
     ["slm.spoken_lm", "slm.interleaved_lm", "slm.continuing", "slm.samples"],
     ["eval"],
     ["tokenize_corpus", "train_lm"],

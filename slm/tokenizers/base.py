@@ -134,7 +134,9 @@ class Tokenizer(ABC):
         if not self.spec.has_decoder:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: its codes cannot be turned into audio")
         check_same_spec(self.spec, codes.spec)
-        self._check_codes(codes)
+        check_codes(codes, self.spec)  # before a network looks them up: on a GPU, a wrong one ends the process
+        if codes.num_samples < 0:
+            raise ValueError(f"{codes.id}: {codes.num_samples} samples are no length")
         if len(codes.codes):
             samples = self._decode(codes.codes)[: codes.num_samples].astype(np.float32, copy=False)
         else:
@@ -194,19 +196,6 @@ class Tokenizer(ABC):
         if fault := audio_fault(clip.samples):
             raise ValueError(f"{clip.id}: {fault}")
 
-    def _check_codes(self, codes: Codes) -> None:
-        """Before a network looks up what is not in its tables: on a GPU, that ends the process."""
-        values, spec = codes.codes, self.spec
-        if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-            told = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-            raise ValueError(f"{codes.id}: codes must be an array of integers [T, {spec.num_codebooks}], not {told}")
-        if values.shape[1] != spec.num_codebooks:
-            raise ValueError(f"{codes.id}: codes of {values.shape[1]} codebooks, but {spec.describe()}")
-        if _leave_their_codebooks(values, spec):
-            raise ValueError(f"{codes.id}: a code outside its codebook of {spec.describe()}")
-        if codes.num_samples < 0:
-            raise ValueError(f"{codes.id}: {codes.num_samples} samples are no length")
-
     def _codes(self, clip: AudioClip, codes: np.ndarray) -> Codes:
         spec = self.spec
         expected = (spec.num_frames(len(clip.samples)), spec.num_codebooks)
@@ -218,6 +207,18 @@ class Tokenizer(ABC):
 
 
 TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", package="slm.tokenizers", group="slm.tokenizers")
+
+
+def check_codes(codes: Codes, spec: TokenizerSpec) -> None:
+    """ValueError for codes that are none of the spec's: another shape or type, a code outside its codebook."""
+    values = codes.codes
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        told = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise ValueError(f"{codes.id}: codes must be an array of integers [T, {spec.num_codebooks}], not {told}")
+    if values.shape[1] != spec.num_codebooks:
+        raise ValueError(f"{codes.id}: codes of {values.shape[1]} codebooks, but {spec.describe()}")
+    if _leave_their_codebooks(values, spec):
+        raise ValueError(f"{codes.id}: a code outside its codebook of {spec.describe()}")
 
 
 def _leave_their_codebooks(codes: np.ndarray, spec: TokenizerSpec) -> bool:

@@ -18,7 +18,15 @@ from typing import ClassVar
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers.base import TOKENIZERS, StreamDecoder, StreamEncoder, Tokenizer, check_chunk, fingerprint
+from slm.tokenizers.base import (
+    TOKENIZERS,
+    StreamDecoder,
+    StreamEncoder,
+    Tokenizer,
+    check_chunk,
+    check_codes,
+    fingerprint,
+)
 from slm.tokenizers.database import taxonomy_of
 from slm.types import Codes, TokenizerSpec
 
@@ -215,7 +223,7 @@ class DecoderProcess:
     def feed(self, codes: np.ndarray) -> np.ndarray:
         """Codes `[t, K]` -> their samples `[t x hop]`. ValueError for codes that are not of the codec."""
         layout, codes = self._tokenizer.layout, np.asarray(codes)
-        self._tokenizer._check_codes(Codes("stream", codes, 0, self._tokenizer.spec))
+        check_codes(Codes("stream", codes, 0, self._tokenizer.spec), self._tokenizer.spec)
         there, back = self._process.stdin, self._process.stdout
         if there is None or back is None or there.closed:
             raise ValueError("the stream is finished: open another one for the next clip")
