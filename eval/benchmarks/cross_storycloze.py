@@ -1,5 +1,6 @@
 """Cross-modal StoryCloze, as slamkit reads it: the beginning of a story (`*_mutual`) and its two endings (`*_correct`,
-`*_incorrect`), each as .wav and as .txt. A form says which of them are spoken.
+`*_incorrect`), each as a recording (.wav, or any ending that `slm.audio` reads) and as .txt. A form says which of them
+are spoken.
 
 Where all are spoken, the beginning and an ending are joined into one recording, so that they are tokenized together.
 The other forms need a model that reads text beside units (`slm.interleaved_lm`), which reads the spoken form too with
@@ -8,7 +9,7 @@ its markers, as slamkit does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +21,7 @@ from eval.benchmarks.base import BENCHMARKS, LeftOut, Result, Run, Setup
 from eval.benchmarks.pairs import PairBenchmark, Subset
 from eval.conventions import Convention
 from eval.tokens import Tokens, tokenize_items
-from slm.audio import probe, read_audio, write_wav
+from slm.audio import AUDIO_SUFFIXES, probe, read_audio, write_wav
 from slm.errors import AudioError, UsageError
 from slm.model import interleaved
 from slm.types import AudioClip, Codes, MinimalPair, stable_hash
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 SPEECH, TEXT = "speech", "text"
 ENDINGS = ("correct", "incorrect")
-SUFFIX = {SPEECH: ".wav", TEXT: ".txt"}
+PARTS = ("mutual", *ENDINGS)
+CALLED = {SPEECH: "recording", TEXT: "text"}
 MARKERS = {SPEECH: interleaved.SPEECH, TEXT: interleaved.TEXT}
 
 
@@ -46,21 +48,18 @@ class CrossStoryCloze(PairBenchmark):
         folder = find_set(setup, self.folders)
         if folder is None:
             raise UsageError(
-                f"no {self.folders[0]}: put its *_mutual, *_correct and *_incorrect files (.wav and .txt) into "
+                f"no {self.folders[0]}: put its *_mutual, *_correct and *_incorrect files (recordings and .txt) into "
                 f"{setup.data / self.folders[0]}; https://github.com/slp-rl/slamkit tells where they are"
             )
         self.split, self.folder = "stories", folder
-        found = {_stem(p) for p in folder.rglob("*") if p.suffix in SUFFIX.values()}
-        wanted = sorted(stem for stem in found if stem is not None)
-        names = {stem: stem.relative_to(folder).as_posix() for stem in wanted}
-        whole = [stem for stem in wanted if not _lacking(stem, self.prompt, self.ending)]
+        self.parts = find_parts(folder)
+        wanted = sorted({story for story, _, _ in self.parts})
+        lacking = {story: self._lacking(story) for story in wanted}
+        names = {story: story.relative_to(folder).as_posix() for story in wanted}
+        whole = [story for story in wanted if not lacking[story]]
         if not whole:
             raise UsageError(f"{folder} holds no whole pair of {self.prompt} and {self.ending}; fetch it again")
-        self.unpaired = [
-            LeftOut(names[stem], f"no {lacking}")
-            for stem in wanted
-            if (lacking := _lacking(stem, self.prompt, self.ending))
-        ]
+        self.unpaired = [LeftOut(names[story], f"no {lacking[story]}") for story in wanted if lacking[story]]
         self.lost = len(self.unpaired)
         self.all_pairs = [MinimalPair(f"{names[s]}_correct", f"{names[s]}_incorrect", group=names[s]) for s in whole]
         self.sources = {f"{names[s]}_{e}": self._parts(s, e) for s in whole for e in ENDINGS}
@@ -73,8 +72,14 @@ class CrossStoryCloze(PairBenchmark):
     def needs_text(self) -> bool:
         return TEXT in (self.prompt, self.ending)
 
-    def _parts(self, stem: Path, ending: str) -> tuple[Path, Path]:
-        return _file(stem, "mutual", self.prompt), _file(stem, ending, self.ending)
+    def _parts(self, story: Path, ending: str) -> tuple[Path, Path]:
+        return self.parts[story, "mutual", self.prompt], self.parts[story, ending, self.ending]
+
+    def _lacking(self, story: Path) -> str:
+        """The first part that this form has no file of, or nothing."""
+        needed = [("mutual", self.prompt), *((ending, self.ending) for ending in ENDINGS)]
+        gone = (f"{CALLED[form]} {story.name}_{part}" for part, form in needed if (story, part, form) not in self.parts)
+        return next(gone, "")
 
     def check(self, lm: SpokenLM) -> None:
         if self.needs_text and not hasattr(lm, "mix"):
@@ -153,20 +158,21 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _stem(path: Path) -> Path | None:
-    """The path without `_mutual.wav` and the like."""
-    head, _, part = path.stem.rpartition("_")
-    return path.with_name(head) if part in ("mutual", *ENDINGS) else None
-
-
-def _file(stem: Path, part: str, form: str) -> Path:
-    return stem.with_name(f"{stem.name}_{part}{SUFFIX[form]}")
-
-
-def _lacking(stem: Path, prompt: str, ending: str) -> str:
-    """The first file of a pair that is not there, or nothing."""
-    needed = [_file(stem, "mutual", prompt), *(_file(stem, e, ending) for e in ENDINGS)]
-    return next((p.name for p in needed if not p.is_file()), "")
+def find_parts(folder: Path) -> Mapping[tuple[Path, str, str], Path]:
+    """(story, part, form) -> its file below `folder`. A story is the path without `_mutual.wav` and the like; endings
+    in any case. UsageError for two files of one part and form."""
+    found: dict[tuple[Path, str, str], Path] = {}
+    for path in sorted(folder.rglob("*")):
+        story, _, part = path.stem.rpartition("_")
+        suffix = path.suffix.lower()
+        form = SPEECH if suffix in AUDIO_SUFFIXES else TEXT if suffix == ".txt" else None
+        if form is None or part not in PARTS or path.name.startswith(".") or not path.is_file():
+            continue
+        key = path.with_name(story), part, form
+        if other := found.get(key):
+            raise UsageError(f"{path.parent} has {other.name} and {path.name}: keep one of them")
+        found[key] = path
+    return found
 
 
 def join_recordings(sources: dict[str, tuple[Path, Path]], cache: Path) -> dict[str, Path]:

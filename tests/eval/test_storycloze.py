@@ -128,7 +128,29 @@ def test_a_part_that_cannot_be_read_is_left_out_by_its_reason(tmp_path, lm):
     assert "1 of 3 pairs could be used" in (tmp_path / "out/results.md").read_text()
     reasons = {left["item"]: left["reason"] for left in result["left_out"]}
     assert set(reasons) == {"voice/1_s1_correct", "voice/1_s1_incorrect", "voice/2_s2"}
-    assert reasons["voice/2_s2"] == "no 2_s2_mutual.wav"
+    assert reasons["voice/2_s2"] == "no recording 2_s2_mutual"
+
+
+def test_recordings_may_have_any_ending(tmp_path, lm):
+    """The same samples as WAV, FLAC and AIFF, in any case: the same scores. Two files of one part are refused."""
+    main(config(write_cross(tmp_path / "wav").parents[1], benchmarks="cross_tsc_speech_speech"))
+    expected = scores(tmp_path / "out", "cross_tsc_speech_speech")
+    folder = write_cross(tmp_path / "other")
+    for path, ending in zip(sorted(folder.glob("*.wav")), (".FLAC", ".aiff", ".flac") * 2, strict=True):
+        samples, rate_hz = soundfile.read(path, dtype="int16")
+        soundfile.write(path.with_suffix(ending), samples, rate_hz, format=ending[1:].upper())
+        path.unlink()
+    (folder / "._0_s0_mutual.wav").write_bytes(b"what a Mac leaves beside it")
+    (folder / "0_s0_mutual.txt").rename(folder / "0_s0_mutual.TXT")
+    main(config(tmp_path / "other", benchmarks="cross_tsc_speech_speech", out=str(tmp_path / "out2")))
+    found = scores(tmp_path / "out2", "cross_tsc_speech_speech")
+    assert found == expected
+    assert found["all", "mean"]["count"] == 2
+    texts = BENCHMARKS.get("cross_tsc_text_text")(Setup(tmp_path / "other", cache=tmp_path / "cache"))
+    assert len(texts.all_pairs) == 2
+    write_level(folder / "1_s1_correct.wav", 0.25)
+    with pytest.raises(UsageError, match=r"has 1_s1_correct\.\S+ and 1_s1_correct\.\S+: keep one"):
+        BENCHMARKS.get("cross_tsc_speech_speech")(Setup(tmp_path / "other", cache=tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("form", ["speech_text", "text_speech", "text_text"])
