@@ -60,7 +60,9 @@ def write_comparison(config: EvalConfig, models: Sequence[Compared], benchmarks:
     compared["failures"] = [asdict(failure) for failure in failures]
     write_json(out / "comparison.json", compared)
     write_text(out / "comparison.md", comparison_markdown(compared))
-    build_page([m.folder for m in models], out)
+    told = {m.name for m in models}  # each by its own part of the page
+    missing = [failure for failure in compared["failures"] if failure["model"] not in told]
+    build_page([m.folder for m in models], out, failures=missing)
     said = f"comparison: {out / 'comparison.md'}\npage:       {out / 'index.html'}"
     print(f"\n{comparison_table(compared)}\n\n{said}", flush=True)
 

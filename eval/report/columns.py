@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.base import MODEL
+from eval.report.failed import Failed
 from eval.report.inputs import Evaluated, slug
 from eval.report.rows import short_name
 from eval.report.wording import UNITS, format_number, format_span, measure
@@ -56,6 +57,8 @@ class NumberTable:
     first: Mapping[str, str]
     """Field -> the value that is shown at first; fields that are absent show all."""
     notes: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    """What could not be evaluated, and why."""
 
     @property
     def key(self) -> str:
@@ -65,16 +68,18 @@ class NumberTable:
         return list(dict.fromkeys(str(getattr(row, field)) for row in self.rows))
 
 
-def number_tables(evaluated: Sequence[Evaluated]) -> list[NumberTable]:
-    """One for each benchmark and split, in the order in which they are met."""
+def number_tables(evaluated: Sequence[Evaluated], failed: Sequence[Failed] = ()) -> list[NumberTable]:
+    """One for each benchmark and split, in the order in which they are met. What of `failed` is of a benchmark is noted
+    below its tables."""
     met: dict[tuple[str, str], list[tuple[Evaluated, Mapping[str, Any]]]] = {}
     for run in evaluated:
         for result in run.record["results"]:
             met.setdefault((result["benchmark"], result["split"]), []).append((run, result))
-    return [_table(title, split, found) for (title, split), found in met.items()]
+    return [_table(title, split, found, failed) for (title, split), found in met.items()]
 
 
-def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str, Any]]]) -> NumberTable:
+def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str, Any]]],
+           failed: Sequence[Failed]) -> NumberTable:  # fmt: skip
     rows = [row for run, result in found for row in _rows(run, result)]
     first = {"scorer": MODEL} if len({row.scorer for row in rows}) > 1 else {}
     primary = next(
@@ -83,7 +88,8 @@ def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str,
     if primary:
         first |= {"metric": label(primary["metric"]), "convention": primary["convention"]}
     notes = [f"{run.name}: {note}" for run, result in found for note in _notes(result)]
-    return NumberTable(title, split, found[0][1]["about"], tuple(rows), first, tuple(notes))
+    missing = tuple(str(f) for f in failed if f.benchmark == title)
+    return NumberTable(title, split, found[0][1]["about"], tuple(rows), first, tuple(notes), missing)
 
 
 def _rows(run: Evaluated, result: Mapping[str, Any]) -> list[NumberRow]:

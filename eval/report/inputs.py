@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.report.failed import Failed, failed_beside, failed_of
 from eval.report.wording import run_name
 from eval.results import read_object, read_results
 from slm.errors import UsageError
@@ -53,6 +54,7 @@ class Inputs:
     comparisons: list[Mapping[str, Any]] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     corpora: list[Corpus] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
 
     def free_name(self, name: str, folder: Path) -> str:
         """`name`, or a longer one where something else is called so already."""
@@ -92,6 +94,7 @@ def _read_folder(made: Inputs, folder: Path) -> bool:
     for path in [folder / "results.json"] if (folder / "results.json").is_file() else inner:
         _read_evaluated(made, path.parent)
         found = True
+    made.failed += list(failed_beside(folder, made.evaluated, made.failed))
     if (folder / "metrics.jsonl").is_file():
         _add_training(made, run_name(folder.as_posix()), folder / "metrics.jsonl", folder)
         found = True
@@ -107,6 +110,7 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
     name = run_name(model["path"]) if model.get("path") else record["tokenizer"]["name"]
     evaluated = Evaluated(made.free_name(name, folder), folder, record)
     made.evaluated.append(evaluated)
+    made.failed += failed_of(evaluated.name, record)
     if record.get("corpus") and record["corpus"]["path"] not in {c.facts["path"] for c in made.corpora}:
         made.corpora.append(Corpus(Path(record["corpus"]["path"]).name, record["corpus"]))
     run = Path(model["path"]).parent if model.get("path") else folder

@@ -55,6 +55,7 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
     context = {**_results(inputs), **_training(inputs), **_taxonomy(inputs)}
     context["samples"], context["num_recordings"] = make_samples(inputs.evaluated, out, max_samples)
     context["plots"] = make_plots(inputs.evaluated, inputs.trainings)
+    context |= {"failed": inputs.failed, "failed_cells": {(f.name, f.benchmark) for f in inputs.failed}}
     environment = make_environment()
     for page in PAGES:
         shown = {**context, "page": page, "pages": PAGES, "version": __version__, "wording": wording,
@@ -86,7 +87,7 @@ def write_models(evaluated: Sequence[Evaluated], out: Path) -> None:
 
 
 def _results(inputs: Inputs) -> dict[str, Any]:
-    tables = number_tables(inputs.evaluated)
+    tables = number_tables(inputs.evaluated, inputs.failed)
     return {
         "runs": inputs.evaluated,
         "names": {run.key: run.name for run in inputs.evaluated},
