@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from eval.judges.crew import Crew, deaths_are_told, is_broken
 from eval.metrics.signals import DOMAINS, SignalMetric
 from eval.processes import ALONE
 from eval.reconstruction.judging import Bench, Found, begin_domain, take_next
-from eval.reconstruction.material import Piece, find_recordings
+from eval.reconstruction.material import Piece, domain_of, find_recordings
 from eval.reconstruction.opinions import Opinions
 from eval.reconstruction.pairs import find_pairs
 from eval.reconstruction.results import NAME, result_of
@@ -55,8 +55,9 @@ def main(config: EvalConfig) -> None:
     chosen = chosen_metrics(settings.metrics)
     names = _names(config.tokenizer)
     if names:
-        pieces, left_out = find_recordings(Path(config.data), settings)
+        pieces, unread = find_recordings(Path(config.data), settings)
         systems: dict[str, list[Piece]] = dict.fromkeys(names, pieces)
+        left_out = dict.fromkeys(names, unread)
     else:
         systems, left_out = find_pairs(Path(config.data), settings)
     attempts, folders, rest = Attempts(ALONE, len(systems)), list[Path](), deque(systems)
@@ -70,9 +71,9 @@ def main(config: EvalConfig) -> None:
                 with attempts.apart(name), deaths_are_told(), _kept_what_was_made(bench):
                     check_folder(folder)
                     if names:
-                        made = _judge_tokenizer(name, names[name], systems[name], config, bench, folder, left_out)
+                        made = _judge_tokenizer(name, names[name], systems[name], config, bench, folder, left_out[name])
                     else:
-                        made = _judge_recordings(name, systems[name], config, bench, folder, left_out)
+                        made = _judge_recordings(name, systems[name], config, bench, folder, left_out[name])
                     _keep(made, folder)
                     folders.append(folder)
                 if attempts.last_failed:
@@ -196,11 +197,18 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
         before()
     record: dict[str, Any] = {"results": []}
     for domain, all_found in founds.items():
-        result = result_of(domain, all_found, bench, config.bootstrap, config.seed, left_out)
+        own = _left_out_of(domain, left_out, founds, config.reconstruction.domain)
+        result = result_of(domain, all_found, bench, config.bootstrap, config.seed, own)
         add_result(record, result, config, {"model": fingerprint}, None)
     lines = [_line(one, found) for all_found in founds.values() for found in all_found for one in found.judged]
     write_text(folder / NAME / "items.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return record["results"]
+
+
+def _left_out_of(domain: str, left_out: Sequence[LeftOut], shown: Collection[str], otherwise: str) -> list[LeftOut]:
+    """Of one domain, and of those of which nothing is shown: else nobody would name them."""
+    domains = [domain_of(Path(one.item), otherwise) for one in left_out]
+    return [one for one, own in zip(left_out, domains, strict=True) if own == domain or own not in shown]
 
 
 def _finish(finish: Callable[[], None], found: Found, bench: Bench) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from eval.benchmarks.base import LeftOut
 from eval.metrics.signals import DOMAINS
 from eval.reconstruction.settings import Reconstruction
-from slm.audio import find_audio, probe
+from slm.audio import find_audio, probe, read_blocks
 from slm.errors import AudioError, UsageError
 
 
@@ -33,7 +33,8 @@ class Piece:
 
 
 def find_recordings(data: Path, settings: Reconstruction) -> tuple[list[Piece], list[LeftOut]]:
-    """Every audio file below `data`, sorted, at most `max_files` of each domain. UsageError where there is none."""
+    """Every audio file below `data`, sorted, the first `max_files` of each domain that can be read; those that cannot
+    are named. UsageError where nothing is left."""
     paths = find_audio(data)
     if not paths:
         raise UsageError(f"no audio in {data}: put recordings there, in folders speech, music and audio if they differ")
@@ -43,7 +44,12 @@ def find_recordings(data: Path, settings: Reconstruction) -> tuple[list[Piece], 
               text=known.get(path.resolve(), ""))
         for path in paths
     ]  # fmt: skip
-    return in_pieces(first_of_each(whole, settings.max_files), settings.cut_s)
+    taken, broken = first_of_each(whole, settings)
+    pieces, left_out = in_pieces(taken, settings.cut_s)
+    left_out = [*broken, *left_out]
+    if not pieces:
+        raise UsageError(f"nothing in {data} can be reconstructed; {left_out[0].item}: {left_out[0].reason}")
+    return pieces, left_out
 
 
 def domain_of(path: Path, otherwise: str) -> str:
@@ -51,15 +57,38 @@ def domain_of(path: Path, otherwise: str) -> str:
     return next((part.lower() for part in path.parts[:-1] if part.lower() in DOMAINS), otherwise)
 
 
-def first_of_each(pieces: Iterable[Piece], number: int) -> list[Piece]:
-    """The first `number` of each domain; all for 0."""
-    made: list[Piece] = []
+def first_of_each(pieces: Iterable[Piece], settings: Reconstruction) -> tuple[list[Piece], list[LeftOut]]:
+    """The first `max_files` of each domain that can be read, and those before them that cannot. For 0 all, unread: what
+    is wrong with them will show."""
+    number = settings.max_files
+    if not number:
+        return list(pieces), []
+    made, left_out = list[Piece](), list[LeftOut]()
     taken = dict.fromkeys(DOMAINS, 0)
     for piece in pieces:
+        if taken[piece.domain] == number:
+            continue
+        if wrong := why_not(piece, settings.cut_s):
+            left_out.append(LeftOut(piece.file, wrong))
+            continue
         taken[piece.domain] += 1
-        if not number or taken[piece.domain] <= number:
-            made.append(piece)
-    return made
+        made.append(piece)
+    return made, left_out
+
+
+def why_not(piece: Piece, cut_s: float) -> str:
+    """Why nothing can be made of a file (and of what came back of it, where that is one), by decoding it; "" where
+    something can."""
+    for path, whose in ((piece.path, "ground truth: " if piece.made else ""), (piece.made, "")):
+        try:
+            if path is not None:
+                rate_hz = probe(path).sample_rate_hz
+                num_samples = sum(len(block) for block in read_blocks(path, rate_hz))
+                if num_samples < cut_s * rate_hz * (1 - 1e-9):
+                    return f"{whose}shorter than {cut_s:g} s"
+        except AudioError as error:
+            return f"{whose}{error}"
+    return ""
 
 
 def in_pieces(whole: Iterable[Piece], cut_s: float) -> tuple[list[Piece], list[LeftOut]]:

@@ -24,8 +24,9 @@ NAMES = ("ground[-_ ]?truth", "gt", "original", "orig", "reference", "ref")
 _TRUTH = re.compile(rf"(?<![^/_.\- ])(?:{'|'.join(NAMES)})(?![^/_.\- ])", re.IGNORECASE)
 
 
-def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Piece]], list[LeftOut]]:
-    """System -> its pieces, each with `made`; and the files left out, which have no ground truth.
+def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Piece]], dict[str, list[LeftOut]]]:
+    """System -> its pieces, each with `made`; and system -> the files left out: its own, and those that are nobody's,
+    having no ground truth.
 
     UsageError where no pair is found.
     """
@@ -45,12 +46,17 @@ def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Pie
             f"no pairs in {data}: give --tokenizer for round trips, or put recordings of a system beside the ground "
             "truth, such as ground_truth/a.wav and mimi/a.wav (docs/reconstruction.md)"
         )
-    left_out = [LeftOut(name, "no ground truth, or nothing made of it, beside it") for name in sorted(files)
-                if name not in used]  # fmt: skip
+    nobodys = [LeftOut(name, "no ground truth, or nothing made of it, beside it") for name in sorted(files)
+               if name not in used]  # fmt: skip
     made: dict[str, list[Piece]] = {}
+    left_out: dict[str, list[LeftOut]] = {}
     for system in sorted(systems):
-        made[system], left = in_pieces(first_of_each(systems[system], settings.max_files), settings.cut_s)
-        left_out += left
+        taken, broken = first_of_each(systems[system], settings)
+        made[system], left = in_pieces(taken, settings.cut_s)
+        left_out[system] = [*nobodys, *broken, *left]
+    if not any(made.values()):
+        first = left_out[min(left_out)][-1]
+        raise UsageError(f"no pair in {data} can be judged; {first.item}: {first.reason}")
     return made, left_out
 
 

@@ -29,7 +29,8 @@ class Reconstruction:
     """Cut files into pieces of so many seconds (the rest at the end is left out where it is shorter than one); 0:
     whole files. Pieces of a file are one observation."""
     max_files: int = 0
-    """The first so many files of each domain, in the order of their names; 0 for all."""
+    """The first so many files of each domain that can be read (and are as long as cut_s), in the order of their names;
+    those that cannot are named beside. 0 for all."""
     metrics: str = ""
     """Names with commas between; empty: all (docs/reconstruction.md)."""
     mos: str = "dnsmos,distillmos,utmos"

@@ -202,7 +202,9 @@ def test_domains_pieces_and_words(tmp_path):
         ("y.wav@0-0.1", "audio", "hi"),
     ]  # fmt: skip
     assert (len(found), left_out) == (6, [])
-    _, left_out = find_recordings(tmp_path, Reconstruction(cut_s=1))
+    write(tmp_path / "z.wav", noise(1, length=16_000))
+    found, left_out = find_recordings(tmp_path, Reconstruction(cut_s=1))
+    assert [p.file for p in found] == ["z.wav"]
     assert {left.reason for left in left_out} == {"shorter than 1 s"}
 
 
@@ -221,7 +223,7 @@ def test_pairs_are_found_by_what_stands_for_the_ground_truth(tmp_path, truth, ma
     (piece,) = systems["mimi"]
     assert (piece.path, piece.made) == (tmp_path / truth, tmp_path / made)
     assert piece.domain == ("music" if "music" in truth else "speech")
-    assert [left.item for left in left_out] == ["speech/rec_lonely_7"]
+    assert [left.item for left in left_out["mimi"]] == ["speech/rec_lonely_7"]
 
 
 def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
