@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_BETWEEN = re.compile(r"[^\w']+")
+_INSIDE = frozenset("'_\u200c\u200d")  # joiners change how letters of one word are drawn
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,9 @@ def words_of(text: str) -> tuple[str, ...]:
     ('hello', "it's", '5', "o'clock")
     """
     plain = unicodedata.normalize("NFC", text).replace("’", "'").lower()
-    return tuple(word for part in _BETWEEN.split(plain) if (word := part.strip("'_")))
+    apart = "".join(c if c in _INSIDE or unicodedata.category(c)[0] in "LNM" else " " for c in plain)
+    words = (part.strip("'_\u200c\u200d") for part in apart.split())
+    return tuple(word for word in words if any(map(str.isalnum, word)))
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

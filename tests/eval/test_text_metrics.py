@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -34,6 +35,21 @@ def random_texts(count: int, seed: int, vocabulary: int = 6, longest: int = 12) 
 )  # fmt: skip
 def test_words_are_what_is_between_punctuation(text, words):
     assert list(words_of(text)) == words
+
+
+def test_words_of_any_script_are_whole():
+    """Vowel signs, tone marks and joiners are no letters, but stand inside words. As the package regex tells letters,
+    digits and marks."""
+    regex = pytest.importorskip("regex")
+    assert words_of("नमस्ते दुनिया। สวัสดี, مُحَمَّد می‌خواهم") == ("नमस्ते", "दुनिया", "สวัสดี", "مُحَمَّد", "می‌خواهم")
+    assert words_of("İstanbul ❤️ \u0301") == ("i\u0307stanbul",)
+    rng = np.random.default_rng(0)
+    known = [c for c in map(chr, range(32, 0x0F00)) if unicodedata.category(c) != "Cn"]  # to both, whichever is newer
+    for _ in range(300):
+        text = "".join(rng.choice(known, 30)).lower()
+        split = regex.split(r"[^\p{L}\p{N}\p{M}\u200c\u200d'_]+", unicodedata.normalize("NFC", text))
+        words = [w for part in split if regex.search(r"[\p{L}\p{N}]", w := part.strip("'_\u200c\u200d"))]
+        assert list(words_of(text)) == words
 
 
 def test_auto_bleu_by_hand():
