@@ -9,6 +9,9 @@ samples. Where numba is there, its two inner loops are those of `_visqol_kernels
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,18 +27,44 @@ from visqol.patch_creator import RmsVad, VadPatchCreator
 
 FRAMES = 1 << 16
 """As many are looked up: those of eleven minutes of a ground truth and of what came back of it, in 25 MB."""
+DELEGATE = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
+"""TFLite says so whenever the lattice is loaded: nothing that a user could act on."""
 
 
 def visqol_api(mode: str, use_lattice: bool | None) -> VisqolApi:
     """`mode` is `speech` or `audio`."""
     api = QuickVisqol()
-    api.create(mode=mode, use_lattice_model=use_lattice)
+    with without_line(DELEGATE):
+        api.create(mode=mode, use_lattice_model=use_lattice)
     parts: Any = api._manager
     bank = parts.spect_builder.filter_bank
     parts.spect_builder = KnownFrames(bank.num_bands, bank.min_freq, mode == "speech")
     if mode == "speech":
         parts.patch_creator = QuickVoiceActivity(parts.patch_creator.patch_size)
     return api
+
+
+@contextmanager
+def without_line(line: bytes) -> Iterator[None]:
+    """Leaves out one line of what is written to the standard error, even by code that has no setting against it and
+    writes there itself. All else that is written meanwhile, by whomever, comes at the end."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for other in (one for one in held if one.strip() != line):
+                os.write(2, other)
 
 
 class QuickVisqol(VisqolApi):
