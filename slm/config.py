@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from slm.errors import StoppedError, UsageError, did_you_mean
+from slm.option_names import meant
 
 C = TypeVar("C")
 
@@ -82,7 +83,7 @@ def _check_groups(cls: type[Any], given: Any, prefix: str = "") -> None:
 
 def _one_line(message: str, parser: Any) -> str:
     """The parser's complaint on one line, with the closest known option where one was misspelt."""
-    keys = [a.dest for a in parser._actions if a.dest not in ("help", "config")]
+    keys = [a.dest for a in parser._actions if a.dest != "help" and not a.dest.startswith(("print_", "config"))]
     text = " ".join(message.split())
     patterns = (
         r"unrecognized arguments: --([\w.\-]+)",
@@ -92,7 +93,7 @@ def _one_line(message: str, parser: Any) -> str:
     for pattern in patterns:
         if found := re.search(pattern, text, re.I):
             wrong = ".".join(found.groups())
-            return f"unknown option '{wrong}'{did_you_mean(wrong, keys)}"
+            return f"unknown option '{wrong}'{meant(wrong, keys)}"
     if found := re.search(r"Parser key \"([\w.]+)\": Unable to load config '(.*?)'", text):
         group, value = found.groups()  # a word where a group belongs is taken for a file of its options
         example = next(key for key in keys if key.startswith(f"{group}."))

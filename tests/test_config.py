@@ -98,6 +98,29 @@ def test_a_wrong_option_on_the_command_line_suggests_the_closest() -> None:
     assert "did you mean 'learning_rate'" in complaint("--out", "a", "--learnin-rate=1")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("lerning_rate", "did you mean 'optimizer.lr'?"),
+        ("trainer.lerning_rate", "did you mean 'optimizer.lr'?"),
+        ("lr", "did you mean 'optimizer.lr'?"),
+        ("optimiser.lr", "did you mean 'optimizer.lr'?"),
+        ("optimizer.wd", "did you mean 'optimizer.weight_decay'?"),
+        ("warmup", "did you mean 'optimizer.warmup_ratio' or 'optimizer.warmup_steps'?"),
+        ("backbone", "did you mean 'model.backbone'?"),
+        ("row_lenght", "did you mean 'row_length'?"),
+        ("zzzz", "--help lists all"),
+        ("shtab", "--help lists all"),
+    ],
+)
+def test_a_misspelt_option_names_the_one_that_is_meant_or_none(wrong: str, hint: str) -> None:
+    from slm.training.config import TrainConfig
+
+    with pytest.raises(UsageError) as caught:
+        parse_config(TrainConfig, ["--data", "x", "--out", "y", f"--{wrong}", "1"])
+    assert str(caught.value) == f"unknown option {wrong!r}; {hint}"
+
+
 def test_dashes_may_stand_for_underscores() -> None:
     assert parse_config(Settings, ["--out", "a-b", "--learning-rate=1"]).learning_rate == 1
     assert parse_config(Settings, ["--out", "a-b", "--learning-rate", "2"]).out == "a-b"

@@ -13,7 +13,16 @@ ROOT = Path(__file__).parents[1]
 
 # Lower rooms first; a module may import its own room and those before it.
 LAYERS = [
-    ["slm.types", "slm.errors", "slm.config", "slm.registry", "slm.files", "slm.devices", "slm.hub"],
+    [
+        "slm.types",
+        "slm.errors",
+        "slm.option_names",
+        "slm.config",
+        "slm.registry",
+        "slm.files",
+        "slm.devices",
+        "slm.hub",
+    ],
     [
         "slm._segment",
         "slm._stream",
