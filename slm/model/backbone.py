@@ -37,6 +37,7 @@ def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any
     if model_type not in CONFIG_MAPPING:
         hint = did_you_mean(str(model_type), CONFIG_MAPPING) if model_type else ", such as llama"
         raise UsageError(f"{option} needs a transformers model_type, not {model_type!r}{hint}")
+    _check_kind(option, CONFIG_MAPPING[model_type])
     known = AutoConfig.for_model(model_type)
     for field in values:
         if not hasattr(known, field):
@@ -45,6 +46,20 @@ def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any
         return AutoConfig.for_model(model_type, **{**values, **vocabulary})
     except Exception as error:
         raise UsageError(f"{option}: no {model_type} can be made of this ({_first_line(error)})") from error
+
+
+def _check_kind(option: str, kind: Any) -> None:
+    """Refuse classes of configurations of which transformers makes no causal language model, or one with others in
+    it, such as of images: UsageError."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UsageError(f"{option}: transformers has no causal language model of type {kind.model_type!r}; take a "
+                         "decoder-only family (llama, qwen2, opt, ..)")  # fmt: skip
+    if kind.sub_configs.keys() - {"attn_config", "ffn_config"}:  # which say how layers are
+        text = getattr(kind.sub_configs.get("text_config"), "model_type", None)
+        remedy = f"take {text!r}" if text else "take one that is a language model only"
+        raise UsageError(f"{option}: {kind.model_type!r} is made of several models; {remedy}")
 
 
 def _with_streams(body: Any, pattern: Pattern, depth: Mapping[str, Any] | None) -> Any:
@@ -84,6 +99,7 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
     outlined = torch.get_default_device().type == "meta"
     pretrained = None if outlined else _load_pretrained(source, gguf_file)
     found = _load_config(source, gguf_file) if pretrained is None else pretrained.config
+    _check_kind("model.init_from", type(found))
     config = type(found).from_dict({**found.to_dict(), **_vocabulary_fields(pattern)})
     fresh = from_config(_with_streams(config, pattern, depth), seed, attention)
     if pretrained is None:

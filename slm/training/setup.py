@@ -122,7 +122,7 @@ def _make_model(config: TrainConfig, pattern: Pattern, backend: str) -> Acoustic
     else:
         body = build_causal_lm(options.backbone, pattern, config.seed, attention=backend, depth=options.depth)
     longest = getattr(body.config, "max_position_embeddings", None)
-    if longest is not None and longest < config.row_length:
+    if longest is not None and 0 < longest < config.row_length:  # -1: as many as one likes
         raise UsageError(f"row_length {config.row_length} is beyond the model's max_position_embeddings, {longest}")
     model = AcousticLM(body, pattern, config.codebook_weights)
     check_attention(model, pattern, config.row_length)
