@@ -83,12 +83,16 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
     progress = checkpoints.load_latest()
     if progress.steps:
         say(f"resuming {out} after step {progress.steps}")
+    budget = config.run_budget()
+    finished = budget.is_spent(progress)
+    if finished and (out / "final" / "slm.json").is_file():
+        return say(f"{out} is finished: nothing to do")
     metrics = MetricsLog(out, progress.steps, accelerator, config)
     checkpoints.figures = metrics.last_evaluation()
     sampler = None
     if config.samples.every and data.evaluation:
         sampler = Sampler(accelerator, out, model, record, data.evaluation[0], data.statistics, config.samples)
-    budget, clock = config.run_budget(), Clock(progress.elapsed_s)
+    clock = Clock(progress.elapsed_s)
     trouble = watch.Trouble(config.divergence_nats, told_by_main(accelerator, metrics.losses()))
     ceiling = matmul_flops_per_s(device, torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32)
     throughput = Throughput(device, ceiling * accelerator.num_processes, budget, progress)
@@ -97,7 +101,6 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
 
     model.train()
     leave.in_steps = True  # from here on all processes leave together
-    finished = budget.is_spent(progress)
     for made in () if finished else loader.stream(progress.steps):
         batches = [to_device(batch, device) for batch in made]
         # One denominator for the whole step, over all micro-batches of all processes; one clock; and one will.
@@ -160,11 +163,8 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
         if last:
             break
 
-    if finished and (out / "final" / "slm.json").is_file():
-        say(f"{out} is finished: nothing to do")
-    else:
-        checkpoints.save_final()
-        say(f"model: {out / 'final'}")
+    checkpoints.save_final()
+    say(f"model: {out / 'final'}")
     metrics.close()
 
 

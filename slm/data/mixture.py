@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from slm.data.source import Source
 from slm.errors import UsageError
 
+if TYPE_CHECKING:  # which needs numpy: the options of a mixture are read without
+    from slm.data.source import Source
+
 _PARTS = 1 << 32
+
+
+def complaints(weights: Sequence[float] | None, epochs: Sequence[float] | None, temperature: float | None,
+               num_sources: int) -> list[str]:  # fmt: skip
+    """What is wrong with the options of a mixture, by their names on the command line."""
+    options = {"weights": weights, "epochs": epochs, "temperature": temperature}
+    given = [name for name, value in options.items() if value is not None]
+    made = [f"mixture: give one of {', '.join(given)}, not several"] if len(given) > 1 else []
+    for name, values in (("weights", weights), ("epochs", epochs)):
+        if values is not None and len(values) != num_sources:
+            made.append(f"mixture.{name}: {len(values)} given for {num_sources} corpora")
+        if values is not None and min(values, default=1) <= 0:
+            made.append(f"mixture.{name} must be above 0: {[*values]}")
+    if temperature is not None and temperature <= 0:
+        made.append(f"mixture.temperature must be above 0, not {temperature}")
+    return made
 
 
 class Mixture:
@@ -20,16 +39,10 @@ class Mixture:
                  epochs: Sequence[float] | None = None, temperature: float | None = None):  # fmt: skip
         self.sources = tuple(sources)
         self.weights, self.epochs, self.temperature = weights, epochs, temperature
-        given = [values for values in (weights, epochs, temperature) if values is not None]
         if not self.sources:
             raise UsageError("a mixture needs at least one corpus")
-        if len(given) > 1:
-            raise UsageError("a mixture takes one of weights, epochs and temperature")
-        for values in (weights, epochs):
-            if values is not None and len(values) != len(self.sources):
-                raise UsageError(f"{len(values)} shares given for {len(self.sources)} corpora")
-        if min(weights or epochs or [1]) <= 0 or (temperature is not None and temperature <= 0):
-            raise UsageError(f"shares of a mixture must be above 0, not {given[0]}")
+        if wrong := complaints(weights, epochs, temperature, len(self.sources)):
+            raise UsageError("; ".join(wrong))
 
     def shares(self, sizes: Sequence[float]) -> list[float]:
         """Shares that sum to 1; `sizes` are how many rows each source has."""

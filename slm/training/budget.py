@@ -20,6 +20,14 @@ _FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGT]?)\s*([a-z-]+)\s*", 
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
+def duration_text(seconds: float) -> str:
+    """In the unit that has digits: `12.8 s`, `9.5 min`, `145,000.0 h`."""
+    for unit, length in (("s", 1), ("min", 60)):
+        if seconds < 100 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds / 3600:,.1f} h"
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a run has spent. All of it is saved with a checkpoint, so that a resumed schedule is the same schedule.

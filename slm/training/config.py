@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from slm.data.mixture import complaints
 from slm.errors import UsageError
 from slm.training.budget import Budget
 
@@ -23,17 +24,7 @@ class MixtureConfig:
     """Shares in proportion to size to the power of 1 / temperature: above 1, small corpora are heard more."""
 
     def complaints(self, num_corpora: int) -> list[str]:
-        given = [n for n in ("weights", "epochs", "temperature") if getattr(self, n) is not None]
-        made = [f"mixture: give one of {', '.join(given)}, not several"] if len(given) > 1 else []
-        for name in ("weights", "epochs"):
-            values = getattr(self, name)
-            if values is not None and len(values) != num_corpora:
-                made.append(f"mixture.{name}: {len(values)} given for {num_corpora} corpora")
-            if values is not None and min(values, default=1) <= 0:
-                made.append(f"mixture.{name} must be above 0: {values}")
-        if self.temperature is not None and self.temperature <= 0:
-            made.append(f"mixture.temperature must be above 0, not {self.temperature}")
-        return made
+        return complaints(self.weights, self.epochs, self.temperature, num_corpora)
 
 
 @dataclass(frozen=True)

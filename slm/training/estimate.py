@@ -10,7 +10,7 @@ import torch
 from slm.data.loader import TrainLoader
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.flops import flops_per_step_position
-from slm.training.budget import Budget
+from slm.training.budget import Budget, duration_text
 from slm.training.config import TrainConfig
 from slm.training.setup import TrainingData, computes_in_bf16, load_data, make_loader, make_model, make_pattern
 from slm.training.throughput import matmul_flops_per_s
@@ -22,7 +22,7 @@ ASSUMED_MFU = 0.4
 def describe_run(config: TrainConfig, data: TrainingData, model: AcousticLM) -> str:
     pattern = config.pattern.name + (", deduplicated" if config.dedup else "") + (", unit BPE" if config.bpe else "")
     return (
-        f"{data.spec.describe()}, {pattern}; {data.duration_s / 3600:.3f} h in {data.num_clips} clips; "
+        f"{data.spec.describe()}, {pattern}; {duration_text(data.duration_s)} in {data.num_clips} clips; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
     )
 
@@ -56,10 +56,10 @@ def dry_run(config: TrainConfig) -> str:
         "model": describe_run(config, data, model),
         "budget": _budget_text(budget, config),
         "one step": f"{loader.rows_per_step} rows of {config.row_length} ({world} x {config.accumulation} x "
-                    f"{config.rows_per_batch}), {codes:,.0f} codes, {audio_s / 3600:.3f} h of audio",
+                    f"{config.rows_per_batch}), {codes:,.0f} codes, {duration_text(audio_s)} of audio",
         "steps": f"{steps:,}",
         "codes": f"{codes * steps:,.0f}",
-        "audio": f"{audio_s * steps / 3600:,.1f} h heard, {epochs * steps:.2f} epochs",
+        "audio": f"{duration_text(audio_s * steps)} heard, {epochs * steps:.2f} epochs",
         "compute": f"{flops * steps:.2e} FLOPs",
         "memory": f"{state_gb:.1f} GB for weights, gradients, moments; "
                   f"about {_activations_gb(model, config, half):.1f} GB for activations of a micro-batch",

@@ -50,10 +50,10 @@ def test_shares_by_weights_epochs_temperature_and_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": [1]}, "1 shares given for 2 corpora"),
+        ({"weights": [1]}, "mixture.weights: 1 given for 2 corpora"),
         ({"epochs": [1, 0]}, "must be above 0"),
         ({"temperature": 0}, "must be above 0"),
-        ({"weights": [1, 1], "temperature": 2}, "takes one of"),
+        ({"weights": [1, 1], "temperature": 2}, "give one of weights, temperature"),
     ],
 )
 def test_what_is_no_mixture_is_refused(options, message):

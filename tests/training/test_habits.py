@@ -17,6 +17,7 @@ import train_lm
 from slm.errors import UsageError
 from slm.spoken_lm import load_lm
 from slm.training import checkpoint, metrics, watch
+from slm.training.budget import duration_text
 from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
@@ -246,6 +247,30 @@ def test_a_dry_run_tells_and_writes_nothing(corpora, tmp_path, capsys):
     taken = sum(len(c.codes) + 3 for c in markov_codes(ArithmeticTokenizer(2), 120))  # two delayed streams: T + 3 steps
     assert steps == pytest.approx(10 * taken / (8 * 64), rel=0.1)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_heard_is_told_in_a_unit_that_has_digits(corpora, tmp_path, capsys):
+    """The corpus has 0.02 s a frame: seconds, of which no tenth of an hour would be seen."""
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget="1 epoch", dry_run=True, eval_fraction=0.0))
+    seconds = sum(c.duration_s for c in markov_codes(ArithmeticTokenizer(2), 120))
+    told = capsys.readouterr().out
+    assert f"{seconds:.3g} s in 120 clips" in told
+    heard = next(line for line in told.splitlines() if line.startswith("audio")).split()
+    assert (heard[2:4], float(heard[1])) == (["s", "heard,"], pytest.approx(seconds, rel=0.1))
+    assert [duration_text(s) for s in (0.25, 99.0, 570, 7200, 145_000 * 3600)] == [
+        "0.25 s", "99 s", "9.5 min", "2.0 h", "145,000.0 h"
+    ]  # fmt: skip
+
+
+def test_a_finished_run_that_is_given_again_writes_nothing(corpora, tmp_path, capsys):
+    c = config(corpora["two"], tmp_path / "run", steps=4, save_every=2, eval_every=4)
+    train_lm.main(c)
+    before = {f: (f.stat().st_mtime_ns, f.stat().st_size) for f in (tmp_path / "run").rglob("*") if f.is_file()}
+    reset_accelerate()
+    train_lm.main(c)
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    after = {f: (f.stat().st_mtime_ns, f.stat().st_size) for f in (tmp_path / "run").rglob("*") if f.is_file()}
+    assert after == before
 
 
 def test_trackers_that_are_missing_are_named_with_their_install_line(corpora, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from slm.training import engine, metrics, watch
 from slm.training.checkpoint import list_checkpoints
 from slm.training.config import OptimizerConfig
 from slm.training.metrics import nats_per_code, read_metrics
-from tests.training.runs import config, losses, reset_accelerate
+from tests.training.runs import ENV, config, losses, reset_accelerate, run
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(corpora, tmp_path):
@@ -72,3 +72,19 @@ def test_a_resumed_run_knows_the_best_loss_it_had(corpora, tmp_path, monkeypatch
     reset_accelerate()
     with pytest.raises(StoppedError, match=rf"2 nats per code above its best, {best:.3f}, at step 7"):
         train_lm.main(c)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "queued"),
+    [("exit 143", 143, True), ("kill -USR1 $$", 138, True), ("exit 0", 0, False), ("exit 1", 1, False)],
+)
+def test_slurm_queues_a_run_again_that_left_or_had_no_time_to_hear_the_signal(tmp_path, ends, status, queued):
+    """With a `srun` whose tasks end so, and a `scontrol` that writes down what it is asked."""
+    asked = tmp_path / "asked"
+    for name, text in (("srun", f"bash -c '{ends}'"), ("scontrol", f'echo "$@" >> {asked}')):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+    made = run(["bash", "configs/slurm/train.sbatch"], {**ENV, **slurm, "PATH": f"{tmp_path}:{ENV['PATH']}"})
+    assert made.returncode == status
+    assert ("requeue 7" in asked.read_text()) is queued
