@@ -146,6 +146,14 @@ def end_to_end(signals: Sequence[np.ndarray], starts: Sequence[int], total: int,
     return values[None, None].to(like.device, non_blocking=True).to(like.dtype)
 
 
+def spectra_end_to_end(spectra: Sequence[torch.Tensor], starts: Sequence[int], total: int) -> torch.Tensor:
+    """Spectra `[1, T_i, bands]`, made clip by clip, in zeros `[1, total, bands]`."""
+    values = spectra[0].new_zeros(1, total, spectra[0].shape[2])
+    for each, start in zip(spectra, starts, strict=True):
+        values[:, start : start + each.shape[1]] = each
+    return values
+
+
 def to_bfloat16(tokenizer: PackedTokenizer) -> None:
     """From now on what leads to the `model.quantizer` of a codec computes in bfloat16, and that as before, whatever it
     is given."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from slm.errors import UsageError, did_you_mean
-from slm.tokenizers.base import EXACT, TOKENIZERS
+from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import VOCABULARY, TokenizerRecord, read_record, records, text
 
 
@@ -75,11 +75,9 @@ def modes_of(row: TokenizerRecord) -> dict[str, str]:
     if row.loads is None or not is_runnable(row):
         return {}
     try:
-        modes = dict(TOKENIZERS.get(row.loads).known_modes())
+        return dict(TOKENIZERS.get(row.loads).known_modes())
     except UsageError:  # a broken plug-in, of which its note tells
         return {}
-    reads_spectra = row.inputs is not None and "time" not in row.inputs  # which are made clip by clip
-    return {EXACT: modes[EXACT]} if reads_spectra else modes
 
 
 def list_tokenizers(config: ListConfig) -> None:

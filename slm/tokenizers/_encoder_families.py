@@ -1,4 +1,4 @@
-"""The speech encoders of transformers, cut off above the layers that are asked for.
+"""The speech encoders of transformers that hear the waveform, cut off above the layers that are asked for.
 
 Layers count as in transformers' `hidden_states`, which is also how fairseq, textlesslib and SpeechBrain count: 0 is
 what enters the first layer, n what leaves the n-th (Whisper's last: after the norm that closes its encoder). Only
@@ -17,7 +17,6 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._frames import FrameEncoder
-from slm.tokenizers._log_mel import LogMel
 from slm.tokenizers.base import weight_digests
 
 if TYPE_CHECKING:
@@ -34,12 +33,6 @@ _CONV_KEYS = (
     *("num_attention_heads", "do_stable_layer_norm", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"),
     *("num_buckets", "max_bucket_distance"),
 )
-_BERT_KEYS = (
-    *("hidden_act", "layer_norm_eps", "num_attention_heads", "position_embeddings_type", "max_source_positions"),
-    *("rotary_embedding_base", "left_max_position_embeddings", "right_max_position_embeddings"),
-    "conv_depthwise_kernel_size",
-)
-_WHISPER_KEYS = ("activation_function", "encoder_attention_heads", "max_source_positions")
 
 
 class LayeredEncoder(FrameEncoder):
@@ -47,6 +40,10 @@ class LayeredEncoder(FrameEncoder):
 
     model: Any
     blocks: Any
+    shares_tensors = True
+    """Whether clips may share a tensor."""
+    batch_s: float | None = None
+    """Seconds in a batch on a GPU, where these are others than usual."""
 
     def _keep(self, blocks: Any, layers: Sequence[int], name: str) -> Any:
         """The blocks that run for `layers`; UsageError for a layer that there is not."""
@@ -108,7 +105,7 @@ def attend_clip_by_clip(model: Any) -> None:
         model.set_attn_implementation("sdpa")  # which is followed
         return
     for block in model.encoder.layers:
-        run_clip_by_clip(block.attention, masked=True)
+        run_clip_by_clip(block.attention, mask="bool")
 
 
 @contextmanager
@@ -148,6 +145,8 @@ class ConvEncoder(LayeredEncoder):
         receptive_field = 1 + int(np.dot(np.subtract(config.conv_kernel, 1), jumps))
         self.frame_offset_samples = self.hop_samples - receptive_field
         self.width = config.hidden_size
+        if config.model_type == "wavlm":
+            self.batch_s = WAVLM_BATCH_S
 
     def prepared(self, part: np.ndarray) -> np.ndarray:
         import torch
@@ -179,87 +178,3 @@ class ConvEncoder(LayeredEncoder):
         if self.input_norm == "layer-norm":
             settings["input_norm"] = self.input_norm
         return {**settings, "sample_rate_hz": self.sample_rate_hz, "weights": self._weights(layer)}
-
-
-class BertEncoder(LayeredEncoder):
-    """w2v-BERT 2.0: Kaldi's log-mel frames every 10 ms, joined by `stride`, then Conformer layers.
-
-    T = floor((N - 240) / 320): an odd last log-mel frame is dropped, as fairseq2 does; transformers pads it to a pair
-    and masks it, which leaves the other frames as they are.
-    """
-
-    def __init__(self, model: Any, feature_extractor: Any, layers: Sequence[int], device: str, input_norm: str | None):
-        if input_norm is not None:
-            raise UsageError("input_norm has no meaning for w2v-BERT, which normalizes its log-mel frames")
-        config = model.config
-        model.encoder.layers = self._keep(model.encoder.layers, layers, config._name_or_path)
-        model.adapter = model.intermediate_ffn = None
-        self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
-        self.log_mel = LogMel(feature_extractor)
-        self.sample_rate_hz = feature_extractor.sampling_rate
-        self.hop_samples = 160 * feature_extractor.stride  # both fixed in the feature extractor: windows of 400,
-        self.frame_offset_samples = 160 - 400  # one every 160 samples
-        self.width = config.hidden_size
-
-    def features_of(self, part: np.ndarray) -> torch.Tensor:
-        import torch
-
-        model = self.model
-        return self._layers_of(self.log_mel(torch.from_numpy(part).to(model.device), fill_last=False).to(model.dtype))
-
-    def identity(self, layer: int) -> dict[str, Any]:
-        settings = {key: getattr(self.model.config, key, None) for key in _BERT_KEYS}
-        settings |= {key: getattr(self.extractor, key) for key in ("num_mel_bins", "stride")}
-        settings |= {"family": "wav2vec2-bert", "layer": layer, "sample_rate_hz": self.sample_rate_hz}
-        return {**settings, "weights": self._weights(layer)}
-
-
-class WhisperFrames(LayeredEncoder):
-    """Whisper's encoder, on each clip alone: its positions are cut to the clip's length, not the clip padded to 30 s.
-
-    T = floor(N / 320); the rest of the clip is dropped. A window never exceeds the encoder's 30 s. Weights are rounded
-    to fp16, the precision in which OpenAI published them, so that fp16 and fp32 copies of them give the same units.
-    """
-
-    def __init__(
-        self, encoder: Any, feature_extractor: Any, layers: Sequence[int], device: str, input_norm: str | None
-    ):
-        if input_norm is not None:
-            raise UsageError("input_norm has no meaning for Whisper, whose feature extractor normalizes")
-        config = encoder.config
-        self.last_layer = len(encoder.layers)
-        encoder.layers = self._keep(encoder.layers, layers, config._name_or_path)
-        self.model = encoder.half().float().to(device).eval().requires_grad_(False)
-        self.extractor = feature_extractor
-        self.sample_rate_hz = feature_extractor.sampling_rate
-        self.hop_samples = 2 * feature_extractor.hop_length  # the second convolution halves the rate
-        self.width = config.d_model
-        self.max_window_frames = config.max_source_positions
-
-    def features_of(self, part: np.ndarray) -> torch.Tensor:
-        import torch
-        from torch.nn.functional import gelu
-
-        model = self.model
-        log_mel = self.extractor(
-            part[: len(part) // self.hop_samples * self.hop_samples],
-            sampling_rate=self.sample_rate_hz,
-            padding="longest",
-            truncation=False,
-            return_tensors="pt",
-            device=str(model.device),
-        ).input_features
-        hidden = gelu(model.conv2(gelu(model.conv1(log_mel.to(model.device))))).transpose(1, 2)
-        states = [hidden + model.embed_positions.weight[: hidden.shape[1]]]
-        for block in self.blocks:
-            states.append(block(states[-1], None))
-        if len(self.blocks) == self.last_layer:
-            states[-1] = model.layer_norm(states[-1])
-        return torch.cat([states[layer] for layer in self.layers])
-
-    def identity(self, layer: int) -> dict[str, Any]:
-        settings = {key: getattr(self.model.config, key) for key in _WHISPER_KEYS}
-        settings |= {key: getattr(self.extractor, key) for key in ("feature_size", "n_fft", "hop_length", "dither")}
-        settings |= {"family": "whisper", "layer": layer, "sample_rate_hz": self.sample_rate_hz}
-        closing = () if layer == self.last_layer else ("layer_norm.",)
-        return {**settings, "weights": self._weights(layer, *closing)}

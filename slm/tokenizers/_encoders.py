@@ -10,14 +10,8 @@ from typing import Any
 
 from slm.errors import UsageError, did_you_mean
 from slm.tokenizers._checkpoints import check_shapes
-from slm.tokenizers._encoder_families import (
-    CONV_FAMILIES,
-    INPUT_NORMS,
-    BertEncoder,
-    ConvEncoder,
-    LayeredEncoder,
-    WhisperFrames,
-)
+from slm.tokenizers._encoder_families import CONV_FAMILIES, INPUT_NORMS, ConvEncoder, LayeredEncoder
+from slm.tokenizers._spectral_encoders import BertEncoder, WhisperFrames
 
 Family = type[ConvEncoder] | type[BertEncoder] | type[WhisperFrames]
 Loaded = tuple[Family, Any, Any]

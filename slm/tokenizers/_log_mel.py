@@ -1,7 +1,8 @@
-"""What w2v-BERT 2.0 reads: Kaldi's log-mel frames every 10 ms, each band normalized over the clip, `stride` in one.
+"""The log-mel frames that encoders of transformers read, by its own feature extractors, or the same on a GPU.
 
-transformers computes them frame by frame in numpy, at some 200 times real time: of a GPU that is most of the time.
-There the same steps run on the device, as far as that goes in the same precision. Elsewhere it is transformers' own.
+Those of w2v-BERT 2.0 are Kaldi's, every 10 ms, each band normalized over the clip, `stride` in one: transformers
+computes them frame by frame in numpy, at some 200 times real time, which would be most of the time of a GPU. There the
+same steps run on the device, as far as that goes in the same precision. Whisper's come back to the host from there.
 """
 
 from __future__ import annotations
@@ -68,3 +69,40 @@ class LogMel:
         spectrum = torch.fft.rfft((frames - _PREEMPHASIS * before) * window, _FFT).to(torch.complex64)
         power = spectrum.to(torch.complex128).abs().square()
         return (power @ filters).clamp_min(_QUIETEST).log().float().double()
+
+
+class WhisperLogMel:
+    """By a `WhisperFeatureExtractor`."""
+
+    def __init__(self, extractor: Any):
+        self.extractor = extractor
+        self._tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, signal: torch.Tensor) -> torch.Tensor:
+        """A signal `[N]` -> fp32 `[1, N / 160, bands]` on its device."""
+        if signal.is_cuda:
+            return self.on_device(signal)
+        made: torch.Tensor = self.extractor(
+            signal.float().numpy(),
+            sampling_rate=self.extractor.sampling_rate,
+            padding="longest",
+            truncation=False,
+            return_tensors="pt",
+        ).input_features
+        return made.mT
+
+    def on_device(self, signal: torch.Tensor) -> torch.Tensor:
+        """The same by torch, step by step."""
+        import torch
+
+        extractor, signal = self.extractor, signal.float()[None]
+        if extractor.dither:
+            signal = signal + extractor.dither * torch.randn_like(signal)
+        if signal.device not in self._tables:
+            filters = torch.from_numpy(extractor.mel_filters).float().to(signal.device)
+            self._tables[signal.device] = torch.hann_window(extractor.n_fft, device=signal.device), filters
+        window, filters = self._tables[signal.device]
+        spectrum = torch.stft(signal, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
+        power = (spectrum[..., :-1].abs() ** 2).contiguous()
+        log_mel = (filters.T @ power).clamp(min=1e-10).log10()
+        return ((torch.maximum(log_mel, log_mel.amax() - 8.0) + 4.0) / 4.0).mT

@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from slm.errors import UsageError
-from slm.tokenizers._encoder_families import WAVLM_BATCH_S, ConvEncoder
+from slm.tokenizers._codec import widest_layer
+from slm.tokenizers._encoder_families import ConvEncoder
 from slm.tokenizers._encoders import check_layers, load_encoder
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
+from slm.tokenizers._spectral_encoders import SpectralEncoder
 from slm.tokenizers._unit_vocoder import UnitVocoder, load_unit_vocoder
 from slm.tokenizers.base import TOKENIZERS, fingerprint
 from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
+
+    from slm.tokenizers._batched import Batch
 
 MAX_WINDOW_S = 100.0  # as textlesslib
 
@@ -102,10 +106,10 @@ class SslKmeansTokenizer(KmeansTokenizer):
             semantic_codebooks=tuple(range(len(layers))),
             taxonomy=taxonomy_of("ssl-kmeans", encoder),
         )
-        if not isinstance(frames, ConvEncoder):
+        if not frames.shares_tensors:
             self.batching = "none"
-        elif frames.model.config.model_type == "wavlm":
-            self.batch_s = {**self.batch_s, "cuda": WAVLM_BATCH_S}
+        if frames.batch_s is not None:
+            self.batch_s = {**self.batch_s, "cuda": frames.batch_s}
         self.model = frames.model
         self.vocoder: UnitVocoder | None = None
         if vocoder is not None:
@@ -126,8 +130,13 @@ class SslKmeansTokenizer(KmeansTokenizer):
         )
 
     def encoder_stages(self) -> Sequence[Any]:
-        assert isinstance(self.encoder, ConvEncoder)
+        assert isinstance(self.encoder, ConvEncoder | SpectralEncoder)
         return self.encoder.stages()
+
+    def _gap_frames(self) -> int:
+        if isinstance(self.encoder, SpectralEncoder):
+            return widest_layer(self.encoder_stages(), self.encoder.spectra_per_frame)
+        return super()._gap_frames()
 
     def _to_bfloat16(self) -> None:
         import torch
@@ -137,6 +146,14 @@ class SslKmeansTokenizer(KmeansTokenizer):
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         assert isinstance(self.encoder, ConvEncoder)
         return self._assign(self.encoder.run(signals[:, 0])).T[None]
+
+    def _codes_of_batch(self, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
+        from slm.tokenizers._batched import frames_of_batch
+
+        if not isinstance(self.encoder, SpectralEncoder):
+            return super()._codes_of_batch(batch, signals)
+        clips = [signals[i] for i in batch.members]
+        return self._assign(self.encoder.run_packed(batch, clips, frames_of_batch(self))).T[None]
 
     def _num_frames(self, num_samples: int) -> int:
         return (num_samples + self.encoder.hop_samples - self.encoder.window_samples) // self.encoder.hop_samples

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
+from slm.tokenizers._codec import widest_layer
 from slm.tokenizers._log_mel import LogMel
 from slm.tokenizers._pretrained import PretrainedCodec
+from slm.tokenizers._spectral_encoders import BERT_BATCH_S, attend_by_clips
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
+
+    from slm.tokenizers._batched import Batch
 
 
 @TOKENIZERS.register("xcodec2")
@@ -31,6 +37,8 @@ class XCodec2Tokenizer(PretrainedCodec):
     one codebook is asked for.
     """
 
+    batching: Literal["none", "frames", "samples"] = "samples"
+    batch_s: Mapping[str, float] = {"cuda": BERT_BATCH_S, "cpu": 0.0}
     longest_clip_s = 180.0
     family = "xcodec2"
     model_class = "Xcodec2Model"
@@ -57,6 +65,14 @@ class XCodec2Tokenizer(PretrainedCodec):
             identity=self._identity(config),
             taxonomy=taxonomy_of(self.family),
         )
+        self._let_clips_share_tensors()
+
+    def _let_clips_share_tensors(self) -> None:
+        from slm.tokenizers.networks.xcodec2 import follow_clips
+
+        follow_clips(self.model.acoustic_encoder)
+        if not attend_by_clips(self.model.semantic_encoder):
+            self.batching = "none"
 
     @staticmethod
     def _input_rate_hz(config: Any) -> int:
@@ -94,6 +110,38 @@ class XCodec2Tokenizer(PretrainedCodec):
         padded = torch.nn.functional.pad(signals, (0, hop - signals.shape[-1] % hop))
         features = torch.cat([mel_features(signal, self._mel_padding_samples) for signal in padded[:, 0]])
         return self.model.encode(padded, self._to_model(features)).audio_codes
+
+    def encoder_stages(self) -> list[Any]:
+        return [self.model.semantic_encoder.encoder, self.model.semantic_adapter, self.model.acoustic_encoder]
+
+    def _gap_frames(self) -> int:
+        # The branches run beside one another, the semantic one in frames.
+        *semantic, acoustic = self.encoder_stages()
+        return max(widest_layer(semantic, 1), widest_layer([acoustic], self.spec.hop_samples))
+
+    def _samples_taken(self, num_samples: int) -> int:
+        return (num_samples // self.spec.hop_samples + 1) * self.spec.hop_samples
+
+    def _codes_of_batch(self, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
+        """As `encode` of the model does with each."""
+        import torch
+
+        from slm.tokenizers._batched import end_to_end, frames_of_batch, spectra_end_to_end
+
+        model, frames, hop = self.model, frames_of_batch(self), self.spec.hop_samples
+        starts = [start * hop for start in batch.starts]
+        heard = end_to_end([signals[i] for i in batch.members], starts, frames * hop, self._parameter())
+        lengths = [self._samples_taken(len(signals[i])) for i in batch.members]
+        clips = [heard[0, 0, start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        spectra = [self._to_model(mel_features(clip, self._mel_padding_samples)) for clip in clips]
+        with batch.packed(batch.starts, [each.shape[1] for each in spectra], frames):
+            semantic = model.semantic_encoder(spectra_end_to_end(spectra, batch.starts, frames)).last_hidden_state
+            semantic = model.semantic_adapter(semantic.transpose(1, 2))
+        with batch.packed(starts, lengths, frames * hop):
+            acoustic = model.acoustic_encoder(heard)
+        latents = model.fc_encoder(torch.cat([semantic, acoustic], dim=1).transpose(1, 2))
+        codes: torch.Tensor = model.quantizer(latents)[1]
+        return codes.transpose(1, 2)
 
     def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
         return self.model.decode(codes).audio_values[:, 0]

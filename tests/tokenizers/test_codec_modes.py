@@ -20,6 +20,7 @@ from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers.encodec import EncodecTokenizer
 from slm.tokenizers.networks.packed import PackedClips
+from slm.tokenizers.xcodec2 import XCodec2Tokenizer
 from slm.types import AudioClip
 from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import DAC, ENCODEC, MIMI
@@ -60,7 +61,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def rows_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 8 s, where a CPU would take clips one by one."""
-    monkeypatch.setattr(NeuralCodec, "batch_s", {"cpu": 8.0})
+    for codec in (NeuralCodec, XCodec2Tokenizer):
+        monkeypatch.setattr(codec, "batch_s", {"cpu": 8.0})
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -149,6 +151,8 @@ def test_windows_of_attention_stay_whole(tmp_path: Path, rows_on_cpu: None) -> N
         ("xcodec", "hubert"),
         ("higgs-audio-v2", "hubert"),
         pytest.param("xcodec", "wavlm", marks=pytest.mark.thorough),
+        ("xcodec2", "wav2vec2-bert"),
+        ("neucodec", "wav2vec2-bert"),
     ],
 )
 def test_two_branches_hear_each_clip_between_zeros(name: str, semantic: str, tmp_path: Path, rows_on_cpu: None) -> None:

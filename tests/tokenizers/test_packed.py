@@ -162,7 +162,7 @@ def test_what_looks_along_a_clip_sees_that_clip_alone(groups: int, kernel: int) 
     torch.manual_seed(0)
     model, lengths, starts = Whole(groups, kernel).double(), [30, 17, 29], [0, 31, 59]
     run_clip_by_clip(model.positions, channels_first=True)
-    run_clip_by_clip(model.attention, masked=True)
+    run_clip_by_clip(model.attention, mask="bool")
     signals = [torch.randn(length, dtype=torch.float64) for length in lengths]
     batch = torch.full((1, 1, 90), torch.nan, dtype=torch.float64)
     for start, signal in zip(starts, signals, strict=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from tests.tokenizers.speech import real_clips
 from tests.tokenizers.speech_encoders import WIDTH, conv_config, randomized, save_encoders, small_mhubert
 
 NAMES = [
-    *("hubert-group", "wavlm-layer", "25-hz", "batch-norm"),
+    *("hubert-group", "wavlm-layer", "25-hz", "batch-norm", "bert", "whisper"),
     *(pytest.param(name, marks=pytest.mark.thorough) for name in ("hubert-layer", "wavlm-group", "wav2vec2-group")),
 ]
 
@@ -123,10 +125,17 @@ def test_encoders_compute_in_bfloat16_and_centroids_do_not(load: Callable[..., A
     assert "on a CPU" in fast.spec.taxonomy["mode"]
 
 
-def test_encoders_of_another_form_have_exact_alone(load: Callable[..., Any]) -> None:
-    for name in ("whisper", "bert"):
-        assert list(load(name, "exact").modes) == ["exact"]
-    told = {name: list(modes_of(find_records(name)[0])) for name in ("w2v-bert-2-l17", "mhubert-25hz")}
-    assert told == {"w2v-bert-2-l17": ["exact"], "mhubert-25hz": ["exact", "batched", "tf32", "bf16"]}
+def test_positions_of_a_kind_that_is_not_published_have_exact_alone(tmp_path: Path, folders: dict[str, Path]) -> None:
+    shutil.copytree(folders["bert"], tmp_path / "bert")
+    config = json.loads((tmp_path / "bert/config.json").read_text())
+    config["position_embeddings_type"] = "rotary"
+    (tmp_path / "bert/config.json").write_text(json.dumps(config))
+    settings = {"encoder": str(tmp_path / "bert"), "layer": 1, "centroids": str(tmp_path / "bert/L1.safetensors")}
+    assert list(load_tokenizer("ssl-kmeans", **settings).modes) == ["exact"]
     with pytest.raises(UsageError, match="no mode 'batched', only exact"):
-        load("whisper", "batched")
+        load_tokenizer("ssl-kmeans", mode="batched", **settings)
+
+
+def test_the_page_tells_modes_of_all_encoders() -> None:
+    told = {name: list(modes_of(find_records(name)[0])) for name in ("w2v-bert-2-l17", "mhubert-25hz")}
+    assert all(modes == ["exact", "batched", "tf32", "bf16"] for modes in told.values())

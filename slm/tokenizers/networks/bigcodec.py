@@ -7,7 +7,7 @@ Blocks carry the authors' names; `own_names` and `published_names` say what else
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -21,6 +21,8 @@ from slm.tokenizers.networks.seanet import Recurrence, SEANet
 
 _DILATIONS = (1, 3, 9)
 _FILTER_TAPS = 12
+ALIAS_FREE_REACH = 8
+"""Steps that one of `at_twice_the_rate` sees to either side: 5 of the filter up, 3 of the filter down."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ class FillingConv1d(nn.Conv1d):
 class Activation(nn.Module):
     """x + sin(a x)^2 / b at twice the rate, between two low-pass filters; a and b are learned logarithms."""
 
-    reach = 8
-    """Steps that one of the output sees to either side: 5 of the filter up, 3 of the filter down."""
+    reach = ALIAS_FREE_REACH
 
     up_filter: torch.Tensor
     down_filter: torch.Tensor
@@ -71,14 +72,23 @@ class Activation(nn.Module):
         self.register_buffer("down_filter", kaiser_low_pass())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels = x.shape[1]
-        padded = functional.pad(x, (5, 5), mode="replicate")
-        filters = self.up_filter.expand(channels, -1, -1)
-        x = 2 * functional.conv_transpose1d(padded, filters, stride=2, padding=15, groups=channels)
         alpha, beta = self.alpha.exp()[:, None], self.beta.exp()[:, None]
-        x = x + 1 / (beta + 1e-9) * torch.sin(x * alpha) ** 2
-        padded = functional.pad(x, (5, 5), mode="replicate")
-        return functional.conv1d(padded, self.down_filter.expand(channels, -1, -1), stride=2, groups=channels)
+
+        def snake(x: torch.Tensor) -> torch.Tensor:
+            return x + 1 / (beta + 1e-9) * torch.sin(x * alpha) ** 2
+
+        return at_twice_the_rate(x, snake, self.up_filter, self.down_filter)
+
+
+def at_twice_the_rate(
+    x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor], up: torch.Tensor, down: torch.Tensor
+) -> torch.Tensor:
+    """`change` of `[B, C, T]` between two filters `[1, 1, 12]`, the first and last step repeated around it."""
+    channels = x.shape[1]
+    padded = functional.pad(x, (5, 5), mode="replicate")
+    raised = functional.conv_transpose1d(padded, up.expand(channels, -1, -1), stride=2, padding=15, groups=channels)
+    padded = functional.pad(change(2 * raised), (5, 5), mode="replicate")
+    return functional.conv1d(padded, down.expand(channels, -1, -1), stride=2, groups=channels)
 
 
 def kaiser_low_pass() -> torch.Tensor:

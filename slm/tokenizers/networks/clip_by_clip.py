@@ -7,23 +7,25 @@ longer than the gaps between clips sees zeros there, as at the end of a clip alo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from slm.tokenizers.networks.packed import PackedClips, current
 
+Mask = Literal["bool", "added"]
 
-def run_clip_by_clip(module: nn.Module, *, masked: bool = False, channels_first: bool = False) -> None:
+
+def run_clip_by_clip(module: nn.Module, *, mask: Mask | None = None, channels_first: bool = False) -> None:
     """From now on `module`, which maps `[1, T, C]` (`channels_first`: `[1, C, T]`) to as many steps or a few more, is
-    given clips as rows of a batch wherever they are packed, zeros behind them. With `masked` it is also told as
-    `attention_mask [R, W]` which places of the rows are of a clip; without, it must not look behind the end of one, or
-    see what zeros say.
+    given clips as rows of a batch wherever they are packed, zeros behind them. With a `mask` it is also told as its
+    `attention_mask` which places of the rows are of a clip: `[R, W]` true there ("bool"), or what is added to its
+    scores `[R, H, W, W]` ("added"); without, it must not look behind the end of one, or see what zeros say.
 
     What it makes is a tensor, a tuple that begins with one, or an output with `last_hidden_state`.
     """
-    rows = _Rows(masked, channels_first)
+    rows = _Rows(mask, channels_first)
     module.register_forward_pre_hook(rows.give, with_kwargs=True)
     module.register_forward_hook(rows.take_back)
     module.runs_along_clips = True  # type: ignore[assignment]
@@ -38,19 +40,23 @@ def runs_along_clips(network: nn.Module) -> bool:
 class _Rows:
     """Hooks of a module, which can be copied and pickled with it."""
 
-    masked: bool
+    mask: Mask | None
     channels_first: bool
 
     def give(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if (packed := current()) is None:
             return None
-        x, *rest = args
+        x, *rest = args or (kwargs["hidden_states"],)
         rows = packed.to_rows(x.mT if self.channels_first else x, time=1)
         held = packed.held(rows)
         rows = rows.masked_fill(~held[..., None], 0.0)
-        if self.masked:
+        if self.mask == "added":
+            lowest = torch.finfo(rows.dtype).min
+            held = rows.new_zeros(held.shape).masked_fill(~held, lowest)[:, None, None]
+        if self.mask:
             kwargs = {**kwargs, "attention_mask": held}
         packed.follows = False
+        kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         return (rows.mT if self.channels_first else rows, *rest), kwargs
 
     def take_back(self, module: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
