@@ -1,5 +1,5 @@
-"""How sure a number is: percentile bootstrap over independent observations (Efron 1979); where all observations of a
-share agree, the exact binomial interval (`eval.metrics.unanimous`)."""
+"""How sure a number is: percentile bootstrap over independent observations (Efron 1979); of shares of few observations,
+by exact binomial limits (`eval.metrics.few`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.metrics.base import Observations
-from eval.metrics.unanimous import unanimous_interval
+from eval.metrics.few import FEW, few_share
 
-METHOD = "percentile bootstrap over independent items; exact binomial (Clopper-Pearson) where all of them agree"
+METHOD = (
+    f"percentile bootstrap over independent items; for an accuracy of which some part has fewer than {FEW} right or "
+    f"{FEW} wrong, exact binomial limits (Clopper-Pearson), over parts combined by MOVER (Zou and Donner 2008) and "
+    "never narrower than those of the effective number of items (Korn and Graubard 1998)"
+)
 MAX_CELLS = 4_000_000  # of one block of draws: 32 MB
 
 
@@ -28,10 +32,10 @@ def estimate(strata: Sequence[Observations], resamples: int, seed: int, share: b
     """The mean of the strata's values (one stratum: its value), each resampled within itself.
 
     The interval spans the 2.5th to the 97.5th percentile of `resamples` values. Of a `share`, a mean of values within
-    [0, 1], it is that of `unanimous_interval` where all agree.
+    [0, 1], it is that of `few_share` where some stratum has too few for that.
     """
     value, count = float(np.mean([s.value for s in strata])), sum(len(s) for s in strata)
-    if share and (found := unanimous_interval([s.numerators / s.denominators for s in strata])) is not None:
+    if share and (found := few_share([s.numerators / s.denominators for s in strata])) is not None:
         return Estimate(value, found, count)
     rng = np.random.default_rng(seed)
     drawn = np.mean([resample(s, resamples, rng) for s in strata], axis=0)

@@ -2,8 +2,8 @@
 intervals side by side: what is hard for one is mostly hard for the other.
 
 The interval of the difference is a percentile bootstrap over items (Efron 1979; Koehn 2004 for two systems), or, where
-the models differ alike on all items (mostly: not at all), that of `eval.metrics.unanimous`; the
-p-value is that of the exact sign test on the items that the models tell apart (for pairs of one voice: McNemar's).
+in some stratum one model is better on few items, that of `eval.metrics.few`; the p-value is that of the exact sign test
+on the items that the models tell apart (for pairs of one voice: McNemar's).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.metrics.base import Observations
 from eval.metrics.bootstrap import resample
-from eval.metrics.unanimous import unanimous_interval
+from eval.metrics.few import few_difference
 
 SIGNIFICANT = 0.05
 
@@ -46,15 +46,15 @@ def paired_test(first: Sequence[np.ndarray], second: Sequence[np.ndarray], resam
     if [len(a) for a in first] != [len(b) for b in second]:
         raise ValueError("the two models' values are not of the same items")
     differences = [np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in zip(first, second, strict=True)]
-    rng = np.random.default_rng(seed)
-    drawn = np.mean([resample(Observations(d, np.ones(len(d))), resamples, rng) for d in differences], axis=0)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    if (alike := unanimous_interval([(d + 1) / 2 for d in differences])) is not None:
-        low, high = (2 * end - 1 for end in alike)
+    interval = few_difference(differences)
+    if interval is None:
+        rng = np.random.default_rng(seed)
+        drawn = np.mean([resample(Observations(d, np.ones(len(d))), resamples, rng) for d in differences], axis=0)
+        interval = float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
     better, worse = (sum(int((sign * d > 0).sum()) for d in differences) for sign in (1, -1))
     return PairedTest(
         difference=float(np.mean([d.mean() for d in differences])),
-        interval=(float(low), float(high)),
+        interval=interval,
         p_value=sign_test(better, worse),
         better=better,
         worse=worse,

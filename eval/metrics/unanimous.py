@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MISSED = 0.025
-"""On each side of a 95 % interval."""
+from eval.metrics.binomial import MISSED
 
 
 def unanimous_interval(values: Sequence[np.ndarray]) -> tuple[float, float] | None:

@@ -25,8 +25,8 @@ SCORERS = {
 INTERVAL = (
     "Intervals are 95 % bootstrap intervals over independent units (an item with all its voices): if the benchmark had "
     "drawn other items of the same kind, the number would mostly fall within them. Of few items resampling shows "
-    "too little spread: where a part has fewer than ten right or ten wrong, the interval of an accuracy is made of exact "
-    "binomial limits (Clopper-Pearson), over parts combined by MOVER."
+    "too little spread: where a part has fewer than ten right or ten wrong, the interval of an accuracy is made of "
+    "exact binomial limits (Clopper-Pearson), over parts combined by MOVER."
 )
 
 BITS_PER_S = (
@@ -37,7 +37,8 @@ BITS_PER_S = (
 
 PAIRED = (
     "Differences are in points of a per cent, each with the 95 % interval of a paired bootstrap: the same items are "
-    "drawn for both models (where in some part one is better on fewer than ten: exact limits, as above). p is that of the exact sign test on the items that one model gets right more often than "
+    "drawn for both models; where in some part one is better on fewer than ten items, it is made of exact binomial "
+    "limits. p is that of the exact sign test on the items that one model gets right more often than "
     "the other (McNemar's, where an item is one pair). Inside the noise: the interval holds 0, or p is 0.05 or more, "
     "and other items of the same kind might have shown the opposite. Of twenty comparisons of equal models, one is "
     "told apart by luck."

@@ -1,11 +1,15 @@
-"""Intervals where all items agree: by scipy's exact binomial test, by simulation, and by search."""
+"""Intervals of few items: by scipy's exact binomial test, by search, by simulation, and by going through all that could
+have been seen."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pytest
 
 from eval.metrics.base import Observations
+from eval.metrics.binomial import beta_below, beta_quantile, exact_limits
 from eval.metrics.bootstrap import estimate
 from eval.metrics.paired import paired_test
 from eval.metrics.unanimous import unanimous_interval
@@ -27,11 +31,83 @@ def test_all_right_or_all_wrong_is_clopper_and_pearson(n):
     assert "Clopper-Pearson" in INTERVAL
 
 
-def test_where_items_differ_it_is_the_bootstrap():
-    strata = [Observations(np.array([1.0, 1.0, 0.0]), np.ones(3))]
-    assert estimate(strata, 200, 0, share=True) == estimate(strata, 200, 0)
-    assert share([1, 1], [1, 0]) == estimate([Observations(np.array(s, float), np.ones(2)) for s in ([1, 1], [1, 0])],
-                                             200, 0).interval  # fmt: skip
+@pytest.mark.parametrize(("right", "n"), [(1, 3), (2, 3), (9, 200), (195, 200), (4, 13)])
+def test_few_right_or_wrong_are_clopper_and_pearson(right, n):
+    from scipy.stats import binomtest
+
+    exact = binomtest(right, n).proportion_ci(0.95, "exact")
+    assert share([1.0] * right + [0.0] * (n - right)) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_limits_and_the_beta_distribution_are_scipys():
+    from scipy.stats import beta
+
+    rng = np.random.default_rng(0)
+    for a, b, x in zip(*(10 ** rng.uniform(-1.5, 4, (2, 300))).tolist(), rng.random(300).tolist(), strict=True):
+        assert beta_below(x, a, b) == pytest.approx(beta.cdf(x, a, b), abs=1e-10)
+        assert beta_quantile(0.025, a, b) == pytest.approx(beta.ppf(0.025, a, b), abs=1e-10)
+    assert exact_limits(3.5, 8.25) == pytest.approx((beta.ppf(0.025, 3.5, 5.75), beta.ppf(0.975, 4.5, 4.75)))
+
+
+def test_many_right_and_wrong_are_the_bootstrap():
+    values = np.array([1.0] * 10 + [0.0] * 10)
+    enough, few = Observations(values, np.ones(20)), Observations(values[:19], np.ones(19))
+    assert estimate([enough, enough], 200, 0, share=True) == estimate([enough, enough], 200, 0)
+    assert estimate([enough, few], 200, 0, share=True) != estimate([enough, few], 200, 0)
+    assert estimate([few], 200, 0) == estimate([few], 200, 0), "what is no share has no such limits"
+
+
+def test_parts_are_combined_by_the_distances_of_their_limits():
+    from scipy.stats import beta, binomtest
+
+    found = share([1.0] * 2, [1.0] * 150 + [0.0] * 50)
+    one, other = (binomtest(*seen).proportion_ci(0.95, "exact") for seen in ((2, 2), (150, 200)))
+    worth = 4 / (1 / 2 + 1 / 200)
+    low = 0.875 - np.hypot(1 - one.low, 0.75 - other.low) / 2
+    high = 0.875 + (other.high - 0.75) / 2
+    least, most = beta.ppf(0.025, 0.875 * worth, 0.125 * worth + 1), beta.ppf(0.975, 0.875 * worth + 1, 0.125 * worth)
+    assert found == pytest.approx((min(low, least), max(high, most)), abs=1e-9)
+
+
+SIZES = [(3,), (12,), (2, 2), (3, 3, 3), (2, 40), (1, 1, 25), (2, 4, 8)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_the_truth_is_missed_less_often_than_one_time_in_twenty(sizes):
+    """All numbers of right ones, each with its probability."""
+    from scipy.stats import binom
+
+    outcomes = list(product(*(range(n + 1) for n in sizes)))
+    intervals = np.array([share(*([1.0] * k + [0.0] * (n - k) for k, n in zip(seen, sizes, strict=True)))
+                          for seen in outcomes])  # fmt: skip
+    spread = np.linspace(0.5, 1, len(sizes))
+    shares = [np.full(len(sizes), p) for p in (0.3, 0.5, 0.8, 0.95, 0.99)]
+    for truth in [*shares, spread, spread[::-1], 1 - spread / 2]:
+        likely = np.prod([binom.pmf([s[i] for s in outcomes], sizes[i], truth[i]) for i in range(len(sizes))], axis=0)
+        holds = (intervals[:, 0] <= truth.mean() + 1e-9) & (truth.mean() - 1e-9 <= intervals[:, 1])
+        assert likely[holds].sum() >= 0.95, (sizes, truth)
+
+
+@pytest.mark.parametrize("sizes", [(4,), (12,), (2, 2), (2, 10), (1, 1, 6)], ids=str)
+def test_the_true_difference_is_missed_less_often_than_one_time_in_twenty(sizes):
+    """All numbers of items on which the second model is better and worse."""
+    from scipy.stats import multinomial
+
+    seen = [[(b, c, n - b - c) for b in range(n + 1) for c in range(n + 1 - b)] for n in sizes]
+    outcomes = list(product(*seen))
+    intervals = []
+    for outcome in outcomes:
+        second = [np.repeat([1.0, 0.0, 0.5], part) for part in outcome]
+        first = [np.repeat([0.0, 1.0, 0.5], part) for part in outcome]
+        intervals.append(paired_test(first, second, 100, 0).interval)
+    low, high = np.array(intervals).T
+    for better, worse in ((0.05, 0.05), (0.2, 0.1), (0.4, 0.1), (0.3, 0.3), (0.02, 0.1), (0.7, 0.2)):
+        chances = [
+            multinomial.pmf(part, n, [better, worse, 1 - better - worse]) for part, n in zip(seen, sizes, strict=True)
+        ]
+        likely = np.prod(np.meshgrid(*chances, indexing="ij"), axis=0).reshape(-1)
+        holds = (low <= better - worse + 1e-9) & (better - worse - 1e-9 <= high)
+        assert likely[holds].sum() >= 0.95, (sizes, better, worse)
 
 
 def test_ties_alone_leave_room_on_both_sides():
@@ -52,16 +128,16 @@ def test_the_least_favourable_shares_of_strata_are_found():
 
 
 @pytest.mark.thorough
-def test_it_misses_less_often_than_one_time_in_twenty():
-    """Means over two voices of a word, of which most are right: how often the truth lies outside."""
+@pytest.mark.parametrize("sizes", [(6,), (30,), (5,) * 12, (20,) * 12, (3, 30), (50, 50, 50, 3)], ids=str)
+def test_it_misses_less_often_than_one_time_in_twenty_over_voices_too(sizes):
+    """Means over one to three voices of a word: how often the truth lies outside, in samples drawn at random."""
     rng = np.random.default_rng(0)
-    for truth in (0.5, 0.8, 0.95):
-        voices = rng.random((4000, 6, 2)) < truth
+    for voices, truth in product((1, 3), (0.5, 0.8, 0.95)):
         missed = 0
-        for sample in voices.mean(axis=2):
-            interval = unanimous_interval([sample])
-            missed += interval is not None and not interval[0] <= truth <= interval[1]
-        assert missed / 4000 <= 0.05
+        for _ in range(1000):
+            low, high = share(*((rng.random((n, voices)) < truth).mean(axis=1) for n in sizes))
+            missed += not low <= truth <= high
+        assert missed / 1000 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1000), (sizes, voices, truth)
 
 
 def test_equal_models_of_few_items_might_differ():
