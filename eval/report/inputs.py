@@ -31,6 +31,10 @@ class Evaluated:
         """Whether a language model was judged, not only a tokenizer."""
         return bool((self.record.get("model") or {}).get("convention"))
 
+    @property
+    def is_deduplicated(self) -> bool:
+        return bool(((self.record.get("model") or {}).get("convention") or {}).get("dedup"))
+
 
 @dataclass(frozen=True)
 class Training:

@@ -134,6 +134,7 @@ def zero_shot_plot(evaluated: Sequence[Evaluated]) -> Plot:
         "bits per second of the tokenizer's codes": lambda run, _: run.record["tokenizer"].get("bitrate_bps"),
     }
     views: dict[tuple[str, str, str], list[Series]] = {}
+    plotted: dict[str, Evaluated] = {}
     for run in evaluated:
         for result in run.record["results"]:
             if not result["headline"] or (score := headline_score(result))["metric"] not in CHANCE:
@@ -142,14 +143,28 @@ def zero_shot_plot(evaluated: Sequence[Evaluated]) -> Plot:
                 if (x := reader(run, result)) is not None:
                     key = (f"{result['benchmark']} {result['split']}", score["convention"], x_name)
                     views.setdefault(key, []).append(Series(run.name, [(x, 100 * score["value"])]))
+                    plotted.setdefault(run.name, run)
     made = [View(f"{b} ({c}), {x}", x, f"{b}, accuracy (%)", tuple(s), log_x=True, chance=50.0)
             for (b, c, x), s in views.items()]  # fmt: skip
     about = (
         "Each point is a model. Guessing gives 50 % (dotted). Fewer bits are better only between models that "
         "have the same to tell: a coarser tokenizer has less."
     )
+    about += dedup_note(list(plotted.values()))
     absent = "" if made else "No benchmark of minimal pairs is among the results."
     return Plot("zero-shot", "Zero-shot score against bits per second", about, tuple(made), absent)
+
+
+def dedup_note(evaluated: Sequence[Evaluated]) -> str:
+    """What `wording.DEDUP` says of one model, of those among several that it is true of; "" for none."""
+    names = [run.name for run in evaluated if run.is_deduplicated]
+    if not names:
+        return ""
+    return (
+        f" Models of deduplicated units ({', '.join(names)}) read runs of equal codes as one, so how long each lasts "
+        "is not counted: their bits are fewer than all codes would take, and only comparable with those of other "
+        "deduplicated models over the same tokenizer."
+    )
 
 
 def _bits_per_s(result: Mapping[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ from eval.report import wording
 from eval.report.columns import Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
 from eval.report.inputs import Evaluated, Inputs, read_inputs
 from eval.report.page import TEMPLATES, build_page, make_environment
-from eval.report.plots import INSTALL, make_plots, plotly_script, training_plot
+from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, training_plot
 from eval.report.rows import CHANCE, headline_score
 from eval.report.samples import MAX_SAMPLES, make_samples
 from eval.report.taxonomy import make_entries, make_facets
@@ -95,6 +95,8 @@ def _results(inputs: Inputs) -> dict[str, Any]:
         "tables": tables,
         "rankings": rankings(inputs.evaluated),
         "comparisons": inputs.comparisons,
+        "without_first": sorted({t.title for t in tables} - {c.benchmark for c in headline_columns(inputs.evaluated)}),
+        "dedup_note": dedup_note(inputs.evaluated),
         "generated": any(r.get("generated") for run in inputs.evaluated for r in run.record["results"]),
         "configurations": {
             run.key: [_configuration(run, r) for r in run.record["results"]] for run in inputs.evaluated

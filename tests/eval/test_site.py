@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,28 @@ def test_plots_stand_where_the_numbers_say(given):
     (line,) = next(v for v in compute.views if v.name == "held out, nats per code").series
     assert line.points == [(1e12, 3.7), (1.8e12, 3.321)]
     assert "Without bad" in compute.about
+
+
+def test_models_of_deduplicated_units_are_named_where_bits_are_compared(given, tmp_path):
+    """They code no durations, so their bits say less."""
+    good, bad = (e for e in read_inputs(given).evaluated if e.name in ("good", "bad"))
+    assert "deduplicated" not in zero_shot_plot([good, bad]).about
+    folders = [tmp_path / e.name for e in (good, bad)]
+    for folder, run in zip(folders, (good, bad), strict=True):
+        convention = {**run.record["model"]["convention"], "dedup": run is bad}
+        folder.mkdir()
+        record = {**run.record, "model": {**run.record["model"], "convention": convention}}
+        (folder / "results.json").write_text(json.dumps(record))
+    said = "Models of deduplicated units (bad) read runs of equal codes as one"
+    assert said in zero_shot_plot(read_inputs(folders).evaluated).about
+    assert report([*map(str, folders), "--out", str(tmp_path / "site")]) == 0
+    assert said in (tmp_path / "site/index.html").read_text()
+    assert said in (tmp_path / "site/plots.html").read_text()
+
+
+def test_what_has_no_first_number_is_said_to_have_none(given, site):
+    text = " ".join(" ".join(parse(site / "index.html").text).split())
+    assert "No single number stands for continuation or generation or reconstruction: their tables are below." in text
 
 
 def test_the_sweep_is_drawn_by_temperature_and_meets_the_recordings(given):
