@@ -149,7 +149,7 @@ def _load_bpe(folder: Path, fingerprint: str | None) -> UnitBPE | None:
 def _hint(folder: Path) -> str:
     found: Sequence[Path] = sorted(folder.glob("**/slm.json"))[:3] if folder.is_dir() else []
     if (folder / "config.json").is_file() and "offset" in read_json(folder / "config.json"):
-        return ": a TWIST model as first published is not read; take one that was converted to slamkit's UnitLM"
+        return ": a TWIST model as first published is not read; docs/evaluation.md tells how to convert it"
     if found:
         return "; did you mean " + " or ".join(str(f.parent) for f in found) + "?"
     return " (train one with train_lm.py; its checkpoint is the folder OUT/final)"

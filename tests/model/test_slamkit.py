@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -229,5 +231,29 @@ def test_a_bin_is_read_and_nothing_in_it_is_run(tmp_path, monkeypatch):
 
 def test_a_twist_model_as_first_published_says_what_to_take(tmp_path):
     write_json(tmp_path / "config.json", {"model_type": "opt", "offset": 2, "vocab_size": 502})
-    with pytest.raises(UsageError, match=r"a TWIST model as first published is not read; take one that was converted"):
+    with pytest.raises(UsageError, match=r"a TWIST model as first published is not read; docs/evaluation.md tells how"):
         load_lm(tmp_path)
+
+
+@pytest.mark.parametrize("body", ["opt", "qwen2", "qwen2 untied"])
+def test_how_the_documentation_converts_a_twist_model(tmp_path, body):
+    """Its lines, on a random model whose units begin at row 4: the softmax over the rows that were kept."""
+    torch.manual_seed(5)
+    values = {**BODIES[body].to_dict(), "vocab_size": 30, "offset": 4, "pad_token_id": 1, "bos_token_id": 2}
+    model = AutoModelForCausalLM.from_config(type(BODIES[body]).from_dict(values), dtype=torch.float32).eval()
+    model.save_pretrained(tmp_path / "twist")
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    lines = page[page.index("    import json, torch\n") : page.index("\nScores are then over these rows")]
+    told = 'source, out, units = "TWIST-350M", Path("twist-350m-unitlm"), 500'
+    assert told in lines
+    here = f"source, out, units = {str(tmp_path / 'twist')!r}, Path({str(tmp_path / 'm')!r}), 20"
+    exec(textwrap.dedent(lines).replace(told, here), {})
+    lm = load_lm(tmp_path / "m")
+    [codes] = units(lm.spec, [25])
+    [made] = lm.score_codes([codes])
+    runs = codes.codes[:, 0][np.r_[True, codes.codes[1:, 0] != codes.codes[:-1, 0]]].astype(np.int64)
+    rows = [1, 2, *range(4, 24)]
+    with torch.no_grad():
+        logits = model.double()(torch.tensor([[2, *(runs + 4)]])).logits[0][:, rows]
+    expected = torch.log_softmax(logits, -1)[torch.arange(len(runs)), torch.tensor(runs + 2)].numpy()
+    assert made.log_probs[:, 0] == pytest.approx(expected, abs=1e-5)
