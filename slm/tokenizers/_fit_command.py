@@ -124,11 +124,12 @@ def _list_clips(config: FitConfig) -> list[SourceClip]:
 class ImportConfig:
     """Turn a k-means file of fairseq, textlesslib or SpeechBrain (scikit-learn, by joblib or pickle) into safetensors.
 
-    Nothing in the file is executed. `centroids:` of a tokenizer file takes such a file as it is, too.
+    Arrays of NumPy and tensors of torch are taken too. Nothing in the file is executed. `centroids:` of a tokenizer
+    file takes such a file as it is, too.
     """
 
     file: str
-    """The file: .bin, .km, .pt."""
+    """The file: .bin, .km, .pt, .npy, .npz."""
     out: str
     """The safetensors file to write; it must not exist yet."""
 

@@ -26,14 +26,15 @@ _MAX_BYTES = 4 * 2**30  # of a file, unpacked: a k-means holds a few MB
 
 def read_foreign_centroids(path: Path) -> torch.Tensor:
     """Centroids `[k, d]`, in the precision of the file: a scikit-learn k-means or array (joblib, also compressed, or
-    pickle), or a torch file of a tensor. Nothing in the file is executed. UsageError where there are none."""
+    pickle), a torch file of a tensor, or an array of NumPy (`.npy`, `.npz`). Nothing in the file is executed.
+    UsageError where there are none."""
     import torch
 
     found = _centers(_read(path))
     if found is None:
         raise UsageError(
-            f"{path} holds no centroids: expected a k-means of scikit-learn (joblib or pickle), or a torch file with a "
-            f"tensor [k, d], bare or as {' or '.join(_NAMES)}"
+            f"{path} holds no centroids: expected a k-means of scikit-learn (joblib or pickle), or a file of torch or "
+            f"NumPy with an array [k, d], bare or as {' or '.join(_NAMES)}"
         )
     centroids = torch.as_tensor(found).contiguous()
     if not torch.isfinite(centroids).all():
@@ -43,7 +44,10 @@ def read_foreign_centroids(path: Path) -> torch.Tensor:
 
 def _read(path: Path) -> Any:
     if zipfile.is_zipfile(path):
-        return read_tensors(path)
+        return _read_numpy(path) if _is_npz(path) else read_tensors(path)
+    with open(path, "rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            return _read_numpy(path)
     try:
         found = _ArrayUnpickler(io.BytesIO(_unpacked(path))).load()
     except Exception as error:  # whatever a stream of bytes that is no pickle leads to
@@ -51,6 +55,19 @@ def _read(path: Path) -> Any:
         raise UsageError(f"{path} is neither safetensors nor a k-means file that can be read: {reason}") from error
     # A torch file of before 2020 starts with a number.
     return read_tensors(path) if isinstance(found, int) else found
+
+
+def _is_npz(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return all(name.endswith(".npy") for name in archive.namelist())
+
+
+def _read_numpy(path: Path) -> Any:
+    try:
+        found = np.load(path, allow_pickle=False)
+        return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is no array of NumPy that can be read: {error}") from error
 
 
 def _unpacked(path: Path) -> bytes:

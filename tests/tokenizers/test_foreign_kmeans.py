@@ -49,6 +49,8 @@ WRITERS: dict[str, Callable[[Any, Path], Any]] = {
     "torch-old": lambda model, path: torch.save(
         torch.from_numpy(model.cluster_centers_), path, _use_new_zipfile_serialization=False
     ),
+    "npy": lambda model, path: np.save(path.open("wb"), model.cluster_centers_),
+    "npz": lambda model, path: np.savez(path.open("wb"), other=np.zeros(3), centroids=model.cluster_centers_),
     "joblib-array": lambda model, path: joblib.dump(model.cluster_centers_, path),
     "joblib-fortran": lambda model, path: joblib.dump({"cluster_centers_": np.asfortranarray(model.cluster_centers_)},
                                                       path),
@@ -122,6 +124,7 @@ def truncated(model: Any) -> bytes:
     [
         (lambda m: b"not a pickle at all", "neither safetensors nor a k-means file"),
         (lambda m: b"", "neither safetensors nor a k-means file"),
+        (lambda m: b"\x93NUMPY\x01\x00 and no more", "no array of NumPy that can be read"),
         (truncated, "neither safetensors nor a k-means file"),
         (lambda m: pickle.dumps({"other": 1}), "holds no centroids"),
         (lambda m: pickle.dumps(np.zeros(4)), "holds no centroids"),
