@@ -18,6 +18,9 @@ from slm.types import AudioClip
 
 Texts = Sequence[tuple[str, str]]
 """(id, transcript)."""
+Heard = Sequence[tuple[AudioClip, str]]
+MOST_WORDS_PER_S = 8
+"""Nobody says more: a recognizer that writes more loops, as Whisper does over babble and noise."""
 
 
 def judge_texts(bench: Bench) -> None:
@@ -28,7 +31,8 @@ def judge_texts(bench: Bench) -> None:
     judged = transcribe(bench.judged, asr)
     references = hear(bench.references, asr)
     bench.note([j.id for j in judged], "texts", [dict(j.texts) for j in judged])
-    _diversity(bench, asr, [(j.id, j.texts["continuation"]) for j in judged], references)
+    _diversity(bench, asr, [(j.added, j.texts["continuation"]) for j in judged],
+               [(clip, text) for clip, (_, text) in zip(bench.references, references, strict=True)])  # fmt: skip
     _errors(bench, asr, judged)
     reader = bench.panel.text_lm()
     if reader is not None:
@@ -50,17 +54,25 @@ def hear(clips: Sequence[AudioClip], asr: Asked) -> list[tuple[str, str]]:
     return [(clip.id, text) for clip, text in zip(clips, asr.transcribe(clips), strict=True)]
 
 
-def _diversity(bench: Bench, asr: Asked, added: Texts, references: Texts) -> None:
+def _diversity(bench: Bench, asr: Asked, added: Heard, references: Heard) -> None:
     convention = bench.convention(asr, "lower-case words without punctuation")
-    for scorer, texts in ((MODEL, added), (RECORDINGS, references)):
-        items = [Transcript(id, words_of(text)) for id, text in texts]
+    for scorer, heard in ((MODEL, added), (RECORDINGS, references)):
+        items = [Transcript(clip.id, words_of(text)) for clip, text in heard]
         bench.sheet.add(CONTINUATION, items, convention, scorer)
         if items:
             empty = sum(not t.words for t in items)
             share = empty / len(items)
             bench.sheet.number(CONTINUATION, "empty_transcripts", share, "fraction", convention, len(items), scorer)
+            over = sum(is_overfull(t, clip.duration_s) for t, (clip, _) in zip(items, heard, strict=True))
+            bench.sheet.number(CONTINUATION, "overfull_transcripts", over / len(items), "fraction",
+                               f"{convention}; over {MOST_WORDS_PER_S} words a second", len(items), scorer)  # fmt: skip
             words = sum(len(t.words) for t in items) / len(items)
             bench.sheet.number(CONTINUATION, "words", words, "words a clip", convention, len(items), scorer)
+
+
+def is_overfull(transcript: Transcript, duration_s: float) -> bool:
+    """Two words are never too many, however short the clip."""
+    return len(transcript.words) > max(2, MOST_WORDS_PER_S * duration_s)
 
 
 def _errors(bench: Bench, asr: Asked, judged: Sequence[Judged]) -> None:
@@ -69,7 +81,8 @@ def _errors(bench: Bench, asr: Asked, judged: Sequence[Judged]) -> None:
     wanted = [j for j in judged if j.wanted]
     if not wanted:
         bench.panel.lacks(
-            ("wer", "dwer"), "needs prompts that say what should follow, in a manifest's column expected_text"
+            ("wer", "cer", "dwer", "dcer"),
+            "needs prompts that say what should follow, in a manifest's column expected_text",
         )
         return
     items = [Transcription(j.id, words_of(j.texts["continuation"]), words_of(j.wanted or "")) for j in wanted]
@@ -77,7 +90,9 @@ def _errors(bench: Bench, asr: Asked, judged: Sequence[Judged]) -> None:
     heard = [
         Transcription(j.id, words_of(j.texts["continuation"]), words_of(j.texts["rest"])) for j in wanted if j.rest
     ]
-    if heard:
+    if not heard:
+        bench.panel.lacks(("dwer", "dcer"), "needs recordings of what should follow, behind the prompts")
+    else:
         for metric, value in _values(heard).items():
             convention = bench.convention(asr, "against the transcript of the recording's rest")
             bench.sheet.number(CONTINUATION, f"d{metric}", value, "fraction", convention, len(heard))
@@ -112,7 +127,8 @@ def _perplexities(bench: Bench, asr: Asked, reader: Asked, judged: Sequence[Judg
     for scorer, part, texts, before, how in sides:
         items, empty = likelihoods(reader, texts, before)
         convention = bench.convention(asr, reader.record().sentence(), how, f"{empty} empty transcripts left out")
-        bench.sheet.add(part, items, convention, scorer)
+        if texts:
+            bench.sheet.add(part, items, convention, scorer, kind=TextLikelihood)
         if scorer == MODEL and part == CONTINUATION:
             bench.note([t.group for t in items], "nll_nats_per_token", [t.nll_nats / t.num_tokens for t in items])
 
@@ -126,7 +142,8 @@ def _ratings(bench: Bench, asr: Asked, reader: Asked, judged: Sequence[Judged]) 
             asr, reader.record().sentence(), "mean grade by probability, empty transcripts left out"
         )
         items = [Rating(j.id, value) for j, value in zip(texts, rated, strict=True)]
-        bench.sheet.add(CONTINUATION, items, convention, scorer, "text_lm_rating")
+        if scorer == MODEL or any(j.rest for j in judged):
+            bench.sheet.add(CONTINUATION, items, convention, scorer, "text_lm_rating", kind=Rating)
         if scorer == MODEL:
             bench.note([j.id for j in texts], "text_lm_rating", rated)
 

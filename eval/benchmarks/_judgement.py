@@ -70,6 +70,8 @@ def judge_quality(bench: Bench) -> None:
             for name in sorted({name for r in rated if r for name in r}):
                 items = [Rating(clip.id, r[name]) for clip, r in zip(clips, rated, strict=True) if r]
                 bench.sheet.add(CONTINUATION, items, bench.convention(judge), scorer, name)
+            if clips and not any(rated):
+                bench.sheet.undefined.append(f"{judge.name} of {scorer}, {CONTINUATION}")
             if scorer == MODEL:
                 bench.note([c.id for c in clips], judge.name, rated)
 
@@ -85,9 +87,9 @@ def judge_voice(bench: Bench) -> None:
         voices = judge.embed(clips)
         pairs = [_voices(clip.id, prompts[clip.id], voice) for clip, voice in zip(clips, voices, strict=True)]
         bench.miss(f"speaker similarity of {scorer}", pairs)
-        bench.sheet.add(
-            CONTINUATION, [p for p in pairs if p], bench.convention(judge, "with the recorded prompt"), scorer
-        )
+        convention = bench.convention(judge, "with the recorded prompt")
+        if clips:
+            bench.sheet.add(CONTINUATION, [p for p in pairs if p], convention, scorer, kind=VoicePair)
 
 
 def _voices(id: str, prompt: np.ndarray | None, other: np.ndarray | None) -> VoicePair | None:
@@ -115,7 +117,7 @@ def judge_distribution(bench: Bench) -> None:
     for which, clips in sides.items():
         if missed := len(clips) - len(counts[which]):
             bench.unheard[f"embedding of {words[which]}"] = missed
-    bench.sheet.add(CONTINUATION, items, bench.convention(judge, *sizes), about=len(counts[MODEL]))
+    bench.sheet.add(CONTINUATION, items, bench.convention(judge, *sizes), about=len(counts[MODEL]), kind=Embeddings)
 
 
 def judge_sounds(bench: Bench) -> None:
@@ -128,7 +130,9 @@ def judge_sounds(bench: Bench) -> None:
         ]
         items = [ClassPair(id, rest, added) for (id, _, _), added, rest in zip(pairs, *heard, strict=True)
                  if added is not None and rest is not None]  # fmt: skip
-        bench.sheet.add(CONTINUATION, items, bench.convention(classifier, "KL(recording || continuation)"))
+        bench.sheet.add(
+            CONTINUATION, items, bench.convention(classifier, "KL(recording || continuation)"), kind=ClassPair
+        )
     elif not pairs:
         bench.panel.lacks(("kld",), "needs recordings longer than the prompt")
     captioned = [j for j in bench.judged if j.caption]
@@ -138,4 +142,4 @@ def judge_sounds(bench: Bench) -> None:
     elif clap := bench.panel.clap():
         sounds, words = clap.embed([j.added for j in captioned]), clap.embed_texts([j.caption or "" for j in captioned])
         found = [CaptionPair(j.id, s, w) for j, s, w in zip(captioned, sounds, words, strict=True) if s is not None]
-        bench.sheet.add(CONTINUATION, found, bench.convention(clap))
+        bench.sheet.add(CONTINUATION, found, bench.convention(clap), kind=CaptionPair)

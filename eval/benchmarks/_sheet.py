@@ -21,12 +21,15 @@ class Sheet:
         self.undefined: list[str] = []
 
     def add(self, part: str, items: Sequence[Any], convention: str, scorer: str = MODEL, name: str = "",
-            about: int | None = None) -> dict[str, float]:  # fmt: skip
+            about: int | None = None, kind: type | None = None) -> dict[str, float]:  # fmt: skip
         """Every registered metric of such items (`name` in the place of its own); returns the values by metric.
-        `about` is how many clips the items are of, where each has several."""
+        `about` is how many clips the items are of, where each has several; `kind` what they would be if there were
+        any."""
         made = {}
-        for metric in metrics_of(type(items[0])) if items else ():
-            score = self._score(metric, part, items, convention, name or metric.name, about)
+        if items:
+            kind = type(items[0])
+        for metric in metrics_of(kind) if kind else ():
+            score = self._score(metric, part, items, convention, name or metric.name, about) if items else None
             if score is None:
                 self.undefined.append(f"{name or metric.name} of {scorer}, {part}")
                 continue

@@ -150,6 +150,8 @@ def note_of(bench: Bench) -> str:
             "Clips that a judge could not tell about: "
             + ", ".join(f"{n} ({name})" for name, n in bench.unheard.items())
         ]
+    if bench.sheet.undefined:
+        parts.append(f"Without a value, for want of clips that tell: {'; '.join(bench.sheet.undefined)}")
     if RECORDINGS not in bench.sheet.scores:
         parts.append("No recording goes on for half a second after its prompt, so nothing stands beside the model")
     return ". ".join(parts)

@@ -19,6 +19,11 @@ from eval.judges.sounds import Clap, SoundClassifier
 from eval.judges.speaker import speaker_judge
 from eval.judges.text_lm import TextModel
 
+READ = ("gen_ppl", "gen_ppl_tokens", "gen_ppl_median", "text_lm_rating")
+"""What takes a text model; and what takes a recognizer."""
+HEARD = ("auto_bleu_2", "auto_bleu_2_geometric", "self_bleu_2", "vert", "distinct_1", "distinct_2", "words",
+         "empty_transcripts", "overfull_transcripts", "wer", "cer", "dwer", "dcer")  # fmt: skip
+
 
 class Panel:
     """`missing` maps what cannot be judged to the reason, `records` each judge that was loaded to who it is. Answers
@@ -38,12 +43,12 @@ class Panel:
     def asr(self) -> Asked | None:
         j = self.judges
         recipe = Recipe(SpeechRecognizer, (j.asr, self.device, j.asr_language, j.asr_beams, j.batch_size))
-        return self._find("asr", j.asr, recipe, ("gen_ppl", "auto_bleu_2", "self_bleu_2", "vert", "distinct_2", "wer"))
+        return self._find("asr", j.asr, recipe, HEARD + READ)
 
     def text_lm(self) -> Asked | None:
         j = self.judges
         recipe = Recipe(TextModel, (j.text_lm, self.device, j.batch_size))
-        return self._find("text_lm", j.text_lm, recipe, ("gen_ppl", "text_lm_rating"))
+        return self._find("text_lm", j.text_lm, recipe, READ)
 
     def mos(self) -> list[Asked]:
         found = []
