@@ -68,7 +68,8 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
         remove_left_overs(out)
     with accelerator.main_process_first():
         start_run(out, run_identity(config, data, loader.rows_per_step, accelerator.mixed_precision))
-    say(describe_run(config, data, model))
+    division = f"{accelerator.num_processes} x {config.accumulation} x {config.rows_per_batch}"  # as a dry run says it
+    say(f"{describe_run(config, data, model)}; {division} rows a step")
 
     flops_per_step = flops_per_step_position(model, config.row_length) * config.row_length * loader.rows_per_step
     for warning in warm_up_warnings(config, step_spends(loader, flops_per_step)):

@@ -73,13 +73,13 @@ def usable_trackers(names: Sequence[str]) -> list[str]:
 
 
 def start_trackers(accelerator: Accelerator, out: Path, step: int, config: TrainConfig) -> None:
-    """Curves go on where a resumed run goes on: TensorBoard drops later points, the others take up the same run."""
-    same = {"name": out.name, "resume": "allow"}
+    """Curves go on where a resumed run goes on: TensorBoard drops later points, the others take up the same run, in
+    which Trackio keeps later points twice. Runs of one name in two folders are two: Trackio knows them by name only."""
     run_id = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
     settings = {
         "tensorboard": {"purge_step": step + 1},
-        "wandb": {**same, "id": run_id},
-        "trackio": same,
+        "wandb": {"name": out.name, "id": run_id, "resume": "allow"},
+        "trackio": {"name": f"{out.name}-{run_id[:6]}", "resume": "allow"},
     }
     names = [getattr(name, "value", str(name)) for name in accelerator.log_with]
     described = flat_options(config) if {*names} - {"tensorboard"} else None

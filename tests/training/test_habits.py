@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import train_lm
 from slm.errors import UsageError
 from slm.spoken_lm import load_lm
-from slm.training import checkpoint, metrics, watch
+from slm.training import checkpoint, watch
 from slm.training.budget import duration_text
 from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, PatternConfig, SamplesConfig
@@ -271,25 +271,3 @@ def test_a_finished_run_that_is_given_again_writes_nothing(corpora, tmp_path, ca
     assert "is finished: nothing to do" in capsys.readouterr().out
     after = {f: (f.stat().st_mtime_ns, f.stat().st_size) for f in (tmp_path / "run").rglob("*") if f.is_file()}
     assert after == before
-
-
-def test_trackers_that_are_missing_are_named_with_their_install_line(corpora, tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="pip install wandb"):
-        train_lm.main(config(corpora["two"], tmp_path / "run", trackers=["wandb"]))
-    with pytest.raises(UsageError, match="none of tensorboard, wandb, trackio"):
-        config(corpora["two"], tmp_path / "run", trackers=["comet"])
-
-
-def test_tensorboard_has_each_step_once_though_the_run_was_resumed(corpora, tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    c = config(corpora["two"], tmp_path / "run", steps=6, save_every=2, eval_every=6)
-    train_lm.main(c)
-    shutil.rmtree(tmp_path / "run" / "final")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000006")
-    reset_accelerate()
-    train_lm.main(c)
-    (folder,) = {f.parent for f in (tmp_path / "run" / "tensorboard").rglob("events*")}
-    found = event_accumulator.EventAccumulator(str(folder))
-    found.Reload()
-    assert [e.step for e in found.Scalars("train_nats_per_code")] == [1, 2, 3, 4, 5, 6]

@@ -99,6 +99,7 @@ def agrees_and_resumes(jobs: Jobs, one: dict[float, Path], strategy: str) -> Non
     assert first.endswith("status 0 0\n"), first
     assert again.endswith("status 0 0\n"), again
     assert "resuming" in again
+    assert "; 2 x 2 x 2 rows a step" in first  # how one sees whether a launcher started as many as asked
     out, alone = jobs.folder / strategy, one[ema_decay(strategy)]
     state = json.loads((out / "checkpoints" / "step-0000006" / "state" / "progress.json").read_text())
     named = {"ddp": "plain", "two machines": "fsdp2"}.get(strategy, strategy)
