@@ -130,14 +130,23 @@ def name_words(args: Sequence[str], names: Sequence[str], cls: type[Any]) -> lis
 
 
 def join_list(args: Sequence[str], option: str, fewest: int = 2) -> list[str]:
-    """`--option A B` -> `--option ["A", "B"]`, as the parser takes a list, where `fewest` or more words follow."""
-    made = list(args)
-    if option in made:
-        start = made.index(option) + 1
-        end = next((i for i in range(start, len(made)) if made[i].startswith("--")), len(made))
-        if end - start >= fewest and not made[start].startswith("["):
-            made[start:end] = [json.dumps(made[start:end])]
-    return made
+    """`--option A B` and `--option A --option=B` -> `--option ["A", "B"]`, as the parser takes a list, where
+    `fewest` or more words follow in all. A list as the parser takes it stays as it is."""
+    words, others = list[str](), list[str]()
+    taking, place = False, 0
+    for arg in args:
+        if arg == option or arg.startswith(f"{option}="):
+            place = place if words else len(others)
+            words += [arg.partition("=")[2]] if "=" in arg else []
+            taking = True
+        elif taking and not arg.startswith("--"):
+            words.append(arg)
+        else:
+            taking = False
+            others.append(arg)
+    if len(words) < fewest or words[0].startswith("["):
+        return list(args)
+    return [*others[:place], option, json.dumps(words), *others[place:]]
 
 
 Command = tuple[Callable[[Any], int | None], type[Any], tuple[str, ...]]

@@ -295,4 +295,6 @@ def test_the_words_after_an_option_are_a_list():
     assert join_list(["--a", "b"], "--a") == ["--a", "b"]
     assert join_list(["--a", "b"], "--a", fewest=1) == ["--a", '["b"]']
     assert join_list(["--a"], "--a", fewest=1) == ["--a"]
+    again = ["--out", "x", "--a", "b", "--c", "1", "--a", "d", "e", "--a=f"]
+    assert join_list(again, "--a") == ["--out", "x", "--a", '["b", "d", "e", "f"]', "--c", "1"], "none of them is lost"
     assert join_list(["--a", '["b"]'], "--a", fewest=1) == ["--a", '["b"]']

@@ -148,7 +148,11 @@ def _load_bpe(folder: Path, fingerprint: str | None) -> UnitBPE | None:
 
 def _hint(folder: Path) -> str:
     found: Sequence[Path] = sorted(folder.glob("**/slm.json"))[:3] if folder.is_dir() else []
-    if (folder / "config.json").is_file() and "offset" in read_json(folder / "config.json"):
+    try:
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    except ValueError as error:
+        return f", and its config.json is not JSON ({error}): fetch it again"
+    if "offset" in config:
         return ": a TWIST model as first published is not read; docs/evaluation.md tells how to convert it"
     if found:
         return "; did you mean " + " or ".join(str(f.parent) for f in found) + "?"

@@ -31,7 +31,8 @@ def is_interleaved(folder: Path) -> bool:
     """Whether it is slamkit's, and has a vocabulary too large for units alone, or a tokenizer of text beside it."""
     if not is_slamkit(folder):
         return False
-    if int(read_json(folder / "config.json").get("vocab_size") or 0) > MAX_UNITS:
+    size = read_json(folder / "config.json").get("vocab_size")
+    if isinstance(size, int) and size > MAX_UNITS:
         return True
     file = folder / TEXT_FILES[0]
     said = file.read_text(encoding="utf-8") if file.is_file() else json.dumps(_unit(0))

@@ -71,28 +71,48 @@ def read_layout(folder: Path) -> Layout:
     """UsageError for a model of text and units without its text tokenizer (see `slm.model.interleaved` for others), and
     for rows of which nothing says what they mean."""
     config, told = read_json(folder / "config.json"), folder / "tokeniser_config.json"
+    rows = _whole(folder / "config.json", config, "vocab_size")
     if told.is_file():
-        said = read_json(told)
+        said = _read_object(told)
         if "bos_eos_token_id" not in said:
             raise UsageError(f"{folder}: a model of text and units together: put its text tokenizer.json beside it")
-        bos = eos = int(said["bos_eos_token_id"])
-        pad, num_units = int(said["pad_token_id"]), int(said["num_units"])
+        bos = eos = _whole(told, said, "bos_eos_token_id")
+        pad, num_units = _whole(told, said, "pad_token_id"), _whole(told, said, "num_units")
     else:
         base = config["base_config"] if isinstance(config.get("base_config"), Mapping) else {}
         pad, bos, eos = (
-            usual if base.get(f"{name}_token_id") is None else int(base[f"{name}_token_id"])
+            usual if base.get(f"{name}_token_id") is None else _whole(folder / "config.json", base, f"{name}_token_id")
             for name, usual in (("pad", 0), ("bos", 1), ("eos", 1))
         )
-        num_units = int(config["vocab_size"]) - max(pad, bos, eos) - 1
+        num_units = rows - max(pad, bos, eos) - 1
     layout = Layout(num_units, pad, bos, eos)
     if num_units > MAX_UNITS or num_units < 1 or {pad, bos, eos} != set(range(layout.offset)):
         raise UsageError(
-            f"{folder}: a vocabulary of {config['vocab_size']} with padding {pad}, beginning {bos} and end {eos} is "
+            f"{folder}: a vocabulary of {rows} with padding {pad}, beginning {bos} and end {eos} is "
             "not that of a model of units alone; beside one of text and units its text tokenizer.json is needed"
         )
-    if layout.size != int(config["vocab_size"]):
-        raise UsageError(f"{folder}: {config['vocab_size']} rows, but {num_units} units make {layout.size}")
+    if layout.size != rows:
+        raise UsageError(f"{folder}: {rows} rows, but {num_units} units make {layout.size}")
     return layout
+
+
+def _read_object(file: Path) -> Mapping[str, Any]:
+    """UsageError for what is no JSON object."""
+    try:
+        said = read_json(file)
+    except ValueError as error:
+        raise UsageError(f"{file} is not JSON ({error}): fetch it again") from None
+    if not isinstance(said, Mapping):
+        raise UsageError(f"{file} is not a JSON object: fetch it again")
+    return said
+
+
+def _whole(file: Path, said: Mapping[str, Any], name: str) -> int:
+    """A number that `file` says. UsageError where it does not."""
+    value = said.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{file}: {name} is {value!r}, not a whole number: fetch it again")
+    return value
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -102,7 +122,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return {
         "tokenizer": declared_spec(layout.num_units),
         "pattern_name": "flat",
-        "dedup": bool(read_json(told).get("dedup", True)) if told.is_file() else True,
+        "dedup": bool(_read_object(told).get("dedup", True)) if told.is_file() else True,
         "training": {"published_by": "slamkit", "base_model": config.get("base_model_name")},
     }
 

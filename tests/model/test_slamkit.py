@@ -257,3 +257,19 @@ def test_how_the_documentation_converts_a_twist_model(tmp_path, body):
         logits = model.double()(torch.tensor([[2, *(runs + 4)]])).logits[0][:, rows]
     expected = torch.log_softmax(logits, -1)[torch.arange(len(runs)), torch.tensor(runs + 2)].numpy()
     assert made.log_probs[:, 0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("file", "text", "said"), [
+    ("config.json", '{"vocab_size"', "config.json is not JSON"),
+    ("config.json", '{"model_type": "unit_lm", "base_config": {}}', "vocab_size is None, not a whole number"),
+    ("config.json", '{"model_type": "unit_lm", "vocab_size": "x"}', "vocab_size is 'x', not a whole number"),
+    ("tokeniser_config.json", "{", "tokeniser_config.json is not JSON"),
+    ("tokeniser_config.json", "[]", "tokeniser_config.json is not a JSON object"),
+    ("tokeniser_config.json", '{"bos_eos_token_id": "x"}', "bos_eos_token_id is 'x', not a whole number"),
+    ("tokeniser_config.json", '{"bos_eos_token_id": 1, "pad_token_id": 0}', "num_units is None"),
+])  # fmt: skip
+def test_files_that_are_not_whole_are_one_line(tmp_path, file, text, said):
+    save(tmp_path / "m")
+    (tmp_path / "m" / file).write_text(text)
+    with pytest.raises(UsageError, match=said):
+        load_lm(tmp_path / "m")
