@@ -80,6 +80,15 @@ def test_what_is_drawn_is_what_a_filter_by_hand_leaves():
         assert likely <= drawn
 
 
+def test_the_coldest_takes_the_likeliest():
+    """Where a division by the temperature leaves what a float32 can hold."""
+    logits = torch.tensor([[1.0, 9.0, 3.0, 8.0], [-5.0, -9.0, float("-inf"), -2.0]])
+    noise = gumbel(torch.tensor([[1, 2], [3, 4]]), torch.arange(4))
+    for temperature in (1e-300, 1e-40, 1e-37, 1e-20):
+        for more in ({}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 3}):
+            assert Sampling(temperature, **more).choose(logits, noise).tolist() == [1, 3]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_distribution(temperature):
     """Chi-square, over the steps of one document, and over documents at one step."""

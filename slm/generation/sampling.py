@@ -13,6 +13,7 @@ from torch import Tensor
 from slm.errors import UsageError
 
 _NEVER = float("-inf")
+_COLD = 1e-30  # a quotient would be infinite for others than the likeliest, and noise is nothing beside any difference
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Sampling:
 
     def choose(self, logits: Tensor, noise: Tensor | None) -> Tensor:
         """Logits `[B, V]` (-inf where a code cannot stand) and Gumbel noise `[B, V]` -> codes `[B]`."""
-        if self.temperature == 0 or noise is None:
+        if self.temperature < _COLD or noise is None:
             return logits.argmax(dim=-1)
         return (self.filter(logits) + noise).argmax(dim=-1)
 
