@@ -56,4 +56,5 @@ class Sheet:
             return None
         found = estimate([observed], self.resamples, self.seed)
         low, high = (metric.shown(end) for end in found.interval)
-        return Score(item, name, metric.shown(found.value), metric.unit, convention, found.count, (low, high))
+        interval = (low, high) if found.count > 1 else None  # one clip does not tell how clips differ
+        return Score(item, name, metric.shown(found.value), metric.unit, convention, found.count, interval)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from eval.benchmarks.base import Generation
 from eval.judges.config import Judges
 from eval.judges.panel import Panel
-from tests.eval.test_generation import Ear, ear, panel, run, spoken, table
+from tests.eval.test_generation import GENERATION, Ear, ear, panel, run, spoken, table
 
 __all__ = ["ear", "panel", "spoken"]
 
@@ -55,6 +56,15 @@ def test_no_errors_against_recordings_without_a_recording(spoken, lm, panel):
     result = run(spoken, **given, generation=Generation(prompt_s=1.2, continue_s=0.6))
     assert {"wer", "cer"} <= metrics(result)
     assert {"dwer", "dcer", "fad", "fad_inf", "kld"} <= set(result["details"]["absent"])
+
+
+def test_one_prompt_has_no_intervals(spoken, lm, panel):
+    """Resampling one clip would give an interval of no width, as if all were known."""
+    for scorer in ("model", "recordings"):
+        found = run(spoken, generation=replace(GENERATION, max_prompts=1))["scores"][scorer]
+        assert found
+        assert {s["interval"] for s in found} == {None}
+    assert any(s["interval"] for s in run(spoken)["scores"]["model"])
 
 
 class Loops(Ear):
