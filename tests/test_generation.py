@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_guidance_is_what_a_slow_loop_makes_of_two_documents(name, settings, dep
         made = generate_codes(model, pattern, prompt, 10, sampling, seed)
         assert np.array_equal(made, slowly(model, pattern, prompt, 10, sampling, seed))
         differ |= not np.array_equal(made, generate_codes(model, pattern, prompt, 10, Sampling(temperature=1.2), seed))
+    assert differ
+
+
+@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS[:6], ids=named)
+def test_a_penalty_over_several_streams_is_what_a_slow_loop_makes(name, settings, depth):
+    """Each stream has a memory of its own, which the prompt begins. Guidance of all but 1 has the penalty see
+    log-probabilities, as the slow loop does."""
+    model = make(name, settings, depth)
+    pattern = PATTERNS.create(name, codebook_sizes=SIZES, **settings)
+    differ = False
+    for seed in range(3):
+        sampling = Sampling(temperature=1.2, repetition_penalty=1.5, guidance=1 + 1e-7)
+        made = generate_codes(model, pattern, prompt_of(4, seed), 10, sampling, seed)
+        assert np.array_equal(made, slowly(model, pattern, prompt_of(4, seed), 10, sampling, seed))
+        without = generate_codes(
+            model, pattern, prompt_of(4, seed), 10, replace(sampling, repetition_penalty=1.0), seed
+        )
+        differ |= not np.array_equal(made, without)
     assert differ
 
 
