@@ -219,6 +219,12 @@ LOSSES = {
 }
 
 
+COMPARED = (
+    "Nats per code can only be compared between models of one tokenizer; bits per second of audio between all, but "
+    "for models of deduplicated units, which code no durations: those only among themselves."
+)
+
+
 def compute_plot(trainings: Sequence[Training]) -> Plot:
     """Loss against floating-point operations, for the runs that say what a step costs."""
     costed = [t for t in trainings if t.flops_per_step]
@@ -228,10 +234,7 @@ def compute_plot(trainings: Sequence[Training]) -> Plot:
         if series := [s for s in series if s.points]:
             views.append(View(name, "training compute (FLOPs)", name, tuple(series), log_x=True))
     without = [t.name for t in trainings if not t.flops_per_step]
-    about = (
-        "Nats per code can only be compared between models of one tokenizer; bits per second of audio between all, but "
-        "for models of deduplicated units, which code no durations: those only among themselves."
-    )
+    about = COMPARED
     if views and without:
         about += f" Without {', '.join(without)}, whose run folder (checkpoints/) is not at hand."
     absent = "" if views else "No run says what it has spent: give the run folder itself, with its checkpoints/."
@@ -250,7 +253,7 @@ def training_plot(trainings: Sequence[Training]) -> Plot:
             name = LOSSES.get(key, key.replace("_", " "))
             views.append(View(name, "step", name, tuple(series)))
     absent = "" if views else "No training curve is among what was given: give a run folder, with its metrics.jsonl."
-    return Plot("training", "Training curves", "What was logged, by optimizer step.", tuple(views), absent)
+    return Plot("training", "Training curves", f"What was logged, by optimizer step. {COMPARED}", tuple(views), absent)
 
 
 def curve(training: Training, key: str) -> Points:
