@@ -32,7 +32,7 @@ def read_items(path: Path) -> list[Item]:
     """The lines of an .item file after its header, where it has one. UsageError, with its line, for one that is not
     whole."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error}); save it as such, or fetch it again") from None
     items = []

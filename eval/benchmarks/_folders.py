@@ -52,12 +52,19 @@ def recordings_in(folder: Path) -> list[Path]:
 
 
 def numbered_pairs(root: Path, separator: str, subfolders: bool, name: str = "") -> FoundPairs:
-    """The pairs of ROOT, or, with `subfolders`, of each folder in it as a list of its own (of ROOT itself where there
-    is none). Items and groups begin with `name`, where there is more than one root."""
+    """The pairs of ROOT, or, with `subfolders`, of each folder in it that has recordings, as a list of its own (of ROOT
+    itself where there is none); recordings beside such folders are named and left out. Items and groups begin with
+    `name`, where there is more than one root."""
     found = FoundPairs()
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if subfolders else []
+    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if subfolders else []
+    folders = [folder for folder in below if recordings_in(folder)]
     for folder in folders or [root]:
         found.add(_pairs_of(root, folder, separator, name))
+    for path in recordings_in(root) if folders else ():
+        item = (f"{name}/" if name else "") + path.stem
+        found.files[item] = path
+        found.unpaired.append(LeftOut(item, "lies beside the folders of the lists, in none of them"))
+        found.lost += 1
     return found
 
 

@@ -275,6 +275,11 @@ def test_an_item_file_without_a_header_loses_no_item(tmp_path):
     assert [i.line for i in bare] == [1, 2]
 
 
+def test_an_item_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "x.item").write_text(f"{HEADER}\r\nf 0.1 0.2 p a b s\r\n", encoding="utf-8-sig", newline="")
+    assert [(i.line, i.file, i.offset_s) for i in read_items(tmp_path / "x.item")] == [(2, "f", 0.2)]
+
+
 def test_an_item_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "x.item").write_bytes(f"{HEADER}\nf 0.1 0.2 \u00e4 a b s\n".encode("latin-1"))
     with pytest.raises(UsageError, match=r"x.item is not UTF-8 text"):

@@ -49,6 +49,22 @@ def test_a_whole_list_is_paired_as_slamkit_does(tmp_path):
     assert found["mean over folders"] == pytest.approx(np.mean([found["folder a"], found["folder b"]]))
 
 
+def test_recordings_beside_the_folders_are_named(tmp_path):
+    write_list(tmp_path / "sblimp/agreement", ["0+a", "1+a"])
+    write_list(tmp_path / "sblimp", ["2+a"])
+    found = numbered_pairs(tmp_path / "sblimp", "+", subfolders=True)
+    assert [(p.positive, p.negative) for p in found.pairs] == [("agreement/0+a", "agreement/1+a")]
+    assert [left.item for left in found.unpaired] == ["2+a"]
+    assert found.lost == 1
+
+
+def test_folders_without_recordings_are_no_lists(tmp_path):
+    write_list(tmp_path / "sblimp", ["0+a", "1+a"])
+    (tmp_path / "sblimp/texts").mkdir()
+    found = numbered_pairs(tmp_path / "sblimp", "+", subfolders=True)
+    assert [(p.positive, p.negative) for p in found.pairs] == [("0+a", "1+a")]
+
+
 def test_a_missing_file_costs_its_own_pair_only(tmp_path):
     """slamkit's reader would pair 1 with 3, 4 with 5 and so on: every later pair would be a wrong one."""
     write_list(tmp_path / "swuggy_inter/a", [f"{i}_word" for i in range(8) if i != 2])
