@@ -84,6 +84,8 @@ def from_local_or_hub(load: Callable[[bool], T], checkpoint: str, judge: str, ot
     """`load(local_files_only)` from a folder or the cache of the hub, then from the hub. MissingJudgeError where there
     is neither; `other` names another way."""
     complaint = ""
+    if checkpoint.startswith(("/", ".", "~")) and not Path(checkpoint).is_dir():  # no id of the hub
+        raise MissingJudgeError(f"{judge} needs {checkpoint}: there is no such folder")
     for local_only in (True,) if Path(checkpoint).is_dir() else (True, False):
         try:
             return load(local_only)

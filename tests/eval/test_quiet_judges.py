@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from eval.judges.asr import _no_complaint_about_itself
+from eval.judges.base import MissingJudgeError, from_local_or_hub
 
 COMPLAINT = (
     "Passing `generation_config` together with generation-related arguments=({'suppress_tokens', "
@@ -55,3 +56,12 @@ def test_the_lattice_of_visqol_is_loaded_in_silence():
     ):
         made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert ("TensorFlow Lite" in made.stderr) == said
+
+
+def test_a_folder_that_is_not_there_is_no_name_to_fetch(tmp_path):
+    def load(local_only):
+        raise AssertionError("asked for")
+
+    for folder in (str(tmp_path / "none"), "./none", "../none/at/all"):
+        with pytest.raises(MissingJudgeError, match=r"needs .*none.*: there is no such folder$"):
+            from_local_or_hub(load, folder, "speech recognition")
