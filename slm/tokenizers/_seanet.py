@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from slm.audio import joined
 from slm.errors import UsageError
 from slm.tokenizers._codec import NeuralCodec, conv_context
 
@@ -50,6 +51,31 @@ class SEANetCodec(NeuralCodec):
     def _blocks(self, frames: int, context: int) -> list[list[tuple[int, int, int, int]]]:
         pieces, size = list(self._pieces(frames, context)), self.pieces_per_block
         return [pieces[i : i + size] for i in range(0, len(pieces), size)]
+
+
+class TwoWaySEANetCodec(SEANetCodec):
+    """One whose `decoder` is the same the other way, with an LSTM that sees all codes of a clip: long clips are decoded
+    in pieces with its state carried."""
+
+    def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes)
+
+    def _decode_whole(self, codes: np.ndarray) -> np.ndarray:
+        if not self._is_long(len(codes) * self.spec.hop_samples):
+            return super()._decode_whole(codes)
+        import torch
+
+        decoder, hop = self.model.decoder, self.spec.hop_samples
+        pieces = list(self._pieces(len(codes), conv_context(decoder.front, 1)))
+        values = torch.from_numpy(codes.T.astype(np.int64))[None].to(self._parameter().device)
+
+        def features(piece: int) -> torch.Tensor:
+            first, last, start, stop = pieces[piece]
+            latents = self.model.quantizer.decode(values[..., start:stop])
+            return decoder.front(latents)[..., first - start : last - start]
+
+        made = decoder.in_pieces(features, len(pieces), conv_context(decoder.back, hop, from_frames=True), hop)
+        return joined(audio[0, 0].cpu().numpy() for audio in made)
 
 
 def pick(values: Any, names: Iterable[str], where: str) -> dict[str, Any]:

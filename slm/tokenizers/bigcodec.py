@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from slm.audio import joined
 from slm.errors import UsageError
 from slm.files import atomic_directory
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
-from slm.tokenizers._codec import conv_context
-from slm.tokenizers._seanet import SEANetCodec
+from slm.tokenizers._seanet import TwoWaySEANetCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -25,7 +21,7 @@ SAMPLE_RATE_HZ = 16_000
 
 
 @TOKENIZERS.register("bigcodec")
-class BigCodecTokenizer(SEANetCodec):
+class BigCodecTokenizer(TwoWaySEANetCodec):
     """BigCodec: speech in one stream of 80 codes of 8192 per second (1.04 kbit/s), by a large network (159 M).
 
     `checkpoint` is a hub id or a folder with `bigcodec.pt`, which holds encoder (`CodecEnc`) and decoder (`generator`);
@@ -61,27 +57,6 @@ class BigCodecTokenizer(SEANetCodec):
 
     def _samples_taken(self, num_samples: int) -> int:
         return self.spec.num_frames(num_samples) * self.spec.hop_samples  # a frame more where all are whole
-
-    def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(codes)
-
-    def _decode_whole(self, codes: np.ndarray) -> np.ndarray:
-        if not self._is_long(len(codes) * self.spec.hop_samples):
-            return super()._decode_whole(codes)
-        import torch
-
-        decoder, hop = self.model.decoder, self.spec.hop_samples
-        pieces = list(self._pieces(len(codes), conv_context(decoder.front, 1)))
-        values = torch.from_numpy(codes.T.astype(np.int64))[None].to(self._parameter().device)
-
-        def features(piece: int) -> torch.Tensor:
-            first, last, start, stop = pieces[piece]
-            return decoder.front(self.model.quantizer.decode(values[..., start:stop]))[
-                ..., first - start : last - start
-            ]
-
-        made = decoder.in_pieces(features, len(pieces), conv_context(decoder.back, hop, from_frames=True), hop)
-        return joined(audio[0, 0].cpu().numpy() for audio in made)
 
     @classmethod
     def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:

@@ -8,14 +8,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from slm.audio import joined
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
-from slm.tokenizers._codec import conv_context
-from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick
+from slm.tokenizers._seanet import TwoWaySEANetCodec, fill_with_noise, pick
 from slm.tokenizers._untrained import own_folder
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -43,7 +39,7 @@ _TRAINING_ONLY = ("transform.", ".inited", ".cluster_size", ".embed_avg")
 
 
 @TOKENIZERS.register("speechtokenizer")
-class SpeechTokenizer(SEANetCodec):
+class SpeechTokenizer(TwoWaySEANetCodec):
     """SpeechTokenizer: speech at 50 frames per second; the first codebook is semantic (distilled from HuBERT).
 
     `checkpoint` is a folder or a hub id, with the sub-folder behind it, that holds `config.json` and the file
@@ -90,26 +86,6 @@ class SpeechTokenizer(SEANetCodec):
             taxonomy=taxonomy_of("speechtokenizer"),
             published=state.values(),
         )
-
-    def _audio_of(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(codes)
-
-    def _decode_whole(self, codes: np.ndarray) -> np.ndarray:
-        if not self._is_long(len(codes) * self.spec.hop_samples):
-            return super()._decode_whole(codes)
-        import torch
-
-        decoder, hop = self.model.decoder, self.spec.hop_samples
-        pieces = list(self._pieces(len(codes), conv_context(decoder.front, 1)))
-        values = torch.from_numpy(codes.T.astype(np.int64))[None].to(self._parameter().device)
-
-        def features(piece: int) -> torch.Tensor:
-            first, last, start, stop = pieces[piece]
-            latents = self.model.quantizer.decode(values[..., start:stop])
-            return decoder.front(latents)[..., first - start : last - start]
-
-        made = decoder.in_pieces(features, len(pieces), conv_context(decoder.back, hop, from_frames=True), hop)
-        return joined(audio[0, 0].cpu().numpy() for audio in made)
 
     @classmethod
     def write_untrained(cls, folder: str | Path, seed: int = 0, **changes: Any) -> None:
