@@ -55,6 +55,5 @@ class Sheet:
         if not math.isfinite(observed.value):
             return None
         found = estimate([observed], self.resamples, self.seed)
-        low, high = (metric.shown(end) for end in found.interval)
-        interval = (low, high) if found.count > 1 else None  # one clip does not tell how clips differ
+        interval = found.interval and (metric.shown(found.interval[0]), metric.shown(found.interval[1]))
         return Score(item, name, metric.shown(found.value), metric.unit, convention, found.count, interval)

@@ -149,5 +149,5 @@ def error_score(
     for phones in sorted(errors):
         both[tuple(sorted(phones))].append(errors[phones])
     observed = Observations(np.array([sum(v) for v in both.values()]), np.array([float(len(v)) for v in both.values()]))
-    found = estimate([observed], resamples, seed)
+    found = estimate([observed], resamples, seed, share=True)
     return Score(item, METRIC, found.value, "fraction", convention, found.count, found.interval)

@@ -21,10 +21,11 @@ MAX_CELLS = 4_000_000  # of one block of draws: 32 MB
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; `count` observations were behind it."""
+    """A value with its 95 % interval; `count` observations were behind it. None of those that are all alike, or of a
+    single one: they do not tell how observations differ."""
 
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     count: int
 
 
@@ -37,6 +38,8 @@ def estimate(strata: Sequence[Observations], resamples: int, seed: int, share: b
     value, count = float(np.mean([s.value for s in strata])), sum(len(s) for s in strata)
     if share and (found := few_share([s.numerators / s.denominators for s in strata])) is not None:
         return Estimate(value, found, count)
+    if all(len(_distinct(s)[0]) == 1 for s in strata):
+        return Estimate(value, None, count)
     rng = np.random.default_rng(seed)
     drawn = np.mean([resample(s, resamples, rng) for s in strata], axis=0)
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -49,12 +52,18 @@ def resample(observations: Observations, resamples: int, rng: np.random.Generato
     Equal observations are interchangeable, so how often each distinct one is drawn is a multinomial: the cost grows
     with the distinct ones (three for pairs of one voice), and the order of observations cannot matter.
     """
-    rows = np.stack([observations.numerators, observations.denominators], axis=1)
-    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    distinct, counts = _distinct(observations)
     block = max(1, MAX_CELLS // len(distinct))
     made = []
     for start in range(0, resamples, block):
-        draws = rng.multinomial(len(rows), counts / len(rows), size=min(block, resamples - start))
+        draws = rng.multinomial(len(observations), counts / len(observations), size=min(block, resamples - start))
         sums = draws @ distinct
         made.append(sums[:, 0] / sums[:, 1])
     return np.concatenate(made)
+
+
+def _distinct(observations: Observations) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of numerator and denominator `[N, 2]`, and how many observations have each."""
+    rows = np.stack([observations.numerators, observations.denominators], axis=1)
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    return distinct, counts

@@ -9,7 +9,7 @@ import pytest
 
 from eval.metrics.base import METRICS, ClipLikelihood, Observations, ScoredPair, metrics_of
 from eval.metrics.bits_per_s import BitsPerSecond
-from eval.metrics.bootstrap import estimate, resample
+from eval.metrics.bootstrap import Estimate, estimate, resample
 from eval.metrics.pair_accuracy import PairAccuracy
 from tests.contracts import metric_law
 
@@ -75,10 +75,19 @@ def test_resampling_agrees_with_drawing_index_by_index():
 
 
 def test_strata_are_resampled_within_themselves():
-    """Two strata without spread: their mean has none, though pooled they would differ a lot."""
-    zeros, ones = Observations(np.zeros(5), np.ones(5)), Observations(np.ones(50), np.ones(50))
-    found = estimate([zeros, ones], resamples=200, seed=0)
-    assert (found.value, found.interval, found.count) == (0.5, (0.5, 0.5), 55)
+    """Two strata of little spread: their mean has less, though pooled they would differ a lot."""
+    low, high = (Observations(np.tile([base, base + 0.1], 20), np.ones(40)) for base in (0.0, 0.9))
+    found = estimate([low, high], resamples=2000, seed=0)
+    assert (found.value, found.count) == (pytest.approx(0.5), 80)
+    deviation = 0.05 / np.sqrt(40) / np.sqrt(2)
+    assert found.interval == pytest.approx((0.5 - 1.96 * deviation, 0.5 + 1.96 * deviation), abs=0.003)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_what_is_all_alike_does_not_tell_how_it_differs(count):
+    alike = Observations(np.zeros(count), np.ones(count))
+    assert estimate([alike, alike], resamples=100, seed=0) == Estimate(0.0, None, 2 * count)
+    assert estimate([alike], resamples=100, seed=0, share=True).interval[1] > 0.3  # of a share it is known
 
 
 def test_intervals_depend_on_the_seed_and_not_on_order_or_blocks(monkeypatch):
