@@ -47,6 +47,10 @@ class Continuer:
         made = self._generator.make(requests, sampling, speed, enough)
         return [self._as_codes(p, self._heard_again(p.codes, m, frames)) for p, m in zip(prompts, made, strict=True)]
 
+    def check_room(self, prompt: Codes, seconds: float) -> None:
+        """UsageError where prompt and continuation are more than the model has positions for."""
+        self._request(prompt, self._frames(seconds), 0)
+
     def stream(self, prompt: Codes, seconds: float, seed: int, sampling: Sampling, speed: Speed,
                chunk_frames: int) -> Iterator[np.ndarray]:  # fmt: skip
         """The new codes `[t, K]`, as soon as `chunk_frames` of them are whole; together those of `codes`."""

@@ -6,7 +6,7 @@ it can be listened to and so that generation metrics have something to read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,21 +50,12 @@ class Continuation(Benchmark):
     def run(self, run: Run) -> Result:
         """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made."""
         made: list[dict[str, Any]] = []
-        prompts: dict[int, AudioClip] = {}
-        left_out: list[LeftOut] = []
-        for number, entry in enumerate(self.prompts):
-            try:
-                prompts[number] = self._read(entry, run.lm)
-            except AudioError as error:
-                left_out.append(LeftOut(entry.id, str(error)))
-        if not prompts:
-            first = left_out[0]
-            raise UsageError(f"continuation: no prompt can be used; the first: {first.item} {first.reason}")
-        codes = run.lm.tokenizer.encode(list(prompts.values()))
-        seeds = [prompt_seed(run.seed, prompt.id) for prompt in prompts.values()]
+        prompts, left_out = self._prompts(run.lm)
+        codes = [heard for _, heard in prompts.values()]
+        seeds = [prompt_seed(run.seed, prompt.id) for prompt in codes]
         wholes = continue_prompts(codes, run.lm, self.generation, seeds)
         with atomic_directory(run.out / self.name) as folder:
-            for (number, prompt), heard, whole, seed in zip(prompts.items(), codes, wholes, seeds, strict=True):
+            for (number, (prompt, heard)), whole, seed in zip(prompts.items(), wholes, seeds, strict=True):
                 record = write_continuation(prompt, heard, whole, run.lm, folder / f"{number:03d}")
                 made.append({**record, "seed": seed, "folder": f"{self.name}/{number:03d}"})
             write_json(folder / "prompts.json", made)
@@ -86,6 +77,23 @@ class Continuation(Benchmark):
                 "prompts": made,
             },
         )
+
+    def _prompts(self, lm: SpokenLM) -> tuple[dict[int, tuple[AudioClip, Codes]], list[LeftOut]]:
+        """Number -> recording and codes of the prompts that can be continued; UsageError where none can."""
+        clips: dict[int, AudioClip] = {}
+        unfit: dict[int, str] = {}
+        for number, entry in enumerate(self.prompts):
+            try:
+                clips[number] = self._read(entry, lm)
+            except AudioError as error:
+                unfit[number] = str(error)
+        codes = dict(zip(clips, lm.tokenizer.encode(list(clips.values())), strict=True))
+        unfit |= find_without_room(lm, codes, self.generation.continue_s)
+        left_out = [LeftOut(self.prompts[number].id, unfit[number]) for number in sorted(unfit)]
+        if len(unfit) == len(self.prompts):
+            first = left_out[0]
+            raise UsageError(f"continuation: no prompt can be used; the first: {first.item} {first.reason}")
+        return {n: (clip, codes[n]) for n, clip in clips.items() if n not in unfit}, left_out
 
     def _read(self, source: SourceClip, lm: SpokenLM) -> AudioClip:
         """The first `prompt_s` seconds, as the tokenizer wants them. AudioError for what gives no code."""
@@ -125,6 +133,20 @@ def _sampling(g: Generation) -> Sampling:
     from slm.generation import Sampling
 
     return Sampling(g.temperature, g.top_k, g.may_stop, g.top_p, g.min_p, g.repetition_penalty, g.guidance)
+
+
+def find_without_room(lm: SpokenLM, prompts: Mapping[int, Codes], seconds: float) -> dict[int, str]:
+    """The prompts that leave no room for what is to come in the positions of the model, and why. Models that name no
+    limit have none."""
+    made: dict[int, str] = {}
+    if (continuer := getattr(lm, "continuer", None)) is None:
+        return made
+    for number, prompt in prompts.items():
+        try:
+            continuer.check_room(prompt, seconds)
+        except UsageError as error:
+            made[number] = str(error).removeprefix(f"{prompt.id} ")
+    return made
 
 
 def continue_prompts(prompts: Sequence[Codes], lm: SpokenLM, g: Generation, seeds: Sequence[int]) -> list[Codes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from eval.benchmarks.base import Generation, Setup
 from eval.benchmarks.continuation import Continuation, describe_clip, describe_codes, prompt_seed
+from eval.run import main
 from slm.errors import UsageError
 from slm.types import AudioClip, Codes
-from tests.eval.material import write_level
+from tests.eval.material import config, write_level
 from tests.fakes import ArithmeticTokenizer, tone
 
 
@@ -74,3 +76,19 @@ def test_the_convention_names_every_setting_that_matters(tmp_path):
     )
     plain = Continuation(Setup(tmp_path, prompts=str(tmp_path)))
     assert plain._convention(0) == "2 s prompts, 3 s more, temperature 1, all codes, seed 0"
+
+
+def test_a_prompt_that_leaves_no_room_is_left_out_and_named(root, real_lm):
+    """512 positions are 5.1 s of two codebooks at 50 Hz, one code after the other."""
+    write_level(root / "said/long.wav", 0.1, duration_s=4.5)
+    write_level(root / "said/short.wav", 0.1, duration_s=0.5)
+    settings = {"benchmarks": "continuation", "generation": Generation(prompt_s=10, continue_s=1)}
+    main(config(root, prompts=str(root / "said"), **settings))
+    result = json.loads((root.parent / "out/results.json").read_text())["results"][0]
+    [left_out] = result["left_out"]
+    assert left_out["item"] == "long"
+    assert "the model has 512 positions" in left_out["reason"]
+    assert [made["id"] for made in result["details"]["prompts"]] == ["short"]
+    (root / "said/short.wav").unlink()
+    with pytest.raises(UsageError, match=r"no prompt can be used; the first: long .* 512 positions"):
+        main(config(root, prompts=str(root / "said"), **settings, out=str(root.parent / "none")))
