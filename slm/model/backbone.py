@@ -168,7 +168,9 @@ def _loading(source: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error says, without what follows; where that is said behind a colon, with the line after it."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
 
 def _vocabulary_fields(pattern: Pattern) -> dict[str, Any]:

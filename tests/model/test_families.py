@@ -35,6 +35,11 @@ def test_what_is_no_decoder_only_family_is_refused_in_a_line_that_names_one(stre
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_family_needs_is_said_in_the_line():
+    with pytest.raises(UsageError, match=r"no modernbert-decoder can be made of this .*'pad_token_id' expected int"):
+        build_causal_lm({**SMALL, "model_type": "modernbert-decoder"}, PATTERNS.create("flat", codebook_sizes=(8,)), 0)
+
+
 def test_a_leak_is_seen_however_little_fresh_weights_make_of_it():
     """A state-space layer hands the document before on, by less than a thousandth of a nat while weights are fresh."""
     pattern = PATTERNS.create("delay", codebook_sizes=(16, 16))
