@@ -8,6 +8,7 @@ layers up to the highest one are kept and run.
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -44,6 +45,19 @@ class LayeredEncoder(FrameEncoder):
     """Whether clips may share a tensor."""
     batch_s: float | None = None
     """Seconds in a batch on a GPU, where these are others than usual."""
+
+    @abstractmethod
+    def hear(self, signal: torch.Tensor) -> torch.Tensor:
+        """A signal of `cut` `[N]`, on the device, or clips that are packed -> features `[layers, T, width]`."""
+
+    @abstractmethod
+    def stages(self) -> list[Any]:
+        """The modules that a signal goes through, or its spectra, in order."""
+
+    def features_of(self, part: np.ndarray) -> torch.Tensor:
+        import torch
+
+        return self.hear(torch.from_numpy(part).to(self.model.device))
 
     def _keep(self, blocks: Any, layers: Sequence[int], name: str) -> Any:
         """The blocks that run for `layers`; UsageError for a layer that there is not."""
@@ -156,18 +170,11 @@ class ConvEncoder(LayeredEncoder):
             values = torch.nn.functional.layer_norm(values, values.shape[1:])
         return values[0].numpy()
 
-    def features_of(self, part: np.ndarray) -> torch.Tensor:
-        import torch
-
-        return self.run(torch.from_numpy(part)[None].to(self.model.device, self.model.dtype))
-
-    def run(self, signals: torch.Tensor) -> torch.Tensor:
-        """What `prepared` made, one or packed, `[1, N]` -> features `[layers, T, width]`."""
+    def hear(self, signal: torch.Tensor) -> torch.Tensor:
         with masks_unwarned():
-            return self._layers_of(signals)
+            return self._layers_of(signal[None].to(self.model.dtype))
 
     def stages(self) -> list[Any]:
-        """The modules that a signal goes through, in order."""
         encoder = self.model.encoder
         return [self.model.feature_extractor, encoder.pos_conv_embed, *encoder.layers]
 

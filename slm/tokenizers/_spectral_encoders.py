@@ -39,10 +39,6 @@ class SpectralEncoder(LayeredEncoder):
         """A signal `[N]` -> `[1, spectra, bands]` on its device, of whole frames."""
 
     @abstractmethod
-    def stages(self) -> list[Any]:
-        """The modules that spectra go through, in order."""
-
-    @abstractmethod
     def run(self, spectra: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Spectra, of one clip or packed, and which frame of its clip each frame is `[T]` -> `[layers, T, width]`."""
 
@@ -66,13 +62,12 @@ class SpectralEncoder(LayeredEncoder):
         with batch.packed(begins, lengths, frames * per_frame):
             return self.run(spectra, positions.to(like.device, non_blocking=True))
 
-    def features_of(self, part: np.ndarray) -> torch.Tensor:
+    def hear(self, signal: torch.Tensor) -> torch.Tensor:
         import torch
 
-        model = self.model
-        spectra = self.spectra_of(torch.from_numpy(part).to(model.device)).to(model.dtype)
+        spectra = self.spectra_of(signal).to(self.model.dtype)
         frames = spectra.shape[1] // self.spectra_per_frame
-        return self.run(spectra, torch.arange(frames, device=model.device))
+        return self.run(spectra, torch.arange(frames, device=signal.device))
 
 
 class BertEncoder(SpectralEncoder):

@@ -16,7 +16,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._codec import widest_layer
-from slm.tokenizers._encoder_families import ConvEncoder
+from slm.tokenizers._encoder_families import LayeredEncoder
 from slm.tokenizers._encoders import check_layers, load_encoder
 from slm.tokenizers._frames import FrameEncoder
 from slm.tokenizers._kmeans import KmeansTokenizer
@@ -58,6 +58,7 @@ class SslKmeansTokenizer(KmeansTokenizer):
     each as a clip of its own; T stays what the spec says.
     """
 
+    encoder: LayeredEncoder
     batching: Literal["none", "frames", "samples"] = "samples"
     mismatch: ClassVar[Mapping[str, str]] = {"bf16": "about 3 %"}
     measured_on = "a CPU"
@@ -130,7 +131,6 @@ class SslKmeansTokenizer(KmeansTokenizer):
         )
 
     def encoder_stages(self) -> Sequence[Any]:
-        assert isinstance(self.encoder, ConvEncoder | SpectralEncoder)
         return self.encoder.stages()
 
     def _gap_frames(self) -> int:
@@ -144,8 +144,7 @@ class SslKmeansTokenizer(KmeansTokenizer):
         self.model.to(torch.bfloat16)
 
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
-        assert isinstance(self.encoder, ConvEncoder)
-        return self._assign(self.encoder.run(signals[:, 0])).T[None]
+        return self._assign(self.encoder.hear(signals[0, 0])).T[None]
 
     def _codes_of_batch(self, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
         from slm.tokenizers._batched import frames_of_batch
