@@ -59,14 +59,15 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{torch.cuda.get_device_name() if options.device == 'cuda' else f'CPU, {options.threads} thread(s)'}")
     print(f"{'tokenizer':<26} {'mode':<12} {'encode':>10} {'of plain':>18} {'decode':>10} {'differ':>8}")
     for name in options.names or _runnable():
+        shown = Path(name).stem if name.endswith(".yaml") else name
         try:
             with checkpoint_of(name) as (source, settings):
                 for mode, *values in _rows(source, settings, options):
                     there, ratio, back, differing = values
-                    row = f"{Path(name).stem:<26} {mode:<12} {there:>10} {ratio:>18} {back:>10} {differing:>8}"
+                    row = f"{shown:<26} {mode:<12} {there:>10} {ratio:>18} {back:>10} {differing:>8}"
                     print(row.rstrip(), flush=True)
         except UsageError as error:
-            print(f"{Path(name).stem:<26} left out: {error}")
+            print(f"{shown:<26} left out: {error}")
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -92,8 +93,9 @@ def checkpoint_of(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, {}
         return
     with TemporaryDirectory() as folder:
-        made = write_untrained_record(find_records(name, catalogue())[0], Path(folder) / "untrained")
-        yield made or (name, {})
+        row = find_records(name, catalogue())[0]
+        made = write_untrained_record(row, Path(folder) / "untrained")
+        yield made or (str(row.loads or name), dict(row.settings))
 
 
 def _rows(source: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
