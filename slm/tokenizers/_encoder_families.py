@@ -57,7 +57,7 @@ class LayeredEncoder(FrameEncoder):
     def features_of(self, part: np.ndarray) -> torch.Tensor:
         import torch
 
-        return self.hear(torch.from_numpy(part).to(self.model.device))
+        return self.hear(torch.from_numpy(np.ascontiguousarray(part)).to(self.model.device))
 
     def _keep(self, blocks: Any, layers: Sequence[int], name: str) -> Any:
         """The blocks that run for `layers`; UsageError for a layer that there is not."""

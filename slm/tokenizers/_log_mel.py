@@ -32,12 +32,12 @@ class LogMel:
         extractor = self.extractor
         if not signal.is_cuda:
             made: torch.Tensor = extractor(
-                signal.float().numpy(),
+                signal.float().cpu().numpy(),
                 sampling_rate=extractor.sampling_rate,
                 pad_to_multiple_of=extractor.stride if fill_last else None,
                 return_tensors="pt",
             ).input_features
-            return made
+            return made.to(signal.device)
         return self.on_device(signal, fill_last)
 
     def on_device(self, signal: torch.Tensor, fill_last: bool) -> torch.Tensor:
@@ -83,13 +83,13 @@ class WhisperLogMel:
         if signal.is_cuda:
             return self.on_device(signal)
         made: torch.Tensor = self.extractor(
-            signal.float().numpy(),
+            signal.float().cpu().numpy(),
             sampling_rate=self.extractor.sampling_rate,
             padding="longest",
             truncation=False,
             return_tensors="pt",
         ).input_features
-        return made.mT
+        return made.mT.to(signal.device)
 
     def on_device(self, signal: torch.Tensor) -> torch.Tensor:
         """The same by torch, step by step."""

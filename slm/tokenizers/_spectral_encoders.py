@@ -155,12 +155,15 @@ class WhisperFrames(SpectralEncoder):
 
         model = self.model
         hidden = gelu(model.conv2(gelu(model.conv1(spectra.mT.contiguous())))).transpose(1, 2)
-        states = [hidden + model.embed_positions.weight[positions]]
-        for block in self.blocks:
-            states.append(block(states[-1], None))
-        if len(self.blocks) == self.last_layer:
-            states[-1] = model.layer_norm(states[-1])
-        return torch.cat([states[layer] for layer in self.layers])
+        hidden = hidden + model.embed_positions.weight[positions]
+        kept = {}  # of a large encoder, all layers of 128 s would be a GB
+        for layer, block in enumerate(self.blocks):
+            if layer in self.layers:
+                kept[layer] = hidden
+            hidden = block(hidden, None)
+        highest = len(self.blocks)
+        kept[highest] = model.layer_norm(hidden) if highest == self.last_layer else hidden
+        return torch.cat([kept[layer] for layer in self.layers])
 
     def stages(self) -> list[Any]:
         return [self.model.conv1, self.model.conv2, *self.blocks]

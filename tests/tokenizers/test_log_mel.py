@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import SeamlessM4TFeatureExtractor
+from transformers import SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
 
 from slm.tokenizers import load_tokenizer
-from slm.tokenizers._log_mel import LogMel
+from slm.tokenizers._log_mel import LogMel, WhisperLogMel
 from slm.types import AudioClip
 from tests.tokenizers.semantic_codecs import write_light
 from tests.tokenizers.speech import real_clips
@@ -35,6 +35,42 @@ def test_frames_are_those_of_transformers(fill_last: bool, bands: int) -> None:
         np.testing.assert_allclose(frames, exact[: len(frames)], atol=1e-5, rtol=1e-6)
         if len(signal) >= 8000 and np.ptp(signal) > 0:
             torch.testing.assert_close(made, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bands", [80, 128])
+def test_frames_of_whisper_are_those_of_transformers(bands: int) -> None:
+    """Speech of one frame of the encoder, of more, of 30 s, and silence; with dither too, by the same seed."""
+    speech = np.tile(real_clips(16_000)[0].samples, 16)
+    for dither in (0.0, 1e-3):
+        log_mel = WhisperLogMel(WhisperFeatureExtractor(feature_size=bands, dither=dither))
+        for signal in (speech[:320], speech[:16_160], speech[:480_000], np.zeros(16_000, np.float32)):
+            values = torch.from_numpy(signal.copy())
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                theirs = log_mel(values)
+                torch.manual_seed(0)
+                made = log_mel.on_device(values)
+            assert made.shape == theirs.shape == (1, len(signal) // 160, bands)
+            torch.testing.assert_close(made, theirs, atol=1e-5, rtol=0)
+            assert np.array_equal(values.numpy(), signal), "the clip itself was changed"
+
+
+class Elsewhere(torch.Tensor):
+    """On a device that is no GPU of CUDA's (mps): numpy sees it once it has been brought to the host."""
+
+    def numpy(self) -> np.ndarray:  # type: ignore[override]
+        raise TypeError("can't convert mps:0 device type tensor to numpy")
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_signals_on_other_devices_come_to_the_host_first() -> None:
+    signal = torch.from_numpy(real_clips(16_000)[0].samples[:16_000].copy())
+    bert, whisper = LogMel(SeamlessM4TFeatureExtractor()), WhisperLogMel(WhisperFeatureExtractor())
+    elsewhere = signal.as_subclass(Elsewhere)
+    assert torch.equal(bert(elsewhere, False), bert(signal, False))
+    assert torch.equal(whisper(elsewhere), whisper(signal))
 
 
 @pytest.mark.parametrize("name", ["xcodec2", "neucodec"])
