@@ -85,7 +85,7 @@ class BertEncoder(SpectralEncoder):
         config = model.config
         model.encoder.layers = self._keep(model.encoder.layers, layers, config._name_or_path)
         model.adapter = model.intermediate_ffn = None
-        self.shares_tensors = attend_by_clips(model)
+        self.shares_tensors = let_bert_share_tensors(model)
         self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
         self.log_mel = LogMel(feature_extractor)
         self.sample_rate_hz = feature_extractor.sampling_rate
@@ -110,7 +110,7 @@ class BertEncoder(SpectralEncoder):
         return {**settings, "weights": self._weights(layer)}
 
 
-def attend_by_clips(model: Any) -> bool:
+def let_bert_share_tensors(model: Any) -> bool:
     """Make a w2v-BERT fit for clips that are packed; False where its positions are of a kind that is not."""
     from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
 

@@ -110,6 +110,19 @@ def test_clips_too_short_for_a_batch_and_longer_than_one(load: Callable[..., Any
         assert (alone.codes != together.codes).mean() < 0.02 if len(alone.codes) else True
 
 
+@pytest.mark.parametrize("name", ["bert", "whisper"])
+def test_clips_of_spectra_about_as_long_as_shares_of_a_tensor(load: Callable[..., Any], name: str) -> None:
+    """A sample more or less than a frame or a log-mel frame of it, with clips of under 16 frames among them."""
+    exact, batched = (load(name, mode) for mode in ("exact", "batched"))
+    for each in (exact, batched):
+        each.model.double()
+    speech = np.tile(np.concatenate([clip.samples for clip in real_clips(16_000)]), 2)
+    sizes = [f * 320 + more for f in (15, 16, 25, 50, 400) for more in (-241, -80, -1, 0, 1, 80, 160, 240)]
+    clips = [AudioClip(str(n), speech[37 * i :][:n], 16_000) for i, n in enumerate(sizes)]
+    for alone, together in zip(exact.encode(clips), batched.encode(clips), strict=True):
+        assert np.array_equal(alone.codes, together.codes), alone.id
+
+
 def test_a_copy_has_the_same_units(load: Callable[..., Any]) -> None:
     tokenizer, clips = load("wav2vec2-group", "batched"), short_clips(2)
     for before, after in zip(tokenizer.encode(clips), copy.deepcopy(tokenizer).encode(clips), strict=True):
