@@ -150,7 +150,8 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
             metrics.write(at, values)
             checkpoints.figures = values
             say(f"  held out: {values['eval_nats_per_code']:.4f} nats per code, "
-                f"{values['eval_bits_per_s']:.2f} bits per s of audio")  # fmt: skip
+                f"{values['eval_bits_per_s']:.2f} bits per s of audio"
+                f"{' (durations not counted)' if config.dedup else ''}")  # fmt: skip
         if sampler is not None and (at % config.samples.every == 0 or last):
             with averaged():
                 sampler.write(at)

@@ -220,8 +220,10 @@ LOSSES = {
 
 
 COMPARED = (
-    "Nats per code can only be compared between models of one tokenizer; bits per second of audio between all, but "
-    "for models of deduplicated units, which code no durations: those only among themselves."
+    "Nats per code can only be compared between models that read the same units of one tokenizer: a byte pair and a "
+    "run of equal codes each count as one code. Bits per second of audio can be compared between all, with care, "
+    "because a coarser tokenizer has less to tell; but those of models of deduplicated units, which code no durations, "
+    "only among themselves."
 )
 
 

@@ -104,7 +104,9 @@ def test_models_of_deduplicated_units_are_named_where_bits_are_compared(given, t
     assert report([*map(str, folders), "--out", str(tmp_path / "site")]) == 0
     assert said in (tmp_path / "site/index.html").read_text()
     assert said in (tmp_path / "site/plots.html").read_text()
-    assert "which code no durations" in (tmp_path / "site/training.html").read_text()
+    training = (tmp_path / "site/training.html").read_text()
+    assert "which code no durations" in training
+    assert "a byte pair and a run of equal codes each count as one code" in training
 
 
 def test_what_has_no_first_number_is_said_to_have_none(given, site):

@@ -35,8 +35,11 @@ from tests.training.runs import ENV, ROOT, TORCHRUN, as_arguments, config, losse
         ("one", 19, {"pattern": PatternConfig("flat"), "dedup": True}),
     ],
 )
-def test_it_learns_and_leaves_a_model_that_scores(corpora, tmp_path, corpus, vocabulary, changes):
+def test_it_learns_and_leaves_a_model_that_scores(corpora, tmp_path, capsys, corpus, vocabulary, changes):
     train_lm.main(config(corpora[corpus], tmp_path / "run", steps=80, **changes))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  held out")]
+    assert said
+    assert all(("durations not counted" in line) == bool(changes.get("dedup")) for line in said)
     logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
     first, last = logged[0]["train_nats_per_code"], logged[-2]["train_nats_per_code"]
     assert first == pytest.approx(math.log(vocabulary), rel=0.1)
