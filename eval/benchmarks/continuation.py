@@ -120,8 +120,8 @@ def _heard(lm: SpokenLM) -> str:
         return "How much audio the model heard is not said where it was published"
     hours = float(lm.statistics.frames.sum()) / lm.spec.frame_rate_hz / 3600
     expect = ": expect babble" if hours < 10 else ""
-    others = "those whose continuations make sense heard thousands"
-    return f"The model heard {hours:.2f} hours of audio, where {others}{expect}"
+    others = "those whose continuations make sense were trained on thousands"
+    return f"The model was trained on {hours:.2f} hours of audio (repetitions not counted), where {others}{expect}"
 
 
 def prompt_seed(seed: int, prompt_id: str) -> int:

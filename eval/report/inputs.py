@@ -43,6 +43,8 @@ class Training:
     name: str
     lines: Sequence[Mapping[str, Any]]
     flops_per_step: float | None
+    audio_s_per_step: float | None = None
+    """Repetitions count."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def _read_folder(made: Inputs, folder: Path) -> bool:
         _add_training(made, run_name(folder.as_posix()), folder / "metrics.jsonl", folder)
         found = True
     if (folder / "plan.json").is_file() and (folder / "tokenizer.json").is_file():
-        made.corpora.append(Corpus(folder.name, describe_folder(folder)))
+        if folder.resolve() not in {Path(c.facts["path"]).resolve() for c in made.corpora}:
+            made.corpora.append(Corpus(folder.name, describe_folder(folder)))
         found = True
     return found
 
@@ -127,15 +130,16 @@ def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
 
     lines = read_metrics(metrics)
     if lines and (name, lines) not in [(t.name, t.lines) for t in made.trainings]:
-        made.trainings.append(Training(name, lines, flops_per_step(run)))
+        made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s")))
 
 
-def flops_per_step(run: Path) -> float | None:
-    """From what the run's last checkpoint says it has spent; None where the run is not at hand."""
+def spent_per_step(run: Path, what: str) -> float | None:
+    """From what the run's last checkpoint says it has spent (a field of `slm.training.budget.Progress`); None where the
+    run is not at hand."""
     for path in sorted(run.glob("checkpoints/step-*/state/progress.json"), reverse=True):
         spent = read_object(path)
-        if spent.get("flops") and spent.get("steps"):
-            return float(spent["flops"]) / float(spent["steps"])
+        if spent.get(what) and spent.get("steps"):
+            return float(spent[what]) / float(spent["steps"])
     return None
 
 

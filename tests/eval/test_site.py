@@ -186,7 +186,7 @@ def test_without_plotly_the_numbers_are_there_and_the_install_line_too(given, tm
     assert "not installed" in capsys.readouterr().err
 
 
-def test_a_corpus_and_a_run_alone_are_shown(tmp_path):
+def test_a_corpus_and_a_run_alone_are_shown(given, tmp_path):
     import tokenize_corpus
     from slm.corpus.config import CorpusConfig
 
@@ -197,8 +197,17 @@ def test_a_corpus_and_a_run_alone_are_shown(tmp_path):
     tokenize_corpus.main(CorpusConfig(audio=audio, tokenizer="codec2-700c", out=out, device="cpu", num_workers=0))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text('{"step": 1, "lr": 0.5}\n{"step": 2, "lr": 0.25}\n')
+    (tmp_path / "run/checkpoints/step-4/state").mkdir(parents=True)
+    spent = {"steps": 4, "audio_s": 4 * 3600 * 1.25, "flops": 4e9}
+    (tmp_path / "run/checkpoints/step-4/state/progress.json").write_text(json.dumps(spent))
     site = build([tmp_path / "c", tmp_path / "run"], tmp_path / "site")
     text = " ".join(" ".join(parse(site / "training.html").text).split())
     assert "3 clips" in text
     assert "lr as a table" in text
+    assert "Hours heard FLOPs run 2 – – – 2.5 2e+09" in text  # two steps of an hour and a quarter
+    record = json.loads((given[0] / "results.json").read_text())
+    (tmp_path / "evaluated").mkdir()
+    trained_on = {"path": str(tmp_path / "c"), "trained_on": True}
+    (tmp_path / "evaluated/results.json").write_text(json.dumps({**record, "corpus": trained_on}))
+    assert [c.facts["path"] for c in read_inputs([tmp_path / "evaluated", tmp_path / "c"]).corpora] == [out]
     assert "No benchmark results were given" in (site / "index.html").read_text()
