@@ -22,10 +22,12 @@ FEW = 10
 
 def few_share(values: Sequence[np.ndarray]) -> tuple[float, float] | None:
     """95 % interval of the mean over parts of each one's mean of values `[N]` within [0, 1]. None where every part has
-    as many right and wrong ones as a bootstrap needs."""
-    if any(not len(part) for part in values) or all(min(v.sum(), (1 - v).sum()) >= FEW for v in values):
+    as many right and wrong ones as a bootstrap needs, and they differ."""
+    if any(not len(part) for part in values):
         return None
-    return unanimous_interval(values) or _combined(values)
+    if alike := unanimous_interval(values):
+        return alike
+    return None if all(min(v.sum(), (1 - v).sum()) >= FEW for v in values) else _combined(values)
 
 
 def few_difference(differences: Sequence[np.ndarray]) -> tuple[float, float] | None:
@@ -35,10 +37,12 @@ def few_difference(differences: Sequence[np.ndarray]) -> tuple[float, float] | N
     the correlation that they have because no item is both.
     """
     sides = [np.maximum(d, 0) for d in differences], [np.maximum(-d, 0) for d in differences]
-    if any(not len(d) for d in differences) or all(part.sum() >= FEW for side in sides for part in side):
+    if any(not len(d) for d in differences):
         return None
     if alike := unanimous_interval([(d + 1) / 2 for d in differences]):
         return 2 * alike[0] - 1, 2 * alike[1] - 1
+    if all(part.sum() >= FEW for side in sides for part in side):
+        return None
     better, worse = (_mean(side) for side in sides)
     (b_low, b_high), (w_low, w_high) = (_combined(side) for side in sides)
     odds = [share / (1 - share) if share < 1 else 0.0 for share in (better, worse)]

@@ -88,6 +88,9 @@ def test_what_is_all_alike_does_not_tell_how_it_differs(count):
     alike = Observations(np.zeros(count), np.ones(count))
     assert estimate([alike, alike], resamples=100, seed=0) == Estimate(0.0, None, 2 * count)
     assert estimate([alike], resamples=100, seed=0, share=True).interval[1] > 0.3  # of a share it is known
+    ties = Observations(np.full(40, 0.5), np.ones(40))
+    low, high = estimate([ties], resamples=100, seed=0, share=True).interval
+    assert (low, high) == (pytest.approx(0.5 * 0.025 ** (1 / 40)), pytest.approx(1 - 0.5 * 0.025 ** (1 / 40)))
 
 
 def test_intervals_depend_on_the_seed_and_not_on_order_or_blocks(monkeypatch):
