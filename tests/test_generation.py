@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ LAYOUTS = [
     ("coarse-first", {}, DEPTH),
     ("musiclm", {"group_by": 1}, None),
 ]
+
+
+def often(*numbers: int) -> list[Any]:
+    """All layouts, of which those by these numbers are tried by `make test` too."""
+    return [layout if i in numbers else pytest.param(*layout, marks=pytest.mark.thorough)
+            for i, layout in enumerate(LAYOUTS)]  # fmt: skip
 
 
 def named(value) -> str | None:
@@ -112,7 +119,7 @@ def test_it_is_what_a_slow_loop_makes(name, settings, depth):
     assert len(lengths) > 1
 
 
-@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS[:6], ids=named)
+@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2)[:6], ids=named)
 def test_guidance_is_what_a_slow_loop_makes_of_two_documents(name, settings, depth):
     model = make(name, settings, depth)
     pattern = PATTERNS.create(name, codebook_sizes=SIZES, **settings)
@@ -125,7 +132,7 @@ def test_guidance_is_what_a_slow_loop_makes_of_two_documents(name, settings, dep
     assert differ
 
 
-@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS[:6], ids=named)
+@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 3)[:6], ids=named)
 def test_a_penalty_over_several_streams_is_what_a_slow_loop_makes(name, settings, depth):
     """Each stream has a memory of its own, which the prompt begins. Guidance of all but 1 has the penalty see
     log-probabilities, as the slow loop does."""
@@ -157,7 +164,7 @@ def mixed_requests() -> list[Request]:
             enumerate([(4, 6), (0, 9), (5, 6), (14, 5), (4, 3), (4, 6)])]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS, ids=named)
+@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2, 6), ids=named)
 def test_a_batch_is_its_documents_one_by_one(name, settings, depth):
     """Whatever the lengths, whoever ends first, with a cache that grows or one of fixed size."""
     model = make(name, settings, depth)
@@ -215,7 +222,7 @@ def test_one_stream_is_generated_as_transformers_does(penalty):
         assert made.codes[:, 0].tolist() == [i for i in theirs if i != v.eos_id]
 
 
-@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS, ids=named)
+@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2, 3, 4, 5, 6, 8), ids=named)
 def test_only_possible_codes_come_out(name, settings, depth):
     """Of a model that wants nothing but what cannot stand there."""
     model = make(name, settings, depth)

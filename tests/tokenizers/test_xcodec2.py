@@ -102,7 +102,7 @@ def test_it_keeps_the_law(name: str, folders: dict[str, Path]) -> None:
     assert (spec.sample_rate_hz, spec.hop_samples, spec.codebook_sizes) == (16_000, 320, (65_536,))
     assert spec.frame_offset_samples == OFFSETS_SAMPLES[name]
     assert spec.code_dtype is np.uint16
-    tokenizer_law(tokenizer, speech(16_000))
+    tokenizer_law(tokenizer, speech(16_000, clips=2))
 
 
 @pytest.mark.parametrize("name", ONE_NAME)
@@ -133,7 +133,8 @@ def test_what_does_not_fit_is_refused(name: str, folders: dict[str, Path], tmp_p
     refuses_what_does_not_fit(name, folders[name], 1, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["xcodec2", pytest.param("neucodec", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", NAMES)
 def test_the_fingerprint_follows_every_weight(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     one_weight_changes_the_fingerprint(name, folders[name], tmp_path)
 
