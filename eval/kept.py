@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,6 +19,7 @@ import numpy as np
 
 from eval.likelihoods import document_of, is_finite, score_read
 from eval.processes import ALONE, Processes
+from eval.progress import Progress
 from slm.errors import UsageError
 from slm.files import atomic_file
 from slm.types import CodeLogProbs, Codes, Scorer, stable_hash
@@ -27,7 +27,6 @@ from slm.types import CodeLogProbs, Codes, Scorer, stable_hash
 FORMAT = 2
 PART_CODES = 131_072  # a GPU's few seconds, and enough for it to pack well
 LIBRARIES = ("torch", "transformers")  # which another version of may round otherwise
-QUIET_S = 5.0  # between two lines of progress
 
 
 class KeptScorer:
@@ -83,7 +82,7 @@ class KeptScorer:
         """Score this process' parts of what is missing, and keep each when it is whole."""
         parts = list(self._parts(missing, documents))
         mine = parts[self.processes.rank :: self.processes.count]
-        total, done, progress = sum(map(len, mine)), 0, Progress(self.name)
+        total, done, progress = sum(map(len, mine)), 0, Progress(self.name, "items scored")
         for part in mine:
             named, read = [replace(missing[key], id=key) for key in part], [documents[key] for key in part]
             scored = {s.id: s for s in score_read(self.scorer, named, read)}
@@ -158,23 +157,6 @@ def _read_part(path: Path, wanted: Mapping[str, Codes]) -> dict[str, CodeLogProb
             log_probs = values[i].values.to_numpy().reshape(-1, books[i].as_py())
             found[key] = CodeLogProbs(key, log_probs, ends[i].values.to_numpy(), wanted[key].duration_s)
     return found
-
-
-class Progress:
-    """Lines on standard error: how many of how many, how fast, how long yet."""
-
-    def __init__(self, name: str):
-        self.name, self.started, self.told = name, time.monotonic(), 0.0
-
-    def tell(self, done: int, total: int) -> None:
-        """At most every few seconds, and nothing about work that was over before the first line."""
-        now = time.monotonic()
-        if now - max(self.told, self.started) < QUIET_S and (done < total or not self.told):
-            return
-        self.told = now
-        speed = done / (now - self.started)
-        left = "" if done == total else f", {(total - done) / speed:.0f} s left"
-        print(f"{self.name}: {done:,} of {total:,} items scored, {speed:,.1f}/s{left}", file=sys.stderr, flush=True)
 
 
 def _order(document: np.ndarray) -> bytes:

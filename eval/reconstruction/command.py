@@ -188,7 +188,7 @@ def _results(sources: Callable[[], Sources], pieces: Sequence[Piece], config: Ev
         for domain, all_found in founds.items():
             found = Found(domain, codebooks, whole)
             all_found.append(found)
-            print(f"{NAME}: {_what(found)}: {len(by_domain[domain]):,} recordings", file=sys.stderr, flush=True)
+            print(f"{NAME}: {found.name}: {len(by_domain[domain]):,} recordings", file=sys.stderr, flush=True)
             finish = begin_domain(source, by_domain[domain], found, bench, folder / NAME)
             if before:
                 before()
@@ -213,11 +213,7 @@ def _left_out_of(domain: str, left_out: Sequence[LeftOut], shown: Collection[str
 
 def _finish(finish: Callable[[], None], found: Found, bench: Bench) -> None:
     finish()
-    print(f"{NAME}: {_what(found)}: {told_time(found, bench)}", file=sys.stderr, flush=True)
-
-
-def _what(found: Found) -> str:
-    return found.domain if found.codebooks is None else f"{found.domain}, {found.codebooks} codebooks"
+    print(f"{NAME}: {found.name}: {told_time(found, bench)}", file=sys.stderr, flush=True)
 
 
 def told_time(found: Found, bench: Bench) -> str:

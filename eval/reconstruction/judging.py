@@ -14,6 +14,7 @@ import numpy as np
 
 from eval.benchmarks.base import LeftOut
 from eval.metrics.signals import SPEECH, SignalMetric
+from eval.progress import Progress
 from eval.reconstruction.alignment import Delay, common_delay, measure_delay
 from eval.reconstruction.kept import FORMAT as KEPT_FORMAT
 from eval.reconstruction.kept import KeptPieces, piece_key
@@ -48,6 +49,11 @@ class Found:
     time: dict[str, float] = field(default_factory=dict)
     """Seconds of this run: of the tokenizer, of all metrics and judges (of a processor, where they have processes of
     their own), and by the clock; and the pieces it made."""
+    progress: Progress | None = None
+
+    @property
+    def name(self) -> str:
+        return self.domain if self.codebooks is None else f"{self.domain}, {self.codebooks} codebooks"
 
     @property
     def undefined(self) -> dict[str, dict[str, int]]:
@@ -124,6 +130,7 @@ def begin_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: B
         if not _recalled(piece, kept, source, found, keep if wanted else None):
             rest.append(piece)
     found.time = {"tokenizer": 0.0, "metrics": 0.0, "pieces": len(rest)}
+    found.progress = Progress(f"reconstruction: {found.name}", "recordings judged")
     while rest:
         size = CHUNK if found.common or bench.settings.alignment != "constant" else FIRST
         bench.waiting.append(_begun(source, rest[:size], found, bench, keep, kept))
@@ -202,6 +209,8 @@ def take_next(bench: Bench) -> None:
     waiting.kept.add(
         [(p, made[p.id], waiting.returned[p.id].trace, samples.get(p.id)) for p in waiting.chunk if p.id in made]
     )
+    if found.progress:
+        found.progress.add(len(waiting.chunk), int(found.time["pieces"]))
 
 
 def _with_opinions(judged: Judged, opinions: dict[str, tuple[float, float]]) -> Judged:

@@ -106,6 +106,19 @@ def test_a_delay_is_measured_corrected_and_reported(monkeypatch, recordings, tmp
     assert record["results"][0]["details"]["points"][0]["alignment"]["corrected_s"] == 0
 
 
+def test_how_far_it_is_is_told_after_every_chunk(monkeypatch, tmp_path, capsys):
+    for i in range(5):
+        write(tmp_path / f"data/speech/{i}.wav", speech()[1_000 * i :][:8_000])
+    monkeypatch.setattr("eval.progress.QUIET_S", 0.0)
+    monkeypatch.setattr("eval.reconstruction.judging.FIRST", 3)
+    monkeypatch.setattr("eval.reconstruction.judging.CHUNK", 1)
+    run(monkeypatch, KeepsAll(), tmp_path / "data", tmp_path / "out", metrics="snr")
+    told = [line for line in capsys.readouterr().err.splitlines() if "recordings judged" in line]
+    assert [line.split(" recordings")[0] for line in told] == [
+        f"reconstruction: speech, 1 codebooks: {n} of 5" for n in (3, 4, 5)
+    ]
+
+
 class Noise(KeepsAll):
     """What comes back is noise of the same length."""
 
