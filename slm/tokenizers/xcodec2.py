@@ -33,7 +33,7 @@ class XCodec2Tokenizer(PretrainedCodec):
 
     w2v-BERT attends to the whole clip, the features are normalized over it, and the decoder attends to it and
     normalizes over it too: a clip is encoded and decoded in one piece, of 3 minutes at most, at a cost that grows with
-    the square of its length (20 GB for its attention). Raises UsageError when weights cannot be had or more than
+    the square of its length (some 30 GB beside the weights). Raises UsageError when weights cannot be had or more than
     one codebook is asked for.
     """
 
