@@ -69,6 +69,15 @@ class Inputs:
         return next(choice for choice in choices if slug(choice) not in taken)
 
 
+def same_models(evaluated: Sequence[Evaluated]) -> list[tuple[str, ...]]:
+    """Names of results that are of one checkpoint."""
+    names: dict[str, list[str]] = {}
+    for run in evaluated:
+        if run.has_model and (fingerprint := run.record["model"].get("fingerprint")):
+            names.setdefault(fingerprint, []).append(run.name)
+    return [tuple(each) for each in names.values() if len(each) > 1]
+
+
 def slug(name: str) -> str:
     """Letters, digits, - . and _ only: a file name and an anchor."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "x"

@@ -14,7 +14,7 @@ from typing import Any
 
 from eval.report import wording
 from eval.report.columns import Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
-from eval.report.inputs import Evaluated, Inputs, read_inputs
+from eval.report.inputs import Evaluated, Inputs, read_inputs, same_models
 from eval.report.page import TEMPLATES, build_page, make_environment
 from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, training_plot
 from eval.report.rows import CHANCE, headline_score
@@ -94,6 +94,7 @@ def _results(inputs: Inputs) -> dict[str, Any]:
         "columns": headline_columns(inputs.evaluated),
         "tables": tables,
         "rankings": rankings(inputs.evaluated),
+        "same_models": same_models(inputs.evaluated),
         "comparisons": inputs.comparisons,
         "without_first": sorted({t.title for t in tables} - {c.benchmark for c in headline_columns(inputs.evaluated)}),
         "dedup_note": dedup_note(inputs.evaluated),

@@ -73,6 +73,18 @@ def test_a_cell_of_what_failed_says_so(given, tmp_path):
     assert '<td data-sort="">failed</td>' in overview.split("other")[-1]
 
 
+def test_results_of_one_checkpoint_are_said_to_be(given, tmp_path):
+    """Two runs of one checkpoint, and one of another that has the same name."""
+    folders = [folder_of(tmp_path, name, "swuggy", like=given[0]) for name in ("first", "second", "other")]
+    record = json.loads((folders[2] / "results.json").read_text())
+    record["model"]["fingerprint"] = "f" * 64
+    (folders[2] / "results.json").write_text(json.dumps(record))
+    assert report([*map(str, folders), "--out", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site/index.html").read_text()
+    assert "first, second are results of one checkpoint" in page
+    assert "other are" not in page
+
+
 def test_a_tokenizer_that_failed_is_named_though_it_left_no_folder(given, tmp_path):
     """As eval/run.py --tokenizer mimi,broken leaves it."""
     mimi = next(folder for folder in given if folder.name == "a")
