@@ -1,6 +1,7 @@
 """Log-probabilities of many documents at once: packed in rows, sorted by length, a common beginning computed once.
 
-Documents are laid in rows as trees (`slm.data.trees`): each step attends to its own way back to the root. Which
+Documents are laid in rows as trees (`slm.data.trees`): each step attends to its own way back to the root. Long ones
+that share nothing have a row each, beside others about as long, where attention is causal and needs no mask. Which
 documents are scored together, and in batches of which size, changes float32 results in their last bits only; in which
 order they are given, nothing at all. Equal documents are one.
 """
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bf16"]
 BATCH_STEPS = {"cpu": 1_024, "cuda": 32_768}
+LONG_STEPS = 64
+"""From here on a document that shares nothing with others is worth a row of its own."""
+LEAST_FILLED = 0.75
+"""Of a row of such a document, how much it fills at least."""
 
 
 class Layouts:
@@ -88,7 +93,8 @@ class DocumentScorer:
         unique = sorted(set(of))
         batch = max_steps or self.batch_steps or BATCH_STEPS.get(self.device_type, BATCH_STEPS["cuda"])
         packed = self._packs(max((len(s) for s in steps), default=0)) if pack is None else pack
-        made = (self._packed if packed else self._padded)([steps[i] for i in unique], batch, share)
+        distinct = [steps[i] for i in unique]
+        made = self._packed(distinct, batch, share) if packed else self._padded(distinct, batch)
         values = dict(zip(unique, made, strict=True))
         return [values[i] for i in of]
 
@@ -98,11 +104,16 @@ class DocumentScorer:
 
     def _packed(self, steps: Sequence[np.ndarray], max_steps: int, share: bool = True) -> list[np.ndarray]:
         empty = np.array([v.empty_id for v in self.pattern.streams])
-        waiting = []
-        for length, rows in pack_families(find_families(steps, share), max_steps):
+        families, waiting = find_families(steps, share), []
+        lone = [len(f.members) == 1 and f.size >= LONG_STEPS for f in families]
+        for length, rows in pack_families([f for f, apart in zip(families, lone, strict=True) if not apart], max_steps):
             laid = lay_out(rows, length, steps, empty)
             waiting.append((laid, self._run(laid)))  # a GPU goes on while the next rows are laid out
         made: list[np.ndarray] = [np.zeros(0)] * len(steps)
+        members = [f.members[0] for f, apart in zip(families, lone, strict=True) if apart]
+        found = self._padded([steps[i] for i in members], max_steps, LEAST_FILLED)
+        for member, alone in zip(members, found, strict=True):
+            made[member] = alone
         for laid, values in waiting:
             flat = values.double().cpu().numpy()
             for member, way in laid.ways:
@@ -129,18 +140,20 @@ class DocumentScorer:
             values = nlls.new_zeros(batch * length, streams)
             return values.index_copy_(0, predicted, -nlls)
 
-    def _padded(self, steps: Sequence[np.ndarray], max_steps: int, share: bool = True) -> list[np.ndarray]:
+    def _padded(self, steps: Sequence[np.ndarray], max_steps: int, least_filled: float = 0.0) -> list[np.ndarray]:
         """One document a row, padded behind, where attention is causal and cannot see it; sorted by length."""
         import torch
 
-        made: list[np.ndarray] = [np.zeros(0)] * len(steps)
-        for group in length_groups([len(s) for s in steps], max_steps):
+        waiting = []
+        for group in length_groups([len(s) for s in steps], max_steps, least_filled):
             ids = np.empty((len(group), max(len(steps[i]) for i in group), len(self.pattern.streams)), np.int64)
             ids[:] = [v.empty_id for v in self.pattern.streams]
             for row, i in zip(ids, group, strict=True):
                 row[: len(steps[i])] = steps[i]
             with torch.no_grad(), self._arithmetic():
-                values = self.model.log_probs(torch.from_numpy(ids).to(self.model.id_offsets.device))
+                waiting.append((group, self.model.log_probs(torch.from_numpy(ids).to(self.model.id_offsets.device))))
+        made: list[np.ndarray] = [np.zeros(0)] * len(steps)
+        for group, values in waiting:
             for row, i in zip(values.double().cpu().numpy(), group, strict=True):
                 made[i] = row[: len(steps[i])]
         return made
@@ -207,11 +220,13 @@ class _exact_float32(AbstractContextManager[None]):
         torch.set_float32_matmul_precision(self._before)
 
 
-def length_groups(lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:
-    """Indices by length, longest first, in groups of at most `max_steps` padded steps (at least one item)."""
+def length_groups(lengths: Sequence[int], max_steps: int, least_filled: float = 0.0) -> Iterator[list[int]]:
+    """Indices by length, longest first, in groups of at most `max_steps` padded steps (at least one item), each item at
+    least `least_filled` of the longest of its group."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     at = 0
     while at < len(order):
-        size = max(1, max_steps // lengths[order[at]])
-        yield order[at : at + size]
-        at += size
+        longest = lengths[order[at]]
+        group = order[at : at + max(1, max_steps // longest)]
+        yield (group := [i for i in group if lengths[i] >= least_filled * longest])
+        at += len(group)

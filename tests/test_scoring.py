@@ -14,7 +14,7 @@ from slm.data.trees import find_families, lay_out, pack_families
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import build_causal_lm
 from slm.patterns import PATTERNS, Pattern
-from slm.scoring import DocumentScorer
+from slm.scoring import DocumentScorer, length_groups
 from tests.fakes import TINY_BACKBONE
 
 KINDS = {
@@ -113,6 +113,33 @@ def test_order_changes_nothing_at_all_and_twins_are_equal_to_the_last_bit(kind):
     assert np.array_equal(whole[1][0], whole[-2][0])
     assert np.array_equal(whole[4][0], whole[-1][0])
     assert np.array_equal(whole[4][0][:18], whole[5][0][:18]), "what is shared is one thing"
+
+
+@pytest.mark.parametrize("kind", ["flat", "delay"])
+def test_long_ones_that_share_nothing_have_rows_of_their_own_beside_others_as_long(kind, monkeypatch):
+    pattern, rng = make_pattern(kind), np.random.default_rng(2)
+    books, padded, groups = pattern.num_codebooks, DocumentScorer._padded, []
+    long = [rng.integers(0, 16, (n, books)).astype(np.uint16) for n in (100, 70, 96, 200, 98)]
+    given, model = [*documents(books), *long], make_model(pattern)
+
+    def spied(self, steps, *settings):
+        groups.append(len(steps))
+        return padded(self, steps, *settings)
+
+    scorer = DocumentScorer(model, pattern)
+    assert scorer._packs(256)
+    monkeypatch.setattr(DocumentScorer, "_padded", spied)
+    whole = scorer.score(given)
+    assert groups == [len(long) + (kind == "delay")]  # in which one of 60 frames takes 64 steps
+    assert_close(whole, [slow(model, pattern, d) for d in given])
+    for made, again in zip(whole, scorer.score(given[::-1])[::-1], strict=True):
+        assert np.array_equal(made[0], again[0])
+        assert np.array_equal(made[1], again[1])
+
+
+def test_groups_are_of_documents_about_as_long():
+    assert list(length_groups([10, 100, 80, 70, 74, 9], 10_000, 0.75)) == [[1, 2], [4, 3], [0, 5]]
+    assert list(length_groups([10, 100, 80, 70], 160)) == [[1], [2, 3], [0]]
 
 
 @pytest.mark.parametrize("kind", ["flat", "parallel"])
