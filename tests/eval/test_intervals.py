@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.base import Observations
-from eval.metrics.binomial import beta_below, beta_quantile, exact_limits
+from eval.metrics.binomial import exact_limits
 from eval.metrics.bootstrap import estimate
 from eval.metrics.paired import paired_test
 from eval.metrics.unanimous import unanimous_interval
@@ -39,14 +39,16 @@ def test_few_right_or_wrong_are_clopper_and_pearson(right, n):
     assert share([1.0] * right + [0.0] * (n - right)) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
-def test_limits_and_the_beta_distribution_are_scipys():
-    from scipy.stats import beta
+def test_limits_are_those_of_the_exact_test():
+    """Of whole numbers by scipy's binomial test; of others by what the limits are: there the seen is as unlikely."""
+    from scipy.stats import beta, binomtest
 
-    rng = np.random.default_rng(0)
-    for a, b, x in zip(*(10 ** rng.uniform(-1.5, 4, (2, 300))).tolist(), rng.random(300).tolist(), strict=True):
-        assert beta_below(x, a, b) == pytest.approx(beta.cdf(x, a, b), abs=1e-10)
-        assert beta_quantile(0.025, a, b) == pytest.approx(beta.ppf(0.025, a, b), abs=1e-10)
-    assert exact_limits(3.5, 8.25) == pytest.approx((beta.ppf(0.025, 3.5, 5.75), beta.ppf(0.975, 4.5, 4.75)))
+    for right, number in ((0, 4), (1, 4), (4, 4), (7, 20), (190, 200), (3, 5000)):
+        expected = binomtest(right, number).proportion_ci(method="exact")
+        assert exact_limits(right, number) == pytest.approx((expected.low, expected.high), abs=1e-10)
+    low, high = exact_limits(3.5, 8.25)
+    assert beta.cdf(low, 3.5, 5.75) == pytest.approx(0.025)
+    assert beta.sf(high, 4.5, 4.75) == pytest.approx(0.025)
 
 
 def test_many_right_and_wrong_are_the_bootstrap():
