@@ -133,7 +133,7 @@ def begin_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: B
     found.progress = Progress(f"reconstruction: {found.name}", "recordings judged")
     while rest:
         size = CHUNK if found.common or bench.settings.alignment != "constant" else FIRST
-        bench.waiting.append(_begun(source, rest[:size], found, bench, keep, kept))
+        bench.waiting.extend(_begun(source, rest[:size], found, bench, keep, kept))
         rest = rest[size:]
         while len(bench.waiting) > (AHEAD if bench.workers else 1):
             take_next(bench)
@@ -182,9 +182,11 @@ def _recalled(piece: Piece, kept: KeptPieces, source: Source, found: Found, samp
     return True
 
 
-def _begun(source: Source, chunk: Sequence[Piece], found: Found, bench: Bench, keep: Path, kept: KeptPieces) -> Waiting:
-    """Make and align a chunk, and have it judged."""
-    returned, left_out = source.make(chunk)
+def _begun(
+    source: Source, pieces: Sequence[Piece], found: Found, bench: Bench, keep: Path, kept: KeptPieces
+) -> Iterator[Waiting]:
+    """Make and align pieces, and have them judged, a chunk at a time: what is judged is soon kept."""
+    returned, left_out = source.make(pieces)
     found.left_out += left_out
     found.time["tokenizer"] += sum(one.trace.get("encode_s", 0) + one.trace.get("decode_s", 0) for one in returned)
     jobs, left_out = _jobs(returned, found, bench.settings, keep)
@@ -192,9 +194,13 @@ def _begun(source: Source, chunk: Sequence[Piece], found: Found, bench: Bench, k
     jobs = _aligned(jobs, found, bench.settings)
     if kept.common is None and found.common is not None:
         kept.set_common(found.common)
-    judged = judge_all(jobs, bench.metrics, bench.workers)
-    opinions = bench.opinions.begin(jobs, {p.id: p.text for p in chunk})
-    return Waiting(found, kept, chunk, {one.piece.id: one for one in returned}, judged, opinions)
+    made = {one.piece.id: one for one in returned}
+    for start in range(0, len(pieces), CHUNK):
+        chunk = pieces[start : start + CHUNK]
+        ids = {piece.id for piece in chunk}
+        own = [job for job in jobs if job.pair_id in ids]
+        judged = judge_all(own, bench.metrics, bench.workers)
+        yield Waiting(found, kept, chunk, made, judged, bench.opinions.begin(own, {p.id: p.text for p in chunk}))
 
 
 def take_next(bench: Bench) -> None:

@@ -115,7 +115,7 @@ def test_how_far_it_is_is_told_after_every_chunk(monkeypatch, tmp_path, capsys):
     run(monkeypatch, KeepsAll(), tmp_path / "data", tmp_path / "out", metrics="snr")
     told = [line for line in capsys.readouterr().err.splitlines() if "recordings judged" in line]
     assert [line.split(" recordings")[0] for line in told] == [
-        f"reconstruction: speech, 1 codebooks: {n} of 5" for n in (3, 4, 5)
+        f"reconstruction: speech, 1 codebooks: {n} of 5" for n in range(1, 6)
     ]
 
 

@@ -183,10 +183,9 @@ def test_the_next_domain_is_made_while_the_last_recordings_of_the_one_before_are
 
     monkeypatch.setattr("eval.reconstruction.command.pool", lambda workers: nullcontext(Later()))
     beside, _ = run(tmp_path / "beside", workers=2)
-    speech = ["judged speech", "made speech"]
-    music = ["judged speech", "made music"]
-    assert events == ["made speech", "made speech", *speech[1:], *speech * 2, *music * 2, "judged speech",
-                      "judged music", "judged music"]  # fmt: skip
+    first = {domain: [f"made {domain}"] * 2 for domain in ("speech", "music")}  # two chunks at once
+    assert events == [*first["speech"], *["made speech", "judged speech"] * 4,
+                      *first["music"], *["judged speech"] * 2, "made music", *["judged music"] * 3]  # fmt: skip
     assert [[r["scores"], r["split"]] for r in untimed(beside)] == [[r["scores"], r["split"]] for r in untimed(alone)]
 
 
