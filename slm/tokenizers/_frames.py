@@ -35,7 +35,7 @@ class FrameEncoder(ABC):
 
     @abstractmethod
     def features_of(self, part: np.ndarray) -> torch.Tensor:
-        """One of the signals of `cut` -> fp32 features `[layers, T, width]`, in one piece."""
+        """One of the signals of `cut` -> features `[layers, T, width]`, in one piece; fp32 but in mode bf16."""
 
     def prepared(self, part: np.ndarray) -> np.ndarray:
         """What is done to the whole of a window before the encoder sees it."""
