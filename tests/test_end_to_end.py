@@ -100,8 +100,6 @@ def test_the_python_block_of_the_readme(trained):
 
 def test_wrong_use_of_each_command_is_one_line(trained, tmp_path):
     for arguments, expected in [
-        (["tokenize_corpus.py", "--audio", "tests/data/speech", "--tokenizer", "codec2-700d", "--out", tmp_path / "x"],
-         "did you mean 'codec2-700c'"),
         (["train_lm.py", "--config", "configs/quickstart/acoustic.yaml", "--data", tmp_path, "--out", tmp_path / "x"],
          "is not a tokenized corpus"),
         (["eval/run.py", "--model", trained / "lm", "--benchmarks", "continuation", "--data", "tests/data/speech",

@@ -243,7 +243,7 @@ def test_a_model_that_learned_to_repeat_goes_on_repeating():
     pattern = PATTERNS.create("flat", codebook_sizes=(16,))
     model = AcousticLM(build_causal_lm({**TINY_BACKBONE, "hidden_size": 64}, pattern, 0), pattern)
     optimizer, rng = torch.optim.Adam(model.parameters(), lr=3e-3), np.random.default_rng(0)
-    for _ in range(250):
+    for _ in range(150):
         words = rng.permuted(np.tile(np.arange(16), (32, 1)), axis=1)[:, :4]
         made = [pattern.apply(np.tile(word, 6)[:, None], ends=False) for word in words]
         ids, mask = (torch.from_numpy(np.stack(x)) for x in zip(*((m.steps, m.valid) for m in made), strict=True))

@@ -87,7 +87,7 @@ def test_windows_make_the_whole_again_at_any_rate(tmp_path, suffix, rate_hz, to_
         assert len(part) / to_hz == pytest.approx(planned.duration_s, abs=0.03)  # the end: padding of the codec
 
 
-@pytest.mark.parametrize("to_hz", [16_000, 48_000])
+@pytest.mark.parametrize("to_hz", [16_000, pytest.param(48_000, marks=pytest.mark.thorough)])
 def test_windows_of_opus_speech_make_the_whole_again(tmp_path, to_hz):
     """At the bitrates of speech its decoder remembers seconds, which a seek does not bring back."""
     spoken = [read_audio(path, 48_000) for path in sorted(PROMPT.parent.glob("*.opus"))]

@@ -149,7 +149,7 @@ def test_windows_of_attention_stay_whole(tmp_path: Path, rows_on_cpu: None) -> N
     ("name", "semantic"),
     [
         ("xcodec", "hubert"),
-        ("higgs-audio-v2", "hubert"),
+        pytest.param("higgs-audio-v2", "hubert", marks=pytest.mark.thorough),
         pytest.param("xcodec", "wavlm", marks=pytest.mark.thorough),
         pytest.param("xcodec2", "wav2vec2-bert", marks=pytest.mark.thorough),
         ("neucodec", "wav2vec2-bert"),
