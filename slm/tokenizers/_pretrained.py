@@ -53,7 +53,9 @@ class PretrainedCodec(NeuralCodec):
         """The model on `device`, after `_check_config`. Sets nothing else."""
         config = load_config(self.family, checkpoint)
         self._check_config(config, checkpoint)
-        self.model = load_model(self._network(), checkpoint).to(device)
+        from slm.tokenizers.networks.snake import with_own_snakes
+
+        self.model = with_own_snakes(load_model(self._network(), checkpoint)).to(device)
         return config
 
     def _check_config(self, config: Any, checkpoint: str) -> None:

@@ -64,13 +64,15 @@ class SnacTokenizer(NeuralCodec):
     def __init__(
         self, *, checkpoint: str = "hubertsiuzdak/snac_24khz", num_codebooks: int | None = None, device: str = "cpu"
     ):
+        from slm.tokenizers.networks.snake import with_own_snakes
+
         network = require_snac()
         files = find_files(checkpoint, ["config.json", "pytorch_model.bin"])
         config = _read_config(files["config.json"], network)
         state = read_tensors(files["pytorch_model.bin"])
         if not isinstance(state, Mapping):
             raise UsageError(f"{files['pytorch_model.bin']} holds no weights of SNAC")
-        self.model = _with_plain_snakes(network(**config)).eval().requires_grad_(False)
+        self.model = with_own_snakes(network(**config)).eval().requires_grad_(False)
         load_strict(self.model, state, checkpoint)
         self.model.to(device)
 
@@ -162,18 +164,6 @@ class SnacTokenizer(NeuralCodec):
         with atomic_directory(folder) as temporary:
             write_json(temporary / "config.json", config)
             torch.save(dict(model.state_dict()), temporary / "pytorch_model.bin")
-
-
-def _with_plain_snakes(model: Any) -> Any:
-    """TorchScript fuses the package's activations on a GPU after their first calls, which rounds otherwise: codes would
-    depend on what was coded before."""
-    from slm.tokenizers.networks.seanet import Snake
-
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__ == "Snake1d":
-                setattr(parent, name, Snake(child.alpha.shape[1]))
-    return model
 
 
 def require_snac() -> Any:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from slm.tokenizers._checkpoints import fold_weight_norm, with_weight_norm
 from slm.tokenizers.networks.packed import current
 from slm.tokenizers.networks.seanet import Recurrence, SEANet
+from slm.tokenizers.networks.snake import snake
 
 _DILATIONS = (1, 3, 9)
 _FILTER_TAPS = 12
@@ -74,10 +75,7 @@ class Activation(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         alpha, beta = self.alpha.exp()[:, None], self.beta.exp()[:, None]
 
-        def snake(x: torch.Tensor) -> torch.Tensor:
-            return x + 1 / (beta + 1e-9) * torch.sin(x * alpha) ** 2
-
-        return at_twice_the_rate(x, snake, self.up_filter, self.down_filter)
+        return at_twice_the_rate(x, lambda x: snake(x, alpha, 1 / (beta + 1e-9)), self.up_filter, self.down_filter)
 
 
 def at_twice_the_rate(

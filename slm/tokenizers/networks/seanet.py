@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from slm.tokenizers._checkpoints import fold_weight_norm
+from slm.tokenizers.networks.snake import Snake
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,8 @@ def _reflect(signals: torch.Tensor, left: int, right: int) -> torch.Tensor:
     return padded[..., : padded.shape[-1] - missing]
 
 
-class Snake(nn.Module):
-    """x + sin(alpha x)^2 / alpha, with one alpha for each channel (arXiv 2006.08195)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
-        return signals + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * signals).pow(2)
-
-
 def _activation(config: SEANetConfig, channels: int) -> nn.Module:
-    return Snake(channels) if config.snake else nn.ELU()
+    return Snake(torch.ones(1, channels, 1)) if config.snake else nn.ELU()
 
 
 class ResidualUnit(nn.Module):

@@ -9,6 +9,7 @@ from torch import nn
 
 from slm.tokenizers.networks.bigcodec import ALIAS_FREE_REACH, at_twice_the_rate
 from slm.tokenizers.networks.packed import current
+from slm.tokenizers.networks.snake import snake
 
 
 class AliasFree(nn.Module):
@@ -26,7 +27,9 @@ class AliasFree(nn.Module):
             made: torch.Tensor = layer(x)
             return made
         filters = (half.filter.to(x.dtype) for half in (layer.upsample, layer.downsample))
-        return at_twice_the_rate(x, layer.act, *filters)
+        frequency, magnitude = layer.act.alpha.exp()[:, None], layer.act.beta.exp()[:, None]
+        scale = 1 / (magnitude + layer.act.no_div_by_zero)
+        return at_twice_the_rate(x, lambda x: snake(x, frequency, scale), *filters)
 
 
 def follow_clips(encoder: nn.Module) -> None:
