@@ -1,7 +1,7 @@
-"""Snake activations, x + sin(a x)^2 / b with an a and a b for each channel (arXiv 2006.08195), of codecs.
+"""Snake activations of codecs, x + scale * sin(frequency * x)^2 with both learned for each channel (arXiv 2006.08195).
 
-What PyTorch does in five passes over memory is most of the work of a light codec on a GPU. Of clips that are packed,
-one kernel does it in one; a clip alone meets PyTorch's own arithmetic.
+Made of PyTorch's operations, one is five passes over memory, on a GPU most of the work of a light codec. Of clips that
+are packed there it is one; a clip alone meets PyTorch's own.
 """
 
 from __future__ import annotations
@@ -17,25 +17,32 @@ from slm.tokenizers.networks.packed import current
 
 
 def snake(x: torch.Tensor, frequency: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """x + scale * sin(x * frequency)^2, of `[B, C, T]` and, of as many channels, `[C, 1]` or `[1, C, 1]`."""
-    fused = _fused() if x.is_cuda and current() is not None else None
-    if fused is not None and x.is_contiguous():
-        return fused(x, frequency, scale)
+    """Of `[B, C, T]`, with `[C, 1]` or `[1, C, 1]` of frequency and scale."""
+    fused = fused_snake(x.device) if x.is_cuda and current() is not None and x.is_contiguous() else None
+    return snake_by_passes(x, frequency, scale) if fused is None else fused(x, frequency, scale)
+
+
+def snake_by_passes(x: torch.Tensor, frequency: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return x + scale * torch.sin(x * frequency).pow(2)
 
 
 @cache
-def _fused() -> Callable[..., torch.Tensor] | None:
-    """None without Triton, which PyTorch brings along for most GPUs."""
+def fused_snake(device: torch.device) -> Callable[..., torch.Tensor] | None:
+    """One kernel for all of it. None where Triton, which PyTorch brings along for most GPUs, is not there, or lacks
+    what it needs to run (a C compiler), or does not give what PyTorch gives."""
     try:
-        from slm.tokenizers.networks.snake_kernel import fused_snake
-    except ImportError:
+        from slm.tokenizers.networks.snake_kernel import fused_snake as fused
+
+        x = torch.linspace(-9, 9, 36, device=device).view(1, 2, 18)
+        frequency, scale = (torch.tensor([[a], [b]], device=device) for a, b in ((0.5, 3.0), (2.0, 0.3)))
+        right = torch.allclose(fused(x, frequency, scale), snake_by_passes(x, frequency, scale), atol=1e-5)
+    except Exception:  # it is only faster: whatever fails in a compiler is no reason to stop
         return None
-    return fused_snake
+    return fused if right else None
 
 
 class Snake(nn.Module):
-    """With one alpha as frequency and inverse scale, as `Snake1d` of DAC and SNAC."""
+    """With one alpha, the frequency and the inverse of the scale, as `Snake1d` of DAC and SNAC."""
 
     def __init__(self, alpha: torch.Tensor):
         super().__init__()
