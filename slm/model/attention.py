@@ -143,8 +143,16 @@ def _block_mask(document: Tensor) -> Any:
         return (query >= key) & (document[batch, query] == document[batch, key])
 
     rows, length = document.shape
-    on = document.device
-    return create_block_mask(visible, rows, None, length, length, device=str(on), _compile=on.type == "cuda")
+    make = _compiled_block_mask() if document.is_cuda else create_block_mask
+    return make(visible, rows, None, length, length, device=str(document.device))
+
+
+@cache
+def _compiled_block_mask() -> Callable[..., Any]:
+    """Which never holds the mask that it makes blocks of."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask)
 
 
 def by_document(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
