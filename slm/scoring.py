@@ -59,7 +59,7 @@ class Layouts:
         """Values `[S, Q]` at the steps of a document -> `[T, K]`, aligned with its codes, and `[Q]`, with its ends."""
         _, codes, ends = self._of(frames)
         flat = values.reshape(-1)
-        return flat[codes].reshape(frames, -1), flat[ends]
+        return flat[codes].reshape(frames, self.pattern.num_codebooks), flat[ends]
 
 
 class DocumentScorer:

@@ -94,6 +94,7 @@ def assert_close(found, expected, atol: float = 1e-5) -> None:
 def test_every_pattern_agrees_with_a_slow_scorer_in_float64(kind):
     pattern = make_pattern(kind)
     model, given = make_model(pattern), documents(pattern.num_codebooks)
+    given.append(given[0][:0])  # a clip shorter than a frame: only ends are predicted
     expected = [slow(model, pattern, d) for d in given]
     assert np.std(np.concatenate([v.reshape(-1) for v, _ in expected])) > 0.1, "everything is alike to this model"
     scorer = DocumentScorer(model, pattern)
