@@ -238,12 +238,11 @@ def with_rows(body: Any, rows: np.ndarray, never: Sequence[int]) -> Any:
     bias[list(never)] = NEVER
     output = nn.Linear(head.in_features, len(rows))
     output.weight, output.bias = nn.Parameter(head.weight.detach()[taken].clone()), nn.Parameter(bias)
-    inputs = nn.Embedding(len(rows), embedded.shape[1])
-    inputs.weight = nn.Parameter(embedded[taken].clone())
+    inputs = body.get_input_embeddings()  # kept: some (Gemma's) scale what they give
+    inputs.weight, inputs.num_embeddings, inputs.padding_idx = nn.Parameter(embedded[taken].clone()), len(rows), None
     body.config.tie_word_embeddings = False
     body.config.vocab_size = vocabulary.size
     body.config.pad_token_id = None
     body.config.bos_token_id, body.config.eos_token_id = vocabulary.bos_id, vocabulary.eos_id
-    body.set_input_embeddings(inputs)
     body.set_output_embeddings(output)
     return body.eval()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, OPTConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GemmaConfig, OPTConfig, Qwen2Config
 
 from slm.errors import UsageError
 from slm.files import write_json
@@ -26,6 +26,7 @@ BODIES = {
     "qwen2": Qwen2Config(**BODY, intermediate_size=48, num_key_value_heads=1, tie_word_embeddings=True),
     "qwen2 untied": Qwen2Config(**BODY, intermediate_size=48, num_key_value_heads=1, tie_word_embeddings=False),
     "opt": OPTConfig(**BODY, ffn_dim=48, word_embed_proj_dim=16),
+    "gemma": GemmaConfig(**BODY, intermediate_size=48, num_key_value_heads=1, head_dim=16),  # scales its embeddings
 }
 
 
