@@ -85,7 +85,7 @@ class BertEncoder(SpectralEncoder):
         config = model.config
         model.encoder.layers = self._keep(model.encoder.layers, layers, config._name_or_path)
         model.adapter = model.intermediate_ffn = None
-        self.shares_tensors = let_bert_share_tensors(model)
+        self.shares_tensors = prepare_bert(model)
         self.model, self.extractor = model.to(device).eval().requires_grad_(False), feature_extractor
         self.log_mel = LogMel(feature_extractor)
         self.sample_rate_hz = feature_extractor.sampling_rate
@@ -110,13 +110,18 @@ class BertEncoder(SpectralEncoder):
         return {**settings, "weights": self._weights(layer)}
 
 
-def let_bert_share_tensors(model: Any) -> bool:
-    """Make a w2v-BERT fit for clips that are packed; False where its positions are of a kind that is not."""
+def prepare_bert(model: Any) -> bool:
+    """Make a w2v-BERT fit for long clips and for clips that are packed; False where its positions are of a kind that is
+    not, of which nothing is published."""
     from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
+    from slm.tokenizers.networks.relative_key import RelativeKeyAttention
 
+    by_key = bool(model.config.position_embeddings_type == "relative_key")
     for block in model.encoder.layers:
+        if by_key:
+            block.self_attn.__class__ = RelativeKeyAttention
         run_clip_by_clip(block.self_attn, mask="added")
-    return model.config.position_embeddings_type == "relative_key"  # as in what is published
+    return by_key
 
 
 class WhisperFrames(SpectralEncoder):

@@ -12,7 +12,7 @@ import numpy as np
 from slm.tokenizers._codec import widest_layer
 from slm.tokenizers._log_mel import LogMel
 from slm.tokenizers._pretrained import PretrainedCodec
-from slm.tokenizers._spectral_encoders import BERT_BATCH_S, let_bert_share_tensors
+from slm.tokenizers._spectral_encoders import BERT_BATCH_S, prepare_bert
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -71,7 +71,7 @@ class XCodec2Tokenizer(PretrainedCodec):
         from slm.tokenizers.networks.xcodec2 import follow_clips
 
         follow_clips(self.model.acoustic_encoder)
-        if not let_bert_share_tensors(self.model.semantic_encoder):
+        if not prepare_bert(self.model.semantic_encoder):
             self.batching = "none"
 
     @staticmethod
