@@ -24,9 +24,6 @@ _BERT_KEYS = (
     "conv_depthwise_kernel_size",
 )
 _WHISPER_KEYS = ("activation_function", "encoder_attention_heads", "max_source_positions")
-BERT_BATCH_S = 64.0
-"""Seconds in a batch on a GPU of w2v-BERT, whose attention holds a vector for each pair of steps: where one clip filled
-128 s, they would be 10 GB of w2v-BERT 2.0; 64 s, 2.6 GB."""
 
 
 class SpectralEncoder(LayeredEncoder):
@@ -92,7 +89,6 @@ class BertEncoder(SpectralEncoder):
         self.hop_samples = 160 * feature_extractor.stride  # both fixed in the feature extractor: windows of 400,
         self.frame_offset_samples = 160 - 400  # one every 160 samples
         self.width = config.hidden_size
-        self.batch_s = BERT_BATCH_S
 
     def spectra_of(self, signal: torch.Tensor) -> torch.Tensor:
         return self.log_mel(signal, fill_last=False)

@@ -12,7 +12,7 @@ import numpy as np
 from slm.tokenizers._codec import widest_layer
 from slm.tokenizers._log_mel import LogMel
 from slm.tokenizers._pretrained import PretrainedCodec
-from slm.tokenizers._spectral_encoders import BERT_BATCH_S, prepare_bert
+from slm.tokenizers._spectral_encoders import prepare_bert
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -38,7 +38,6 @@ class XCodec2Tokenizer(PretrainedCodec):
     """
 
     batching: Literal["none", "frames", "samples"] = "samples"
-    batch_s: Mapping[str, float] = {"cuda": BERT_BATCH_S, "cpu": 0.0}
     longest_clip_s = 180.0
     family = "xcodec2"
     model_class = "Xcodec2Model"
