@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,11 +146,30 @@ def _decodes_to_length(tokenizer: Tokenizer, codes: Sequence[Codes]) -> None:
             tokenizer.decode(codes[0])
         return
     for each in codes:
-        clip = tokenizer.decode(each)
+        clip = _decode_checked(tokenizer, each)
         assert (clip.id, clip.sample_rate_hz) == (each.id, tokenizer.spec.sample_rate_hz)
         assert clip.samples.shape == (each.num_samples,)
         assert clip.samples.dtype == np.float32
         assert np.isfinite(clip.samples).all()
+
+
+def _decode_checked(tokenizer: Tokenizer, codes: Codes) -> AudioClip:
+    """Decode; `decode` cuts and fills up to the clip's length, so what the decoder itself gave is looked at here."""
+    given: list[int] = []
+    decoder = tokenizer._decode
+
+    def spied(frames: np.ndarray) -> np.ndarray:
+        samples = decoder(frames)
+        given.append(len(samples))
+        return samples
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tokenizer, "_decode", spied)
+        clip = tokenizer.decode(codes)
+    hop, frames = tokenizer.spec.hop_samples, len(codes.codes)
+    for samples in given:
+        assert abs(samples - frames * hop) < hop, f"{codes.id}: {samples} samples for {frames} frames of {hop}"
+    return clip
 
 
 def _refuses_bad_input(tokenizer: Tokenizer, clip: AudioClip) -> None:
@@ -189,6 +208,18 @@ def _reloads_from_its_settings(tokenizer: Tokenizer, codes: Sequence[Codes], cli
             assert fewer.spec.fingerprint != spec.fingerprint
             for one, all_of_them in zip(fewer.encode(clips[:1]), codes[:1], strict=True):
                 assert np.array_equal(one.codes, all_of_them.codes[:, :n])
+
+
+def fingerprint_law(make: Callable[[Mapping[str, np.ndarray]], Tokenizer], weights: Mapping[str, np.ndarray]) -> None:
+    """The tokenizer that `make` makes of weights (name -> array) has the fingerprint of their values: equal ones in
+    another order have the same, and one value more or less in any of them gives another."""
+    first = make(weights).spec.fingerprint
+    again = {name: array.copy() for name, array in reversed(list(weights.items()))}
+    assert make(again).spec.fingerprint == first, "the same weights give another fingerprint"
+    for name, array in weights.items():
+        other = array.copy()
+        other.flat[other.size // 2] += 1
+        assert make({**weights, name: other}).spec.fingerprint != first, f"another {name} gives the same fingerprint"
 
 
 def long_audio_law(tokenizer: NeuralCodec, clip: AudioClip) -> None:

@@ -257,10 +257,20 @@ def fingerprint(settings: Mapping[str, Any], weights: Iterable[tuple[str, Any]] 
     """
     digest = hashlib.sha256(stable_hash(dict(settings)).encode())
     for name, tensor in sorted(weights, key=lambda item: item[0]):
-        array = np.ascontiguousarray(tensor.detach().cpu().float().numpy() if hasattr(tensor, "detach") else tensor)
+        array = _values(tensor)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _values(weight: Any) -> np.ndarray:
+    """A tensor in float32, whatever it is stored in, unless that would round its values; an array as it is."""
+    if not hasattr(weight, "detach"):
+        return np.ascontiguousarray(weight)
+    tensor = weight.detach().cpu()
+    rounded = tensor.float()
+    lossless = tensor.itemsize < 4 or bool((rounded.to(tensor.dtype) == tensor).all())
+    return np.ascontiguousarray((rounded if lossless else tensor).numpy())
 
 
 def weight_digests(weights: Iterable[Any]) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from slm.errors import UsageError
 from slm.tokenizers.base import TOKENIZERS, fingerprint
 from slm.types import AudioClip, Codes, TokenizerSpec
-from tests.contracts import tokenizer_law
+from tests.contracts import fingerprint_law, tokenizer_law
 from tests.fakes import ArithmeticTokenizer, tone
 
 
@@ -46,8 +48,29 @@ class Overflowing(ArithmeticTokenizer):
         return [codes + 16 for codes in super()._encode(signals)]
 
 
+class Short(ArithmeticTokenizer):
+    """Decodes one frame too few, which `decode` fills up with silence."""
+
+    def _decode(self, codes):
+        return super()._decode(codes)[: -self.spec.hop_samples]
+
+
+class Long(ArithmeticTokenizer):
+    """Decodes one frame too many, which `decode` cuts."""
+
+    def _decode(self, codes):
+        return np.pad(super()._decode(codes), (self.spec.hop_samples, 0))
+
+
 @pytest.mark.parametrize(
-    ("broken", "complaint"), [(Leaky, "batch|neighbours"), (Tailed, "shape"), (Overflowing, "outside its codebook")]
+    ("broken", "complaint"),
+    [
+        (Leaky, "batch|neighbours"),
+        (Tailed, "shape"),
+        (Overflowing, "outside its codebook"),
+        (Short, "samples for .* frames"),
+        (Long, "samples for .* frames"),
+    ],
 )
 def test_the_law_finds_what_is_broken(broken: type[ArithmeticTokenizer], complaint: str) -> None:
     with pytest.raises((AssertionError, ValueError), match=complaint):
@@ -109,6 +132,25 @@ def test_fingerprint_of_torch_and_numpy_weights_agree() -> None:
     torch = pytest.importorskip("torch")
     a = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert fingerprint({}, [("a", a)]) == fingerprint({}, [("a", torch.from_numpy(a).requires_grad_())])
+
+
+def test_fingerprint_sees_what_float32_would_round() -> None:
+    torch = pytest.importorskip("torch")
+    halves = torch.tensor([1.0, 0.5])
+    assert fingerprint({}, [("a", halves)]) == fingerprint({}, [("a", halves.bfloat16())])
+    for value in (torch.tensor([1.0 + 2**-50], dtype=torch.float64), torch.tensor([2**24 + 1])):
+        assert fingerprint({}, [("a", value)]) != fingerprint({}, [("a", value.float())])
+
+
+def test_the_law_of_fingerprints_finds_a_weight_that_is_left_out() -> None:
+    def make(weights):
+        made = ArithmeticTokenizer()
+        made.spec = replace(made.spec, fingerprint=fingerprint({}, [("a", weights["a"])]))
+        return made
+
+    fingerprint_law(make, {"a": np.ones(3)})
+    with pytest.raises(AssertionError, match="another b gives the same fingerprint"):
+        fingerprint_law(make, {"a": np.ones(3), "b": np.ones(2)})
 
 
 def test_describe_names_the_tokenizer_its_codebooks_and_its_rate() -> None:

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context, pad_to_frames
 from slm.types import AudioClip
-from tests.contracts import batching_law, long_audio_law, tokenizer_law
+from tests.contracts import batching_law, fingerprint_law, long_audio_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 HOP, SIZE = 160, 64
@@ -94,6 +94,17 @@ def load(tmp_path: Path) -> Any:
 
 def test_it_keeps_the_law(load: Any) -> None:
     tokenizer_law(load(), real_clips(16_000))
+
+
+def test_its_fingerprint_is_that_of_its_weights(tmp_path: Path) -> None:
+    OwnCodec.write_untrained(tmp_path / "weights")
+
+    def make(weights: Mapping[str, np.ndarray]) -> OwnCodec:
+        save_file({name: torch.from_numpy(w) for name, w in weights.items()}, tmp_path / "weights/model.safetensors")
+        return OwnCodec(checkpoint=str(tmp_path / "weights"))
+
+    tensors = load_file(tmp_path / "weights/model.safetensors")
+    fingerprint_law(make, {name: tensor.numpy().copy() for name, tensor in tensors.items()})
 
 
 def test_long_clips_go_in_pieces(load: Any) -> None:
