@@ -58,6 +58,9 @@ class ListConfig:
     def __post_init__(self) -> None:
         if self.json and self.markdown:
             raise UsageError("--json and --markdown are two forms of one list: give one of them")
+        for name in ("max_frame_rate_hz", "max_bitrate_bps"):
+            if (limit := getattr(self, name)) is not None and limit <= 0:
+                raise UsageError(f"--{name} must be above 0, not {limit:g}: nothing has so few")
 
 
 def catalogue() -> list[TokenizerRecord]:
