@@ -102,11 +102,14 @@ def read_spec(path: Path) -> TokenizerSpec:
 
 
 def shard_names(path: Path) -> list[str]:
-    """The files of its shards, in order; UsageError where the corpus is unfinished."""
+    """The files of its shards, in order; UsageError where the corpus is unfinished, or its list of them damaged."""
     state = path / "state.json"
     if not state.is_file():
         raise UsageError(f"{path} is unfinished: run the same tokenize_corpus.py command again to complete it")
-    return [file["filename"] for file in read_json(state)["_data_files"]]
+    try:
+        return [file["filename"] for file in read_json(state)["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{state} is damaged ({error}); tokenize the corpus again") from error
 
 
 def map_table(path: Path) -> pa.Table:

@@ -104,6 +104,11 @@ def test_what_is_no_finished_corpus_is_refused(made, tmp_path):
         with pytest.raises(IndexError):
             store[index]
     (path / "state.json").rename(path / "state.txt")
+    for damaged in ('{"_data_files": [', "{}", "[]", '{"_data_files": null}'):
+        (path / "state.json").write_text(damaged)
+        with pytest.raises(UsageError, match=r"state\.json is damaged"):
+            CodeStore(path)
+    (path / "state.json").unlink()
     with pytest.raises(UsageError, match="is unfinished"):
         CodeStore(path)
 
