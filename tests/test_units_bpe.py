@@ -134,6 +134,8 @@ def test_wrong_use_is_one_clear_line(bpe, tmp_path):
         UnitBPE.train(some_documents(), SIZES, 8)
     with pytest.raises(UsageError, match=r"give no more than \d+ units: lower vocab_size"):
         UnitBPE.train(some_documents(count=1), SIZES, 5000)
+    with pytest.raises(UsageError, match="no two codes that follow each other"):
+        UnitBPE.train([np.array([[3]]), np.zeros((0, 1), int)], (5,), 6)
     with pytest.raises(UsageError, match="unit BPE takes 952,804 codes of all codebooks together, not 2,000,000"):
         UnitBPE.train(some_documents(), (1_000_000, 1_000_000), 3_000_000)
     with pytest.raises(UsageError, match=r"no unit BPE at .*make one with python -m slm.units train"):

@@ -118,6 +118,8 @@ class UnitBPE:
             if found is None:
                 raise
             most = int(found[1]) - _NUM_SPECIAL
+            if most <= len(alphabet):
+                raise UsageError("the documents have no two codes that follow each other often: give more") from error
             raise UsageError(f"the documents give no more than {most} units: lower vocab_size, or give more") from error
         return cls(model.getvalue())
 
