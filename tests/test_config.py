@@ -253,6 +253,7 @@ def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
     [
         OSError(errno.ENOSPC, "No space left on device", "/data/x"),
         RuntimeError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 306688 vs 306580"),
     ],
 )
 def test_a_full_disk_is_one_line_whoever_tells_of_it(error, capsys):
