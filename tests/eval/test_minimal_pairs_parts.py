@@ -6,14 +6,17 @@ import json
 import random
 import statistics
 from collections import Counter
-from itertools import combinations, product
+from itertools import combinations, islice, product
+from types import SimpleNamespace
 
 import pytest
 
 from eval.minimal_pairs.engines.hibari import HibariVoice
+from eval.minimal_pairs.grammar import training_sentences
 from eval.minimal_pairs.ipa import bare, is_vowel, parse, stress_of
 from eval.minimal_pairs.lexicon import count_words, read_lexicon, words_of
 from eval.minimal_pairs.pseudowords import Chains
+from eval.minimal_pairs.sentences import _designs
 from eval.minimal_pairs.syllables import Syllables
 from eval.minimal_pairs.templates import for_language, load_grammar, shipped
 from slm.errors import UsageError
@@ -236,6 +239,18 @@ def test_a_bad_grammar_says_what_is_wrong(tmp_path, old, new, complaint):
     (tmp_path / "g.yaml").write_text(GRAMMAR.replace(old, new))
     with pytest.raises(UsageError, match=complaint):
         load_grammar(str(tmp_path / "g.yaml"))
+
+
+def test_no_sentence_is_tested_twice_or_was_heard():
+    """French designs share sentences: "le chat dort dehors" stands beside that of each noun with "la"."""
+    world, sieve = load_grammar("french"), SimpleNamespace(passes=lambda design: True)
+    everything = [d for group in world.designs.values() for d in group if d.held_out]
+    assert len({d.correct[0] for d in everything}) < len(everything)
+    heard = set(islice(training_sentences(random.Random(0), world.designs), 400))
+    assert any(heard & {*d.correct} for d in everything)
+    tested = [text for d in _designs(world, random.Random(1), sieve, heard) for text in d.correct]
+    assert len(tested) == len(set(tested)) > 200
+    assert not heard & {*tested}
 
 
 def test_no_word_and_no_place_tells_in_the_shipped_grammars():
