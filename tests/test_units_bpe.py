@@ -184,8 +184,10 @@ def test_the_command_learns_from_a_corpus_and_says_what_it_gains(tmp_path, capfd
     said = capfd.readouterr()
     assert said.err == ""
     documents = [deduplicate(c.codes)[0] for c in codes]
-    assert UnitBPE.load(tmp_path / "my units.model") == UnitBPE.train(documents, (16,), 40, dedup=True)
-    units = [UnitBPE.load(tmp_path / "my units.model").encode(d) for d in documents]
+    made, fingerprint = UnitBPE.load(tmp_path / "my units.model"), ArithmeticTokenizer(1).spec.fingerprint
+    assert made == UnitBPE.train(documents, (16,), 40, dedup=True, tokenizer=fingerprint)
+    assert made.tokenizer == fingerprint
+    units = [made.encode(d) for d in documents]
     before, after = sum(map(len, documents)), sum(map(len, units))
     seconds = sum(len(c.codes) for c in codes) / 50
     assert "30 of 30 clips" in said.out

@@ -64,7 +64,13 @@ def load_data(config: TrainConfig) -> TrainingData:
     spec = stores[0].spec
     for other in (*stores[1:], *eval_stores):
         check_same_spec(spec, other.spec)
-    units = Units(spec.codebook_sizes, config.dedup, UnitBPE.load(Path(config.bpe)) if config.bpe else None)
+    bpe = UnitBPE.load(Path(config.bpe)) if config.bpe else None
+    if bpe is not None and bpe.tokenizer not in (None, spec.fingerprint):
+        raise UsageError(
+            f"{config.bpe} was learned from codes of another tokenizer than {spec.describe()}: make one from these "
+            f"with python -m slm.units train --data {config.corpora[0]}"
+        )
+    units = Units(spec.codebook_sizes, config.dedup, bpe)
     if eval_stores:
         train = [Documents(store, units) for store in stores]
         evaluation = [Documents(store, units) for store in eval_stores]

@@ -59,7 +59,8 @@ def train(config: BPEConfig) -> None:
     chosen = choose_documents(store, config.max_documents, config.seed)
     if not len(chosen):
         raise UsageError(f"{config.data} has no clip to learn from")
-    bpe = UnitBPE.train((read.apply(store.codes(i)) for i in chosen), sizes, config.vocab_size, config.dedup)
+    documents = (read.apply(store.codes(i)) for i in chosen)
+    bpe = UnitBPE.train(documents, sizes, config.vocab_size, config.dedup, store.spec.fingerprint)
     print(f"{store.spec.describe()}: {len(chosen):,} of {len(store):,} clips")
     for line in describe_gain(store, chosen, read, Units(sizes, config.dedup, bpe)):
         print(line)

@@ -22,7 +22,7 @@ from slm.files import atomic_file
 # sentencepiece's own piece for the unknown, and one that says what the characters stand for. Neither ever comes out:
 # ids are counted from behind them.
 _NUM_SPECIAL = 2
-_ABOUT = re.compile(r"<codes ([\dx]+)( dedup)?>")
+_ABOUT = re.compile(r"<codes ([\dx]+)( dedup)?(?: of (\w+))?>")
 LONGEST_SENTENCE = 16_384  # in codes; sentencepiece counts places in a sentence with 16 bits
 _FRAMES_PER_UNIT = 16  # the longest unit: sentencepiece's default where a frame is one character
 
@@ -31,7 +31,8 @@ class UnitBPE:
     """A vocabulary of units: `encode` makes codes `[T, K]` into ids `[R, 1]`, `decode` goes back.
 
     `model_bytes` are an ordinary sentencepiece model; UsageError for one that `train` has not made.
-    `codebook_sizes` are those of the codes; `dedup` says that it was trained on deduplicated ones.
+    `codebook_sizes` are those of the codes; `dedup` says that it was trained on deduplicated ones; `tokenizer` is the
+    fingerprint of what made them, where it was said.
     """
 
     def __init__(self, model_bytes: bytes):
@@ -47,6 +48,7 @@ class UnitBPE:
             raise UsageError("this is no model of unit BPE: make one with python -m slm.units train")
         self.codebook_sizes = tuple(int(size) for size in about[1].split("x"))
         self.dedup = about[2] is not None
+        self.tokenizer: str | None = about[3]
         self.vocab_size = self._processor.get_piece_size() - _NUM_SPECIAL
 
     def __eq__(self, other: object) -> bool:
@@ -79,8 +81,9 @@ class UnitBPE:
 
     @classmethod
     def train(cls, documents: Iterable[np.ndarray], codebook_sizes: Sequence[int], vocab_size: int,
-              dedup: bool = False) -> UnitBPE:  # fmt: skip
-        """Learn a vocabulary of `vocab_size` units from codes `[T, K]` (deduplicated ones where `dedup`).
+              dedup: bool = False, tokenizer: str | None = None) -> UnitBPE:  # fmt: skip
+        """Learn a vocabulary of `vocab_size` units from codes `[T, K]` (deduplicated ones where `dedup`) of the
+        tokenizer of this fingerprint.
 
         The same documents in the same order give the same model to the byte. Documents are read one after the other,
         but sentencepiece holds what it was given. It sees those of more than `LONGEST_SENTENCE` codes in pieces.
@@ -92,7 +95,8 @@ class UnitBPE:
         alphabet = _alphabet(sizes)
         if vocab_size <= len(alphabet):
             raise UsageError(f"vocab_size {vocab_size} leaves no room beside the {len(alphabet)} single codes")
-        about = f"<codes {'x'.join(map(str, sizes))}{' dedup' if dedup else ''}>"
+        made_by = f" of {tokenizer}" if tokenizer else ""
+        about = f"<codes {'x'.join(map(str, sizes))}{' dedup' if dedup else ''}{made_by}>"
         model = io.BytesIO()
         failure: list[BaseException] = []
         try:

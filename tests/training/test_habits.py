@@ -211,6 +211,18 @@ def test_unit_bpe_goes_through_the_whole(corpora, tmp_path):
     assert logged[-2]["train_nats_per_code"] < 0.9 * logged[0]["train_nats_per_code"]
 
 
+def test_unit_bpe_of_another_tokenizer_is_refused(corpora, tmp_path):
+    from slm.units import UnitBPE
+
+    codes = [c.codes for c in markov_codes(ArithmeticTokenizer(2), 20)]
+    made_by = ArithmeticTokenizer(2).spec.fingerprint
+    UnitBPE.train(codes, (16, 16), 60, tokenizer=made_by).save(tmp_path / "units.model")
+    options = {"bpe": str(tmp_path / "units.model"), "pattern": PatternConfig("flat")}
+    assert load_data(config(corpora["two"], tmp_path / "run", **options)).units.bpe.tokenizer == made_by
+    with pytest.raises(UsageError, match="learned from codes of another tokenizer than"):
+        load_data(config(corpora["other"], tmp_path / "run", **options))
+
+
 def test_a_depth_transformer_trains_and_scores(corpora, tmp_path):
     model = ModelConfig(backbone=TINY_BACKBONE, depth={**TINY_BACKBONE, "num_hidden_layers": 1})
     train_lm.main(config(corpora["two"], tmp_path / "run", model=model, steps=20))
