@@ -21,6 +21,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from slm.errors import StoppedError, UsageError, did_you_mean
 from slm.option_names import meant
+from slm.yaml_files import refuse_repeated_keys
 
 C = TypeVar("C")
 
@@ -66,9 +67,10 @@ def _check_config_files(args: Sequence[str]) -> None:
         if not Path(path).is_file():
             raise UsageError(f"--config: no such file: {path}")
         try:
-            Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError) as error:
             raise UsageError(f"--config: {path} cannot be read as UTF-8 text ({error})") from error
+        refuse_repeated_keys(path, text)
 
 
 def _check_groups(cls: type[Any], given: Any, prefix: str = "") -> None:

@@ -159,6 +159,27 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     complaint("--out", "a", "--config")
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("out: a\nsteps: 5\ntags: []\nsteps: 6\n", "steps", (2, 4)),
+        ("out: a\nheads:\n  count: 1\n  dropout: 0.1\n  count: 2\n", "count", (3, 5)),
+        ("out: a\nheads: {count: 1, count: 2}\n", "count", (2, 2)),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_file_is_refused(text, key, lines, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    told = complaint("--config", str(path))
+    assert told == f"{path}: {key!r} stands in line {lines[0]} and in line {lines[1]}: leave one out"
+
+
+def test_the_same_key_in_two_groups_and_anchors_are_not_twice(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("out: a\ntags: &words [steps, steps]\nsteps: 7\nheads: {count: 2}\n")
+    assert parse_config(Settings, ["--config", str(path)]).steps == 7
+
+
 @pytest.mark.parametrize("text", ["out: [unclosed\n", "just words\n", "- a\n- b\n", "\x00"])
 def test_a_file_that_is_no_yaml_mapping(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)

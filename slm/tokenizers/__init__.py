@@ -8,6 +8,7 @@ from typing import Any
 from slm.errors import UsageError
 from slm.tokenizers.base import EXACT, TOKENIZERS, Tokenizer, check_same_spec
 from slm.types import TokenizerSpec
+from slm.yaml_files import read_yaml
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_same_spec", "load_tokenizer"]
 
@@ -60,15 +61,10 @@ def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:
 def _read_source(source: str) -> tuple[str, dict[str, Any]]:
     if not source.endswith((".yaml", ".yml")):
         return source, {}
-    import yaml
-
     path = Path(source)
     if not path.is_file():
         raise UsageError(f"no such tokenizer file: {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or "name" not in values:
         raise UsageError(f"{path}: a tokenizer file needs `name:` (one of {', '.join(TOKENIZERS.names())})")
     if "device" in values:
