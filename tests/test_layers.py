@@ -17,6 +17,7 @@ LAYERS = [
         "slm.types",
         "slm.errors",
         "slm.option_names",
+        "slm.yaml_files",
         "slm.config",
         "slm.registry",
         "slm.files",

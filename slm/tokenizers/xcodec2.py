@@ -32,13 +32,13 @@ class XCodec2Tokenizer(PretrainedCodec):
     for this model computes the same with torchaudio, which is not needed here.
 
     w2v-BERT attends to the whole clip, the features are normalized over it, and the decoder attends to it and
-    normalizes over it too: a clip is encoded and decoded in one piece, of 3 minutes at most, at a cost that grows with
-    the square of its length (some 30 GB beside the weights). Raises UsageError when weights cannot be had or more than
+    normalizes over it too: a clip is encoded and decoded in one piece, of 10 minutes at most, in memory that grows
+    with its length (2 GB a minute) and time that grows with the square of it. Raises UsageError when weights cannot be had or more than
     one codebook is asked for.
     """
 
     batching: Literal["none", "frames", "samples"] = "samples"
-    longest_clip_s = 180.0
+    longest_clip_s = 600.0
     family = "xcodec2"
     model_class = "Xcodec2Model"
     code_settings = ("quantization_levels", "downsampling_ratios")
