@@ -32,9 +32,9 @@ class XCodec2Tokenizer(PretrainedCodec):
     for this model computes the same with torchaudio, which is not needed here.
 
     w2v-BERT attends to the whole clip, the features are normalized over it, and the decoder attends to it and
-    normalizes over it too: a clip is encoded and decoded in one piece, of 10 minutes at most, in memory that grows
-    with its length (2 GB a minute) and time that grows with the square of it. Raises UsageError when weights cannot be had or more than
-    one codebook is asked for.
+    normalizes over it too: a clip is encoded and decoded in one piece, of 10 minutes at most, in memory that grows with
+    its length (2 GB a minute) and time that grows with the square of it. Raises UsageError when weights cannot be had
+    or more than one codebook is asked for.
     """
 
     batching: Literal["none", "frames", "samples"] = "samples"
