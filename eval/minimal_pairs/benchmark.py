@@ -23,7 +23,7 @@ from slm.errors import UsageError
 from slm.files import write_json
 from slm.types import stable_hash
 
-VERSION = 1  # of this generator; another one makes other pairs
+VERSION = 2  # of this generator; another one makes other pairs
 NO_GRAMMAR = "none"
 
 
@@ -88,8 +88,8 @@ def make(out: Path, settings: dict[str, Any], materials: Materials, studio: Stud
     vocabulary = build_vocabulary(voices, _entries(materials), trained)
     lexical = plan_words(voices, studio, vocabulary, seed, pairs, corpus)
     sieve = Sieve(voices, trained if materials.transcripts is not None else None, materials.language)
-    heard = {u.text for u in corpus}
-    syntactic = plan_sentences(voices, studio, world, sieve, seed, pairs, heard) if world else []
+    held_out = bool(corpus)
+    syntactic = plan_sentences(voices, studio, world, sieve, seed, pairs, held_out) if world else []
     _check_enough(pairs, lexical, syntactic, bool(world), vocabulary, sieve)
     plan = Plan(corpus, _numbered(lexical, "lexical/dev"), _numbered(syntactic, "syntactic/dev"))
     settings["left_out"] = {"words": vocabulary.left_out, "sentences": dict(sieve.left_out.most_common(20))}

@@ -49,6 +49,7 @@ HELD_OUT_WORDS = (
     "picnic puzzle trumpet violin harvest"
 ).split()
 HELD_OUT_SHARE = 6  # one content in so many is kept for the test
+HELD_OUT_SENTENCES = 3  # one in so many, where a design's two sentences must both be
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Design:
     """Two minimal pairs of sentences: `correct[i]` against `incorrect[i]`, i = 0, 1.
 
     `content` is what both numbers share (subject, verb, place, ...): a content is trained on or tested, never both.
+    `apart`: the two have words of their own (le chat, la vache), and stand beside others in other designs; then each
+    sentence is trained on or tested.
     """
 
     type: str
@@ -63,10 +66,22 @@ class Design:
     content: tuple[str, ...]
     correct: tuple[str, str]
     incorrect: tuple[str, str]
+    apart: bool = False
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The correct sentences that training may have."""
+        if self.apart:
+            return tuple(text for text in self.correct if _hashed([self.subtype, text]) % HELD_OUT_SENTENCES)
+        return self.correct if _hashed([self.subtype, *self.content]) % HELD_OUT_SHARE else ()
 
     @property
     def held_out(self) -> bool:
-        return int(stable_hash([self.subtype, *self.content])[:8], 16) % HELD_OUT_SHARE == 0
+        return not self.trained
+
+
+def _hashed(content: list[str]) -> int:
+    return int(stable_hash(content)[:8], 16)
 
 
 Designs = Mapping[str, Sequence[Design]]
@@ -140,11 +155,11 @@ def designs() -> dict[str, list[Design]]:
 
 
 def training_sentences(rng: random.Random, groups: Designs | None = None) -> Iterator[str]:
-    """Correct sentences without end: each subtype equally often, either half of a design, no content of the test."""
-    trained = [[d for d in group if not d.held_out] for group in (groups or designs()).values()]
+    """Correct sentences without end: each subtype equally often, either half of a design, none that is tested."""
+    trained = [[made for d in group if (made := d.trained)] for group in (groups or designs()).values()]
     trained = [group for group in trained if group]
     while True:
-        yield rng.choice(rng.choice(rng.choice(trained)).correct)
+        yield rng.choice(rng.choice(rng.choice(trained)))
 
 
 def test_designs(rng: random.Random, groups: Designs | None = None, held_out: bool = True) -> Iterator[Design]:  # noqa: PT028

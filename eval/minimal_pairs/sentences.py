@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -58,19 +58,12 @@ def _equal(voice: Voice, design: grammar.Design) -> bool:
 
 
 def plan_sentences(
-    voices: Mapping[str, Voice],
-    studio: Studio,
-    world: Grammar,
-    sieve: Sieve,
-    seed: int,
-    pairs: int,
-    heard: Collection[str],
+    voices: Mapping[str, Voice], studio: Studio, world: Grammar, sieve: Sieve, seed: int, pairs: int, held_out: bool
 ) -> list[list[Pair]]:
     """`pairs` pairs, fewer where not so many can be matched, each by every voice: whole designs, the subtypes in turn.
-    `heard` are the texts of the training sentences made here: where there are any, only contents that are kept for the
-    test, and no right sentence that is among them."""
+    `held_out`: only of contents that no training sentence made here has."""
     rng = random.Random(stable_hash(["sentences", seed]))
-    designs = _designs(world, rng, sieve, heard)
+    designs = _designs(world, rng, sieve, held_out)
     whole: list[Readings] = []
     while len(whole) < pairs and (more := list(islice(designs, round((pairs - len(whole)) / 2 * SPARE) + 2))):
         contrasts = [c for design in more for c in _contrasts(voices, design, rng)]
@@ -85,11 +78,10 @@ def plan_sentences(
     return [chosen[i : i + len(voices)] for i in range(0, len(chosen), len(voices))]
 
 
-def _designs(world: Grammar, rng: random.Random, sieve: Sieve, heard: Collection[str]) -> Iterator[grammar.Design]:
-    """Where a template's two pairs have words of their own (le chat, la vache), designs share sentences: one that was
-    heard, or stands in a design before, is no test."""
-    used = set(heard)
-    for design in filter(sieve.passes, grammar.test_designs(rng, world.designs, held_out=bool(heard))):
+def _designs(world: Grammar, rng: random.Random, sieve: Sieve, held_out: bool) -> Iterator[grammar.Design]:
+    """Where a template's two pairs have words of their own, designs share sentences, each of which is asked once."""
+    used: set[str] = set()
+    for design in filter(sieve.passes, grammar.test_designs(rng, world.designs, held_out)):
         if used.isdisjoint(design.correct):
             used.update(design.correct)
             yield design

@@ -113,6 +113,8 @@ class _Template:
                 raise UsageError(f"{self.where}: no list {name!r}{did_you_mean(name, lists)}")
         self.lists = {slot: lists[name] for slot, name in self.slots.items()}
         self.right, self.wrong = self._patterns(template["pairs"])
+        first, second = ({slot for slot, _ in _SLOT.findall(pattern)} for pattern in self.right)
+        self.apart = first != second
         for pattern in (*self.right, *self.wrong):
             self._check_slots(pattern)
         self._check_balance()
@@ -149,7 +151,7 @@ class _Template:
             words = dict(zip(self.slots, content, strict=True))
             right, wrong = (tuple(_fill(p, words) for p in side) for side in (self.right, self.wrong))
             heads = tuple("/".join(forms.values()) for forms in content)
-            yield Design(self.type, self.subtype, heads, (right[0], right[1]), (wrong[0], wrong[1]))
+            yield Design(self.type, self.subtype, heads, (right[0], right[1]), (wrong[0], wrong[1]), self.apart)
 
     def _contents(self) -> Iterator[tuple[Forms, ...]]:
         """Every choice of words, or `MOST_DESIGNS` of them; no word twice in one sentence."""

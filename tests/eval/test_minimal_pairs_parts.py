@@ -246,11 +246,14 @@ def test_no_sentence_is_tested_twice_or_was_heard():
     world, sieve = load_grammar("french"), SimpleNamespace(passes=lambda design: True)
     everything = [d for group in world.designs.values() for d in group if d.held_out]
     assert len({d.correct[0] for d in everything}) < len(everything)
-    heard = set(islice(training_sentences(random.Random(0), world.designs), 400))
-    assert any(heard & {*d.correct} for d in everything)
-    tested = [text for d in _designs(world, random.Random(1), sieve, heard) for text in d.correct]
-    assert len(tested) == len(set(tested)) > 200
+    heard = set(islice(training_sentences(random.Random(0), world.designs), 20_000))
+    designs = list(_designs(world, random.Random(1), sieve, held_out=True))
+    tested = [text for d in designs for text in d.correct]
+    assert len(tested) == len(set(tested))
     assert not heard & {*tested}
+    assert [d.subtype for d in designs].count("le_la_subject") > 20
+    shared = {text for text in heard if text.endswith("dort dehors")}
+    assert 15 < len(shared) < 25  # of 28, a third of which is kept for the test
 
 
 def test_no_word_and_no_place_tells_in_the_shipped_grammars():
