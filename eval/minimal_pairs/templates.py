@@ -18,6 +18,7 @@ from typing import Any
 from eval.minimal_pairs.grammar import Design
 from slm.errors import UsageError, did_you_mean
 from slm.types import stable_hash
+from slm.yaml_files import read_yaml
 
 FOLDER = Path(__file__).with_name("grammars")
 MOST_DESIGNS = 3_000  # of one template; of more, so many are drawn
@@ -46,16 +47,10 @@ def shipped() -> dict[str, Path]:
 
 def load_grammar(name: str) -> Grammar:
     """A YAML file, or the name of one that is shipped. UsageError that names the template or list for what is wrong."""
-    import yaml
-
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped().get(name)
     if path is None or not path.is_file():
         raise UsageError(f"--grammar: no such file: {name}{did_you_mean(name, shipped())}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--grammar: {path} is not YAML ({' '.join(str(error).split())})") from error
-    return _grammar(str(path), path.stem, content)
+    return _grammar(str(path), path.stem, read_yaml(path))
 
 
 def for_language(language: str) -> str:
