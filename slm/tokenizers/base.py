@@ -58,7 +58,7 @@ class Tokenizer(ABC):
     """Registered name -> what the list shows and filters by, of a tokenizer that the database has no record of (one of
     another package): fields of `TokenizerRecord`, `codebooks` written as there (`1024 x 8`)."""
 
-    longest_clip_s: ClassVar[float | None] = None
+    longest_clip_s: float | None = None
     """What is coded in one piece, in memory that grows with the square of its length, must not be longer."""
 
     @classmethod

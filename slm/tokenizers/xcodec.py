@@ -38,8 +38,8 @@ class XCodecTokenizer(PretrainedCodec):
     so that a tail of less than 80 samples has no frame, and silence stands there in the decoded audio. (The feature
     extractor of transformers would fill the last frame with zeros; for whole frames both are the same.)
 
-    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, of 20 minutes at most, at a
-    cost that grows with the square of its length. Decoding goes in pieces. Raises UsageError
+    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, of 20 minutes at most (with
+    WavLM 3, in 16 GB), at a cost that grows with the square of its length. Decoding goes in pieces. Raises UsageError
     when weights cannot be had or codebooks are asked for that do not exist.
     """
 
@@ -76,6 +76,7 @@ class XCodecTokenizer(PretrainedCodec):
         attend_clip_by_clip(self.model.semantic_model)
         if config.semantic_model_config.model_type == "wavlm":
             self.batch_s = {**self.batch_s, "cuda": WAVLM_BATCH_S}
+            self.longest_clip_s = 180.0  # its attention holds biases of steps x steps: 16 GB, of 20 minutes 700
         if prod(config.strides) > 1:
             self.batching = "none"  # not of any published checkpoint
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
