@@ -84,8 +84,9 @@ def from_config(config: Any, seed: int, attention: str = "auto") -> Any:
 
     backend = None if attention == "auto" else attention
     register_attention(attention)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    # Weights are drawn on the CPU: no GPU is woken for them (of several, each would be, in each process).
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=backend)
 
 

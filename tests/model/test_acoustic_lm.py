@@ -52,6 +52,22 @@ def test_one_stream_is_an_ordinary_causal_lm(backbone):
     torch.testing.assert_close(made[1:], expected)
 
 
+def test_weights_follow_from_the_seed_alone_and_no_gpu_is_woken_for_them(monkeypatch):
+    """As on a machine of two GPUs, whose state PyTorch would read here and fail: what they draw is not touched."""
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU was seeded"))
+    before = torch.get_rng_state()
+    made = make("flat", (8,), seed=3)[0].causal_lm
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        expected = AutoModelForCausalLM.from_config(made.config)
+    for name, weight in expected.named_parameters():
+        assert torch.equal(made.get_parameter(name), weight), name
+
+
 def test_several_streams_equal_a_slow_reference():
     """Embeddings summed, one softmax a head: computed entry by entry."""
     model, pattern = make()
