@@ -41,6 +41,8 @@ def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
         return flash[0] if flash else "auto"
     if name not in BACKENDS:
         raise UsageError(f"model.attention: no {name!r}{did_you_mean(name, ('auto', *BACKENDS))}")
+    if name == "by_document" and compiled:
+        raise UsageError("model.attention by_document cannot be compiled: take auto or sdpa, or compile false")
     if name in ("sdpa", "eager", "by_document"):
         return name
     if not cuda:

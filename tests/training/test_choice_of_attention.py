@@ -40,6 +40,8 @@ def test_the_backend_that_an_option_means(monkeypatch):
         choose_attention("flash_attention_2", cuda=True, compiled=False, bf16=False)
     with pytest.raises(UsageError, match="needs a CUDA device"):
         choose_attention("flex_attention", cuda=False, compiled=False, bf16=False)
+    with pytest.raises(UsageError, match="by_document cannot be compiled"):
+        choose_attention("by_document", cuda=False, compiled=True, bf16=False)
     with pytest.raises(UsageError, match="did you mean 'flash_attention_2'"):
         choose_attention("flash_attention2", **installed)
 
