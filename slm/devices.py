@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from slm.errors import UsageError
 
@@ -23,6 +25,20 @@ def choose_device(name: str) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
         raise UsageError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda") from None
     return name
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within, matrix products in float32 are that, whatever the program around asked for: no TF32 on a GPU, no bfloat16
+    on a CPU."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def available_cores() -> int:

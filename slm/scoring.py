@@ -9,13 +9,14 @@ order they are given, nothing at all. Equal documents are one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from slm.data.trees import MIN_ROW, MIN_SHARED, Rows, find_families, lay_out, pack_families
+from slm.devices import exact_float32
 from slm.patterns import EOS, Pattern
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class DocumentScorer:
 
         if self.precision == "bf16":
             return torch.autocast(self.device_type, torch.bfloat16)
-        return _exact_float32() if self.device_type == "cuda" else nullcontext()
+        return exact_float32()
 
 
 def _tree_states(model: AcousticLM, ids: torch.Tensor, depths: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -203,21 +204,6 @@ def _tree_states(model: AcousticLM, ids: torch.Tensor, depths: torch.Tensor, end
         visible = embedded.new_zeros(visible.shape).masked_fill(~visible, torch.finfo(embedded.dtype).min)
     made = body(inputs_embeds=embedded, position_ids=depths, attention_mask=visible, use_cache=False)
     return made.last_hidden_state  # type: ignore[no-any-return]
-
-
-class _exact_float32(AbstractContextManager[None]):
-    """No TF32 within, whatever the program around it asked for."""
-
-    def __enter__(self) -> None:
-        import torch
-
-        self._before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *_: Any) -> None:
-        import torch
-
-        torch.set_float32_matmul_precision(self._before)
 
 
 def length_groups(lengths: Sequence[int], max_steps: int, least_filled: float = 0.0) -> Iterator[list[int]]:

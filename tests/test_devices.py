@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slm.devices import choose_device
+from slm.devices import choose_device, exact_float32
 from slm.errors import UsageError
 
 
@@ -23,3 +23,18 @@ def test_a_device_that_is_not_there_is_wrong_use(name: str) -> None:
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == "cuda"
+
+
+def test_float32_is_itself_within_and_as_before_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["high"]
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: asked[-1])
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+
+    def fails() -> None:
+        with exact_float32():
+            assert asked[-1] == "highest"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert asked == ["high", "highest", "high"]

@@ -209,3 +209,25 @@ def test_bf16_is_near_and_not_equal():
     exact, rounded = (DocumentScorer(model, pattern, p).score(given) for p in ("float32", "bf16"))
     assert_close(rounded, exact, atol=0.5)
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(rounded, exact, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["medium", "highest"])
+def test_float32_is_exact_whatever_the_program_around_asked_for(precision, monkeypatch):
+    """On GPUs "medium" and "high" make TF32 of it, on some CPUs "medium" bfloat16."""
+    pattern = make_pattern("flat")
+    model, seen = make_model(pattern), set()
+    forward = torch.nn.Linear.forward
+
+    def watched(self, x):
+        seen.add(torch.get_float32_matmul_precision())
+        return forward(self, x)
+
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.nn.Linear, "forward", watched)
+    try:
+        torch.set_float32_matmul_precision(precision)
+        DocumentScorer(model, pattern).score(documents(1))
+        after = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (seen, after) == ({"highest"}, precision)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from slm.devices import exact_float32
 from slm.tokenizers.base import EXACT, Tokenizer
 from slm.types import AudioClip, Codes
 
@@ -174,10 +175,11 @@ def _end_to_end(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 @contextmanager
 def inference(tf32: bool = False) -> Iterator[None]:
-    """In which networks run: without gradients, and in fp32 that is fp32. On CUDA, convolutions default to TF32, whose
-    10-bit mantissa moves codes away: where that is wanted, it must be asked for."""
+    """In which networks run: without gradients, and in fp32 that is fp32, whatever the program around has asked PyTorch
+    for. On CUDA, convolutions default to TF32, whose 10-bit mantissa moves codes away: where that is wanted, it must be
+    asked for."""
     import torch
     from torch.backends import cudnn
 
-    with torch.inference_mode(), cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+    with exact_float32(), torch.inference_mode(), cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
         yield

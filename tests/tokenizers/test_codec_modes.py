@@ -18,6 +18,7 @@ from slm.errors import UsageError
 from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers._codec import NeuralCodec
+from slm.tokenizers._modes import inference
 from slm.tokenizers.encodec import EncodecTokenizer
 from slm.tokenizers.networks.packed import PackedClips
 from slm.tokenizers.xcodec2 import XCodec2Tokenizer
@@ -296,3 +297,14 @@ def test_mismatch_counts_codes(folders: dict[str, str]) -> None:
     assert code_mismatch(codes, codes) == 0
     others = [replace(each, codes=each.codes ^ np.array([0, 0, 0, 1], each.codes.dtype)) for each in codes]
     assert code_mismatch(others, codes) == 0.25
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_matrix_products_of_networks_are_exact_whatever_the_program_around_asked_for(tf32, monkeypatch):
+    asked = ["high"]  # TF32, by a program that trains, say
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: asked[-1])
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    with inference(tf32):
+        assert asked[-1] == "highest"  # in mode tf32 too: that is of convolutions, as PyTorch has it by default
+        assert torch.backends.cudnn.allow_tf32 is tf32
+    assert asked[-1] == "high"
