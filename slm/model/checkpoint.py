@@ -121,7 +121,8 @@ def find_model(source: str | Path) -> Path:
 
 
 def load_record(folder: str | Path) -> ModelRecord:
-    """Read `slm.json`, or what slamkit wrote; UsageError for a folder that is no checkpoint, or of a newer format."""
+    """Read `slm.json`, or what slamkit wrote; UsageError for a folder that is no checkpoint, a damaged one, or one of a
+    newer format."""
     folder = Path(folder)
     file = folder / "slm.json"
     if not file.is_file() and is_interleaved(folder):
@@ -131,10 +132,17 @@ def load_record(folder: str | Path) -> ModelRecord:
     if not file.is_file():
         hint = _hint(folder)
         raise UsageError(f"no model at {folder}: it has no slm.json{hint}")
-    values = read_json(file)
-    if values.get("format") != FORMAT:
-        raise UsageError(f"{file} has format {values.get('format')}; this slm ({__version__}) reads format {FORMAT}")
-    return ModelRecord.from_dict(values, _load_bpe(folder, values.get("bpe")))
+    try:
+        values = read_json(file)
+        if (found := values.get("format")) != FORMAT:
+            raise UsageError(f"{file} has format {found}; this slm ({__version__}) reads format {FORMAT}")
+        return ModelRecord.from_dict(values, _load_bpe(folder, values.get("bpe")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> UsageError:
+    return UsageError(f"{file} is damaged ({error}): copy the folder anew")
 
 
 def _load_bpe(folder: Path, fingerprint: str | None) -> UnitBPE | None:
@@ -160,18 +168,25 @@ def _hint(folder: Path) -> str:
 
 
 def load_statistics(folder: str | Path) -> CodeStatistics:
-    """Those of the training corpus; for a model published without them, none at all."""
+    """Those of the training corpus; for a model published without them, none at all. UsageError where they are damaged
+    or not there."""
     if is_slamkit(Path(folder)):
         return no_statistics(load_record(folder).tokenizer)
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    arrays = load_file(Path(folder) / "statistics.safetensors")
+    file = Path(folder) / "statistics.safetensors"
+    try:
+        arrays = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(file, error) from error
     counts = tuple(arrays[f"counts.{k}"] for k in range(sum(name.startswith("counts.") for name in arrays)))
     return CodeStatistics(counts, arrays["frames"], int(arrays["num_documents"][0]), arrays.get("runs"))
 
 
 def load_causal_lm(folder: str | Path) -> Any:
     """The transformers model of a checkpoint, in float32, for evaluation."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -184,5 +199,5 @@ def load_causal_lm(folder: str | Path) -> Any:
         return load_slamkit(Path(folder))
     try:
         return AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{folder}: its weights cannot be read ({str(error).splitlines()[0]})") from error

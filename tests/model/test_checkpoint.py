@@ -13,6 +13,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from slm.errors import UsageError
 from slm.model.__main__ import main
 from slm.model.backbone import build_causal_lm
 from slm.model.checkpoint import ModelRecord, save_model
@@ -139,3 +140,16 @@ def test_what_is_no_checkpoint_is_not_pushed(tmp_path, hub, capsys):
     assert run("pull") == 2
     assert "did you mean 'push'" in capsys.readouterr().err
     assert hub.calls == []
+
+
+@pytest.mark.parametrize("name", ["slm.json", "config.json", "statistics.safetensors", "model.safetensors"])
+@pytest.mark.parametrize("share", [0, 0.5, None], ids=["empty", "cut", "gone"])
+def test_a_folder_that_was_copied_in_part_is_named_in_a_line(name, share, tmp_path):
+    save(tmp_path / "model")
+    file = tmp_path / "model" / name
+    whole = file.read_bytes()
+    file.unlink()
+    if share is not None:
+        file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UsageError, match=str(tmp_path)):
+        load_lm(tmp_path / "model")
