@@ -198,6 +198,11 @@ def load_causal_lm(folder: str | Path) -> Any:
     if is_slamkit(Path(folder)):
         return load_slamkit(Path(folder))
     try:
-        return AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True).eval()
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype="float32", use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{folder}: its weights cannot be read ({str(error).splitlines()[0]})") from error
+    if missing := sorted(loading["missing_keys"]):  # which transformers draws at random, and goes on
+        raise UsageError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}: copy the folder anew")
+    return model.eval()

@@ -153,3 +153,15 @@ def test_a_folder_that_was_copied_in_part_is_named_in_a_line(name, share, tmp_pa
         file.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UsageError, match=str(tmp_path)):
         load_lm(tmp_path / "model")
+
+
+def test_a_model_that_lacks_a_weight_is_not_given_a_random_one(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "up_proj" in name)
+    save_file({k: v for k, v in weights.items() if k != name}, file, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=f"lacks 1 of its weights, such as {name}"):
+        load_lm(tmp_path / "model")
