@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.judges._whole import whole_model
 from eval.judges.base import (
     Judge,
     JudgeRecord,
@@ -68,7 +69,7 @@ class SpeechRecognizer(Judge):
         given = {"local_files_only": local_only}
         config = AutoConfig.from_pretrained(self.checkpoint, **given)
         kind = AutoModelForSpeechSeq2Seq if config.model_type == "whisper" else AutoModelForCTC
-        model = kind.from_pretrained(self.checkpoint, dtype="float32", use_safetensors=True, **given)
+        model = whole_model(kind, self.checkpoint, "speech recognition", use_safetensors=True, **given)
         features = AutoFeatureExtractor.from_pretrained(self.checkpoint, **given)
         return model, features, AutoTokenizer.from_pretrained(self.checkpoint, **given)
 
@@ -113,12 +114,16 @@ class SpeechRecognizer(Judge):
 
         made = [""] * len(windows)
         for places in in_equal_batches(windows, self.batch_size):
-            heard = self.features([windows[i] for i in places], sampling_rate=RATE_HZ, return_tensors="pt")
-            values = next(iter(heard.values())).to(self.device)
             if len(windows[places[0]]) < RATE_HZ // 20:  # shorter than the receptive field
                 continue
+            heard = self.features([windows[i] for i in places], sampling_rate=RATE_HZ, return_tensors="pt")
+            name = self.model.main_input_name
+            given, frames = {name: heard[name].to(self.device)}, None
+            if name == "input_features":  # frames are paired, so that the last may be padding
+                given["attention_mask"] = heard.attention_mask.to(self.device)
+                frames = int(self.model._get_feat_extract_output_lengths(heard.attention_mask[0].sum()))
             with torch.inference_mode():
-                ids = self.model(values).logits.argmax(-1)
+                ids = self.model(**given).logits.argmax(-1)[:, :frames]
             for place, text in zip(places, self.tokenizer.batch_decode(ids.cpu()), strict=True):
                 made[place] = text
         return made

