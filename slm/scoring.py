@@ -196,8 +196,7 @@ def _tree_states(model: AcousticLM, ids: torch.Tensor, depths: torch.Tensor, end
     """Hidden states `[B, L, H]` of trees in rows."""
     import torch
 
-    body = model.causal_lm.base_model
-    embedded = model.causal_lm.get_input_embeddings()(ids + model.id_offsets).sum(dim=2)
+    body, embedded = model.causal_lm.base_model, model.embed(ids)
     place = torch.arange(ids.shape[1], device=ids.device)
     visible = ((place[:, None] >= place) & (place[:, None] < ends[:, None, :]))[:, None]
     if body.config._attn_implementation == "eager":

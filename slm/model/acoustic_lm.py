@@ -83,16 +83,20 @@ class AcousticLM(nn.Module):
             for module in layers or [body]:
                 module.compile(*args, **kwargs)
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids `[B, S, Q]` -> what the body reads `[B, S, H]`: the sum over streams."""
+        embedded: Tensor = self.causal_lm.get_input_embeddings()(ids + self.id_offsets).sum(dim=2)
+        if torch.is_autocast_enabled(embedded.device.type):  # or all that layers hand on would be float32
+            return embedded.to(torch.get_autocast_dtype(embedded.device.type))
+        return embedded
+
     def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Any = None,
                       starts: Tensor | None = None) -> Tensor:  # fmt: skip
         """Ids `[B, S, Q]` -> hidden states `[B, S, H]`; step s holds what predicts step s + 1.
 
         Documents packed in a row are kept apart by `positions [B, S]` that restart at 0; see `Places` for `starts`.
         """
-        body = self.causal_lm.base_model
-        embedded = self.causal_lm.get_input_embeddings()(ids + self.id_offsets).sum(dim=2)
-        if torch.is_autocast_enabled(embedded.device.type):  # or all that layers hand on would be float32
-            embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
+        body, embedded = self.causal_lm.base_model, self.embed(ids)
         attention: dict[str, Any] = {}
         if positions is not None and cache is None:
             backend = body.config._attn_implementation

@@ -111,7 +111,7 @@ class NeuralCodec(PackedTokenizer):
         hop, frames = self.spec.hop_samples, self.spec.num_frames(len(signal))
         made = []
         for first, last, start, stop in self._pieces(frames, self.context_frames):
-            end = len(signal) if last == frames else stop * hop
+            end = len(signal) if stop == frames else stop * hop
             made.append(self._encode_whole(signal[start * hop : end])[first - start : last - start])
         return np.concatenate(made)
 

@@ -39,7 +39,7 @@ class SEANetCodec(NeuralCodec):
         def features(block: int) -> torch.Tensor:
             made = []
             for first, last, start, stop in blocks[block]:
-                end = len(signal) if last == frames else stop * hop
+                end = len(signal) if stop == frames else stop * hop
                 values = torch.from_numpy(np.ascontiguousarray(signal[start * hop : end]))[None, None]
                 made.append(front(self._to_model(values))[..., first - start : last - start])
             return torch.cat(made, dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context, pad_to_frames
@@ -109,6 +111,30 @@ def test_its_fingerprint_is_that_of_its_weights(tmp_path: Path) -> None:
 
 def test_long_clips_go_in_pieces(load: Any) -> None:
     long_audio_law(load(), real_clips(16_000)[0])
+
+
+class WholeFrames(OwnCodec):
+    """T = floor(N / hop); the last frame sees the samples behind it that have no frame."""
+
+    def __init__(self, *, checkpoint: str):
+        super().__init__(checkpoint=checkpoint)
+        self.spec = replace(self.spec, frame_offset_samples=0)
+
+    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
+        return super()._codes_of(functional.pad(signals, (0, HOP)))[..., : signals.shape[-1] // HOP]
+
+
+def test_pieces_hear_what_has_no_frame(tmp_path: Path) -> None:
+    """The last piece but one too, where the last is shorter than a frame sees."""
+    OwnCodec.write_untrained(tmp_path / "weights")
+    codec = WholeFrames(checkpoint=str(tmp_path / "weights"))
+    codec.model.double()
+    rng = np.random.default_rng(0)
+    clips = [AudioClip(f"{i}", rng.normal(size=12 * HOP - 1).astype(np.float32), 16_000) for i in range(60)]
+    whole = codec.encode(clips)
+    codec.piece_s = 10 / codec.spec.frame_rate_hz
+    assert all(len(codes.codes) == 11 for codes in whole)
+    assert all(np.array_equal(a.codes, b.codes) for a, b in zip(codec.encode(clips), whole, strict=True))
 
 
 def test_clips_share_a_batch(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
