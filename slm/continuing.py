@@ -86,6 +86,10 @@ class Continuer:
         return max(1, round(seconds * self.lm.spec.frame_rate_hz))
 
     def _as_trained(self, sampling: Sampling) -> Sampling:
+        from slm.generation import Sampling
+
+        if not isinstance(sampling, Sampling):
+            raise UsageError(f"sampling must be a Sampling, as Sampling(temperature=0.8, top_p=0.95), not {sampling!r}")
         return sampling if self.lm.has_ends else replace(sampling, may_stop=False)
 
     def _request(self, prompt: Codes, frames: int, seed: int) -> Request:

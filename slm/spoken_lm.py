@@ -235,9 +235,10 @@ class SpokenLM:
                        top_k: int | None = None, may_stop: bool = True, **more: Any) -> Codes:  # fmt: skip
         """The prompt and up to `seconds` more. With `may_stop` a model that knows ends may end earlier by itself.
         `more` are other fields of `Sampling`."""
-        from slm.generation import Sampling
+        from slm.generation.sampling import sampling_of
 
-        return self.continue_many([prompt], seconds, [seed], Sampling(temperature, top_k, may_stop, **more))[0]
+        sampling = sampling_of(temperature=temperature, top_k=top_k, may_stop=may_stop, **more)
+        return self.continue_many([prompt], seconds, [seed], sampling)[0]
 
     def continue_many(self, prompts: Sequence[Codes], seconds: float, seeds: int | Sequence[int],
                       sampling: Sampling | None = None, speed: Speed | None = None) -> list[Codes]:  # fmt: skip
@@ -253,9 +254,10 @@ class SpokenLM:
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
                       top_k: int | None = None, may_stop: bool = True, **more: Any) -> AudioClip:  # fmt: skip
         """The clip, as the tokenizer renders it, and its continuation. UsageError without a decoder."""
-        from slm.generation import Sampling
+        from slm.generation.sampling import sampling_of
 
-        return self.continue_clips([clip], seconds, [seed], Sampling(temperature, top_k, may_stop, **more))[0]
+        sampling = sampling_of(temperature=temperature, top_k=top_k, may_stop=may_stop, **more)
+        return self.continue_clips([clip], seconds, [seed], sampling)[0]
 
     def continue_clips(self, clips: Sequence[AudioClip], seconds: float, seeds: int | Sequence[int],
                        sampling: Sampling | None = None, speed: Speed | None = None) -> list[AudioClip]:  # fmt: skip

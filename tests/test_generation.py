@@ -334,3 +334,16 @@ def test_heads_side_by_side_are_those_of_each_stream():
         for q, logits in enumerate(model.logits_side_by_side(hidden)):
             known = torch.zeros(3, q, dtype=torch.long)
             torch.testing.assert_close(logits, model.stream_logits(hidden, known))
+
+
+def test_what_is_no_sampling_is_refused_from_python():
+    """Also of a model that knows no ends, whose settings are changed first."""
+    for lm in (make_lm("delay", 2), make_lm("musiclm", 4)):
+        (prompt,) = random_codes(ArithmeticTokenizer(lm.spec.num_codebooks), [5])
+        for wrong in ({"temperature": 1.0}, 0.8):
+            with pytest.raises(UsageError, match="sampling must be a Sampling"):
+                lm.continue_many([prompt], 0.1, 0, wrong)
+        with pytest.raises(UsageError, match="did you mean 'top_k'"):
+            lm.continue_codes(prompt, 0.1, 0, topk=5)
+        with pytest.raises(UsageError, match="fields of Sampling themselves"):
+            lm.continue_codes(prompt, 0.1, 0, sampling={"top_k": 5})

@@ -10,7 +10,7 @@ from scipy import stats
 
 from slm.errors import UsageError
 from slm.generation.noise import gumbel, hash32, step_keys
-from slm.generation.sampling import Sampling, guide, penalize
+from slm.generation.sampling import Sampling, guide, penalize, sampling_of
 
 
 def noise_of(seeds, steps: int, size: int) -> torch.Tensor:
@@ -157,6 +157,31 @@ def test_guidance_by_hand():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UsageError, match=f"{next(iter(wrong))} must"):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": "hot"}, {"temperature": None}, {"temperature": True}, {"top_k": True}, {"top_k": "5"},
+     {"top_p": "0.9"}, {"min_p": [0.1]}, {"repetition_penalty": None}, {"guidance": "2"}, {"may_stop": "no"},
+     {"may_stop": None}, {"may_stop": 0}],
+)  # fmt: skip
+def test_settings_of_another_type_are_refused_by_name(wrong):
+    """`may_stop="no"` would be true."""
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} must"):
+        Sampling(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = Sampling(np.float32(0.5), np.int64(5), np.bool_(False), np.float64(0.9))
+    assert given == Sampling(0.5, 5, False, 0.9)
+
+
+def test_a_keyword_that_is_no_field_is_told_what_is():
+    with pytest.raises(UsageError, match="no 'temprature'; did you mean 'temperature'"):
+        sampling_of(temprature=0.5)
+    with pytest.raises(UsageError, match=r"fields of Sampling themselves, such as temperature=0\.8"):
+        sampling_of(sampling=Sampling())
+    assert sampling_of(temperature=0.5, top_p=0.9) == Sampling(0.5, top_p=0.9)
 
 
 def test_all_complaints_come_at_once():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from slm.errors import UsageError
+from slm.errors import UsageError, did_you_mean
 
 _NEVER = float("-inf")
 _COLD = 1e-30  # a quotient would be infinite for others than the likeliest, and noise is nothing beside any difference
@@ -60,7 +62,34 @@ class Sampling:
         return (self.filter(logits) + noise).argmax(dim=-1)
 
 
+def sampling_of(**settings: Any) -> Sampling:
+    """The `Sampling` of these fields. UsageError that names what is right where one is not a field."""
+    known = [field.name for field in fields(Sampling)]
+    if "sampling" in settings:
+        raise UsageError("for one document give the fields of Sampling themselves, such as temperature=0.8, top_p=0.95")
+    if wrong := [name for name in settings if name not in known]:
+        raise UsageError(f"Sampling has no {wrong[0]!r}{did_you_mean(wrong[0], known)}; it has {', '.join(known)}")
+    return Sampling(**settings)
+
+
 def _complaints(settings: Sampling) -> Iterator[str]:
+    """Of types first: what is no number cannot be compared with one."""
+    wrong = list(_wrong_types(settings))
+    yield from wrong or _wrong_values(settings)
+
+
+def _wrong_types(settings: Sampling) -> Iterator[str]:
+    if not isinstance(settings.may_stop, bool | np.bool_):
+        yield f"may_stop must be True or False, not {settings.may_stop!r}"
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty", "guidance"):
+        value, may_be_none = getattr(settings, name), name in ("top_p", "min_p")
+        if not (isinstance(value, Real) and not isinstance(value, bool)) and not (value is None and may_be_none):
+            yield f"{name} must be a number{' or None' if may_be_none else ''}, not {value!r}"
+    if isinstance(settings.top_k, bool):
+        yield f"top_k must be a whole number of at least 1, not {settings.top_k}"
+
+
+def _wrong_values(settings: Sampling) -> Iterator[str]:
     if not (settings.temperature >= 0 and math.isfinite(settings.temperature)):
         yield f"temperature must not be below 0, but is {settings.temperature}"
     if settings.top_k is not None and not (isinstance(settings.top_k, Integral) and settings.top_k >= 1):
