@@ -104,7 +104,7 @@ def slowly(model, pattern, prompt, most, sampling: Sampling, seed: int) -> np.nd
                 seen[q].add(int(ids[due]))
 
 
-@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS, ids=named)
+@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2, 3, 5, 7, 8), ids=named)
 def test_it_is_what_a_slow_loop_makes(name, settings, depth):
     """Sampled, and with ends that are likely: lengths differ, and so does what stands beside an end."""
     model = make(name, settings, depth)
@@ -222,7 +222,7 @@ def test_one_stream_is_generated_as_transformers_does(penalty):
         assert made.codes[:, 0].tolist() == [i for i in theirs if i != v.eos_id]
 
 
-@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2, 3, 4, 5, 6, 8), ids=named)
+@pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2, 3, 5, 6, 8), ids=named)
 def test_only_possible_codes_come_out(name, settings, depth):
     """Of a model that wants nothing but what cannot stand there."""
     model = make(name, settings, depth)
