@@ -98,6 +98,7 @@ def test_the_python_block_of_the_readme(trained):
     assert continued.duration_s == pytest.approx(1.4)
 
 
+@pytest.mark.thorough
 def test_wrong_use_of_each_command_is_one_line(trained, tmp_path):
     for arguments, expected in [
         (["train_lm.py", "--config", "configs/quickstart/acoustic.yaml", "--data", tmp_path, "--out", tmp_path / "x"],

@@ -49,6 +49,7 @@ def command_for(tmp_path, **options):
     return [part for name, value in plain.items() for part in (f"--{name}", str(value))]
 
 
+@pytest.mark.thorough
 def test_two_processes_of_which_one_dies_make_the_same_bytes(tmp_path, whole):
     arguments = command_for(tmp_path, processes=2)
     done = tokenize_command(tmp_path, *arguments, kill_at="encode:2", once=str(tmp_path / "killed"))

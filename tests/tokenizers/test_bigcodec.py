@@ -89,6 +89,7 @@ def test_keeps_the_law(untrained: Path) -> None:
 
 
 @pytest.mark.thorough  # as of SpeechTokenizer, by the same code
+@pytest.mark.thorough
 def test_long_clips_are_exact_although_an_lstm_runs_over_them(untrained: Path) -> None:
     tokenizer = BigCodecTokenizer(checkpoint=str(untrained))
     clip = real_clips(16_000, 1)[0]
