@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slm.errors import UsageError
+from slm.generation.asking import length_s
 from slm.types import Codes
 
 if TYPE_CHECKING:
@@ -81,15 +81,9 @@ class Continuer:
         return units if self._units.is_identity else self._expanded(prompt, units)[: len(prompt) + frames]
 
     def _frames(self, seconds: float) -> int:
-        if not (seconds > 0 and math.isfinite(seconds)):
-            raise UsageError(f"seconds must be above 0, not {seconds}")
-        return max(1, round(seconds * self.lm.spec.frame_rate_hz))
+        return max(1, round(length_s(seconds) * self.lm.spec.frame_rate_hz))
 
     def _as_trained(self, sampling: Sampling) -> Sampling:
-        from slm.generation import Sampling
-
-        if not isinstance(sampling, Sampling):
-            raise UsageError(f"sampling must be a Sampling, as Sampling(temperature=0.8, top_p=0.95), not {sampling!r}")
         return sampling if self.lm.has_ends else replace(sampling, may_stop=False)
 
     def _request(self, prompt: Codes, frames: int, seed: int) -> Request:

@@ -189,7 +189,7 @@ class SpokenLM:
 
     def score(self, clips: Sequence[AudioClip]) -> list[CodeLogProbs]:
         """Log-probabilities of clips at the tokenizer's sample rate; see `CodeLogProbs` for shapes."""
-        return self.score_codes(self.tokenizer.encode(clips))
+        return self.score_codes(self._encode(clips))
 
     def score_codes(self, codes: Sequence[Codes], max_steps: int | None = None) -> list[CodeLogProbs]:
         """Log-probabilities of codes, packed and sorted by length: at most `max_steps` steps, padding counted, at a
@@ -247,8 +247,11 @@ class SpokenLM:
         `seeds` are one for each prompt, or a number to which its place in the list is added.
         """
         from slm.generation import Sampling, Speed
+        from slm.generation.asking import check_asked, check_prompts, seeds_of
 
-        own = _seeds(seeds, len(prompts))
+        check_asked(seconds, sampling, speed)
+        check_prompts(prompts)
+        own = seeds_of(seeds, len(prompts))
         return self.continuer.codes(prompts, seconds, own, sampling or Sampling(), speed or Speed())
 
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
@@ -262,8 +265,13 @@ class SpokenLM:
     def continue_clips(self, clips: Sequence[AudioClip], seconds: float, seeds: int | Sequence[int],
                        sampling: Sampling | None = None, speed: Speed | None = None) -> list[AudioClip]:  # fmt: skip
         """What `continue_clip` makes of each clip, many at a time; `seeds` as in `continue_many`."""
+        from slm.generation.asking import check_asked, check_clips, seeds_of
+
         self._check_decoder("continue_codes or continue_many")
-        made = self.continue_many(self.tokenizer.encode(clips), seconds, seeds, sampling, speed)
+        check_asked(seconds, sampling, speed)
+        check_clips(clips, self.tokenizer.spec)
+        own = seeds_of(seeds, len(clips))
+        made = self.continue_many(self.tokenizer.encode(clips), seconds, own, sampling, speed)
         return [self.tokenizer.decode(codes) for codes in made]
 
     def generate(self, count: int, seconds: float, seeds: int | Sequence[int], sampling: Sampling | None = None,
@@ -275,8 +283,9 @@ class SpokenLM:
     def generate_codes(self, count: int, seconds: float, seeds: int | Sequence[int],
                        sampling: Sampling | None = None, speed: Speed | None = None) -> list[Codes]:  # fmt: skip
         """The codes of `generate`."""
-        if count < 0:
-            raise UsageError(f"count must be 0 or more, not {count}")
+        from slm.generation.asking import whole_number
+
+        count = whole_number("count", count)
         nothing = np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
         prompts = [Codes(f"generated-{i:04d}", nothing, 0, self.spec) for i in range(count)]
         return self.continue_many(prompts, seconds, seeds, sampling, speed)
@@ -288,29 +297,27 @@ class SpokenLM:
         tokenizer cannot be streamed."""
         from slm.continuing import audio_of
         from slm.generation import Sampling, Speed
+        from slm.generation.asking import check_asked, seeds_of, whole_number
 
         self._check_decoder("continue_codes")
-        if chunk_frames < 1:
-            raise UsageError(f"chunk_frames must be at least 1, not {chunk_frames}")
+        check_asked(seconds, sampling, speed)
+        whole_number("chunk_frames", chunk_frames, 1)
+        (seed,) = seeds_of([seed], 1)
         decoder = self.tokenizer.stream_decoder()
         nothing = Codes("generated", np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype), 0, self.spec)
-        prompt = self.tokenizer.encode([clip])[0] if clip is not None else nothing
+        prompt = self._encode([clip])[0] if clip is not None else nothing
         codes = self.continuer.stream(prompt, seconds, seed, sampling or Sampling(), speed or Speed(), chunk_frames)
         return audio_of(codes, decoder, prompt.codes, self.spec.hop_samples)
+
+    def _encode(self, clips: Sequence[AudioClip]) -> list[Codes]:
+        from slm.generation.asking import check_clips
+
+        check_clips(clips, self.tokenizer.spec)
+        return self.tokenizer.encode(clips)
 
     def _check_decoder(self, instead: str) -> None:
         if not self.spec.has_decoder:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: use {instead}")
-
-
-def _seeds(given: int | Sequence[int], count: int) -> list[int]:
-    """One for each of `count` documents. UsageError for another number of them, and for what is no whole number."""
-    seeds = [given + i for i in range(count)] if isinstance(given, int | np.integer) else list(given)
-    if len(seeds) != count:
-        raise UsageError(f"there are {count} prompts, but {len(seeds)} seeds: give one for each, or one number")
-    if wrong := [seed for seed in seeds if not isinstance(seed, int | np.integer)]:
-        raise UsageError(f"seeds must be whole numbers, not {wrong[0]!r}")
-    return [int(seed) for seed in seeds]
 
 
 def check_positions(config: Any, pattern: Pattern, id: str, frames: int) -> None:

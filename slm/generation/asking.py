@@ -1,0 +1,100 @@
+"""What is asked for when a model is to go on, checked before work starts: each wrong value is a UsageError that says
+what is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from slm.errors import UsageError
+from slm.generation.generator import Speed
+from slm.generation.sampling import Sampling
+from slm.tokenizers.base import audio_fault
+from slm.types import AudioClip, Codes, TokenizerSpec
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> int:
+    """`value`, which must be an integer (numpy's too, no bool) of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise UsageError(f"{name} must be {least} or more, not {value}")
+    return int(value)
+
+
+def length_s(seconds: Any) -> float:
+    """`seconds`, which must be a number above 0 (numpy's too, no bool)."""
+    if isinstance(seconds, bool) or not isinstance(seconds, float | int | np.number):
+        raise UsageError(f"seconds must be a number, not {seconds!r}")
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise UsageError(f"seconds must be above 0, not {seconds}")
+    return float(seconds)
+
+
+def seeds_of(given: Any, count: int) -> list[int]:
+    """One for each of `count` documents: those given, or a number to which a document's place is added."""
+    if isinstance(given, Integral) and not isinstance(given, bool):
+        return [int(given) + i for i in range(count)]
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"seeds must be a whole number, or one for each prompt, not {given!r}")
+    seeds = list(given)
+    if len(seeds) != count:
+        raise UsageError(f"there are {count} prompts, but {len(seeds)} seeds: give one for each, or one number")
+    if wrong := [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, Integral)]:
+        raise UsageError(f"seeds must be whole numbers, not {wrong[0]!r}")
+    return [int(seed) for seed in seeds]
+
+
+def check_clips(clips: Sequence[AudioClip], spec: TokenizerSpec) -> None:
+    """UsageError for anything but a list of clips that the tokenizer takes: float32 audio at its rate, not empty."""
+    for clip in _several(clips, AudioClip, "clips"):
+        if not isinstance(clip, AudioClip):
+            raise UsageError(
+                f"a clip must be an AudioClip, not {_told(clip)}: "
+                f"AudioClip(id, slm.audio.read_audio(path, {spec.sample_rate_hz}), {spec.sample_rate_hz})"
+            )
+        if fault := _clip_fault(clip, spec):
+            raise UsageError(f"{clip.id}: {fault}")
+
+
+def _clip_fault(clip: AudioClip, spec: TokenizerSpec) -> str | None:
+    samples, remedy = clip.samples, f": slm.audio.read_audio(path, {spec.sample_rate_hz}) gives what it takes"
+    if clip.sample_rate_hz != spec.sample_rate_hz:
+        return f"{clip.sample_rate_hz} Hz, but {spec.name} takes {spec.sample_rate_hz}{remedy}"
+    if not isinstance(samples, np.ndarray):
+        return f"samples must be a float32 array [N], not {type(samples).__name__}{remedy}"
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        return f"samples must be mono float32, not {samples.dtype} {samples.shape}{remedy}"
+    return audio_fault(samples) if len(samples) else "empty: no samples"
+
+
+def check_prompts(prompts: Sequence[Codes]) -> None:
+    """UsageError for anything but a list of codes. Whose codes they are, the model checks."""
+    for prompt in _several(prompts, Codes, "prompts"):
+        if not isinstance(prompt, Codes):
+            raise UsageError(f"a prompt must be Codes, as tokenizer.encode gives them, not {_told(prompt)}")
+
+
+def check_asked(seconds: Any, sampling: Any, speed: Any) -> None:
+    """What can be told before any audio is read. `sampling` and `speed` may be None."""
+    length_s(seconds)
+    if not isinstance(sampling, Sampling | None):
+        raise UsageError(f"sampling must be a Sampling, as Sampling(temperature=0.8, top_p=0.95), not {sampling!r}")
+    if not isinstance(speed, Speed | None):
+        raise UsageError(f"speed must be a Speed, as Speed(batch_size=8), not {speed!r}")
+
+
+def _several(given: Any, kind: type, name: str) -> Sequence[Any]:
+    """A list or tuple: others have no length, or would be taken apart."""
+    if isinstance(given, str | kind) or not isinstance(given, Sequence):
+        raise UsageError(f"{name} must be a list of {kind.__name__}, not {_told(given)}")
+    return given
+
+
+def _told(value: Any) -> str:
+    """Short: arrays are long."""
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
