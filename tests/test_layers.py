@@ -23,6 +23,7 @@ LAYERS = [
         "slm.files",
         "slm.devices",
         "slm.hub",
+        "slm.load_report",
     ],
     [
         "slm._segment",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from eval.judges.base import MissingJudgeError
+from slm.load_report import refused_in_a_line
 
 _NOT_HEARD = "masked_spec_embed"
 """For training only; many published checkpoints are without it."""
 
 
+@refused_in_a_line(MissingJudgeError)
 def whole_model(kind: Any, source: str, judge: str, **given: Any) -> Any:
     """`kind.from_pretrained(source)` in float32. MissingJudgeError where weights are not there or of another shape, as
     those of the head are in a checkpoint that was only pre-trained: transformers would draw them, and go on."""

@@ -24,6 +24,7 @@ from slm import __version__
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
 from slm.hub import download, is_hub_id
+from slm.load_report import refused_in_a_line
 from slm.model.card import model_card
 from slm.model.interleaved import is_interleaved, load_interleaved, read_text_settings
 from slm.model.slamkit import is_slamkit, load_slamkit, no_statistics, read_settings
@@ -184,6 +185,7 @@ def load_statistics(folder: str | Path) -> CodeStatistics:
     return CodeStatistics(counts, arrays["frames"], int(arrays["num_documents"][0]), arrays.get("runs"))
 
 
+@refused_in_a_line(UsageError)
 def load_causal_lm(folder: str | Path) -> Any:
     """The transformers model of a checkpoint, in float32, for evaluation."""
     from safetensors import SafetensorError

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import UsageError, did_you_mean
+from slm.load_report import refused_in_a_line
 from slm.tokenizers._checkpoints import check_shapes
 from slm.tokenizers._encoder_families import CONV_FAMILIES, INPUT_NORMS, ConvEncoder, LayeredEncoder
 from slm.tokenizers._spectral_encoders import BertEncoder, WhisperFrames
@@ -65,6 +66,7 @@ def check_layers(layer: Any) -> tuple[int, ...]:
     return layers
 
 
+@refused_in_a_line(UsageError)
 def _from_transformers(name: str, local_files_only: bool) -> Loaded:
     """OSError or ValueError when it cannot be had this way."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from slm.errors import UsageError
+from slm.load_report import refused_in_a_line
 from slm.tokenizers._checkpoints import check_shapes
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers.base import TOKENIZERS
@@ -95,6 +96,7 @@ def load_config(family: str, checkpoint: str) -> Any:
     return config
 
 
+@refused_in_a_line(UsageError)
 def load_model(network: Any, checkpoint: str) -> Any:
     """A `network` of transformers in fp32 for inference, from safetensors.
 
