@@ -7,7 +7,6 @@ layers up to the highest one are kept and run.
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,6 @@ from slm.tokenizers.base import weight_digests
 if TYPE_CHECKING:
     import torch
 
-WAVLM_BATCH_S = 64.0
-"""Seconds in a batch on a GPU of WavLM, whose attention holds several biases of steps x steps for each head: where one
-clip filled 128 s, they would be 13 GB of WavLM large; 64 s, 3 GB."""
 CONV_FAMILIES = ("hubert", "wav2vec2", "wavlm")
 INPUT_NORMS = ("none", "unit-variance", "layer-norm")
 # What of a configuration changes the features, beside the weights and their shapes.
@@ -43,8 +39,6 @@ class LayeredEncoder(FrameEncoder):
     blocks: Any
     shares_tensors = True
     """Whether clips may share a tensor."""
-    batch_s: float | None = None
-    """Seconds in a batch on a GPU, where these are others than usual."""
 
     @abstractmethod
     def hear(self, signal: torch.Tensor) -> torch.Tensor:
@@ -111,23 +105,17 @@ class LayeredEncoder(FrameEncoder):
 
 
 def attend_clip_by_clip(model: Any) -> None:
-    """Make a HuBERT, wav2vec 2.0 or WavLM fit for clips that are packed."""
+    """Make a HuBERT, wav2vec 2.0 or WavLM fit for clips that are packed, and WavLM for long ones."""
     from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
+    from slm.tokenizers.networks.relative_attention import GatedBiasAttention
 
     run_clip_by_clip(model.encoder.pos_conv_embed.conv, channels_first=True)
     if model.config.model_type != "wavlm":
         model.set_attn_implementation("sdpa")  # which is followed
         return
     for block in model.encoder.layers:
+        block.attention.__class__ = GatedBiasAttention
         run_clip_by_clip(block.attention, mask="bool")
-
-
-@contextmanager
-def masks_unwarned() -> Iterator[None]:
-    """In which these models run: WavLM gives PyTorch a mask of two values beside a bias of many, which it warns of."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
-        yield
 
 
 class ConvEncoder(LayeredEncoder):
@@ -159,8 +147,6 @@ class ConvEncoder(LayeredEncoder):
         receptive_field = 1 + int(np.dot(np.subtract(config.conv_kernel, 1), jumps))
         self.frame_offset_samples = self.hop_samples - receptive_field
         self.width = config.hidden_size
-        if config.model_type == "wavlm":
-            self.batch_s = WAVLM_BATCH_S
 
     def prepared(self, part: np.ndarray) -> np.ndarray:
         import torch
@@ -171,8 +157,7 @@ class ConvEncoder(LayeredEncoder):
         return values[0].numpy()
 
     def hear(self, signal: torch.Tensor) -> torch.Tensor:
-        with masks_unwarned():
-            return self._layers_of(signal[None].to(self.model.dtype))
+        return self._layers_of(signal[None].to(self.model.dtype))
 
     def stages(self) -> list[Any]:
         encoder = self.model.encoder

@@ -110,7 +110,7 @@ def prepare_bert(model: Any) -> bool:
     """Make a w2v-BERT fit for long clips and for clips that are packed; False where its positions are of a kind that is
     not, of which nothing is published."""
     from slm.tokenizers.networks.clip_by_clip import run_clip_by_clip
-    from slm.tokenizers.networks.relative_key import RelativeKeyAttention
+    from slm.tokenizers.networks.relative_attention import RelativeKeyAttention
 
     by_key = bool(model.config.position_embeddings_type == "relative_key")
     for block in model.encoder.layers:

@@ -131,19 +131,23 @@ class Tokenizer(ABC):
     def decode(self, codes: Codes) -> AudioClip:
         """Audio for codes `[T, K]`, cut to `codes.num_samples`. UsageError where the tokenizer has no decoder, or made
         none of these codes; ValueError for what is not of its spec: another shape, a code outside its codebook."""
+        samples = self.decode_unfilled(codes)
+        if len(samples) < codes.num_samples:
+            samples = np.pad(samples, (0, codes.num_samples - len(samples)))
+        return AudioClip(codes.id, samples, self.spec.sample_rate_hz)
+
+    def decode_unfilled(self, codes: Codes) -> np.ndarray:
+        """The float32 samples of `decode`, of which there are fewer than `codes.num_samples` where the decoder makes
+        fewer. The same errors."""
         if not self.spec.has_decoder:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: its codes cannot be turned into audio")
         check_same_spec(self.spec, codes.spec)
         check_codes(codes, self.spec)  # before a network looks them up: on a GPU, a wrong one ends the process
         if codes.num_samples < 0:
             raise ValueError(f"{codes.id}: {codes.num_samples} samples are no length")
-        if len(codes.codes):
-            samples = self._decode(codes.codes)[: codes.num_samples].astype(np.float32, copy=False)
-        else:
-            samples = np.zeros(0, np.float32)
-        if len(samples) < codes.num_samples:
-            samples = np.pad(samples, (0, codes.num_samples - len(samples)))
-        return AudioClip(codes.id, samples, self.spec.sample_rate_hz)
+        if not len(codes.codes):
+            return np.zeros(0, np.float32)
+        return self._decode(codes.codes)[: codes.num_samples].astype(np.float32, copy=False)
 
     def stream_encoder(self) -> StreamEncoder:
         """Codes while the audio comes in: equal to `encode`, but for rounding. UsageError where that cannot be."""

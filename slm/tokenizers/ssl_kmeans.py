@@ -109,8 +109,6 @@ class SslKmeansTokenizer(KmeansTokenizer):
         )
         if not frames.shares_tensors:
             self.batching = "none"
-        if frames.batch_s is not None:
-            self.batch_s = {**self.batch_s, "cuda": frames.batch_s}
         self.model = frames.model
         self.vocoder: UnitVocoder | None = None
         if vocoder is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.tokenizers._codec import conv_context, widest_layer
-from slm.tokenizers._encoder_families import WAVLM_BATCH_S, attend_clip_by_clip, masks_unwarned
+from slm.tokenizers._encoder_families import attend_clip_by_clip
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -38,9 +38,9 @@ class XCodecTokenizer(PretrainedCodec):
     so that a tail of less than 80 samples has no frame, and silence stands there in the decoded audio. (The feature
     extractor of transformers would fill the last frame with zeros; for whole frames both are the same.)
 
-    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, of 20 minutes at most (with
-    WavLM 3, in 16 GB), at a cost that grows with the square of its length. Decoding goes in pieces. Raises UsageError
-    when weights cannot be had or codebooks are asked for that do not exist.
+    HuBERT attends to and normalizes over the whole clip: a clip is encoded in one piece, of 20 minutes at most, at a
+    cost that grows with the square of its length. Decoding goes in pieces. Raises UsageError when weights cannot be had
+    or codebooks are asked for that do not exist.
     """
 
     batching: Literal["none", "frames", "samples"] = "samples"
@@ -74,9 +74,6 @@ class XCodecTokenizer(PretrainedCodec):
             taxonomy=taxonomy_of(self._name(), checkpoint),
         )
         attend_clip_by_clip(self.model.semantic_model)
-        if config.semantic_model_config.model_type == "wavlm":
-            self.batch_s = {**self.batch_s, "cuda": WAVLM_BATCH_S}
-            self.longest_clip_s = 180.0  # its attention holds biases of steps x steps: 16 GB, of 20 minutes 700
         if prod(config.strides) > 1:
             self.batching = "none"  # not of any published checkpoint
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
@@ -153,7 +150,7 @@ class XCodecTokenizer(PretrainedCodec):
             signal = self._to_semantic_rate(clip)
             lengths.append(signal.shape[1] + 2 * _SEMANTIC_PADDING_SAMPLES)
             heard[:, start + _SEMANTIC_PADDING_SAMPLES :][:, : signal.shape[1]] = signal
-        with batch.packed(starts, lengths, total), masks_unwarned():
+        with batch.packed(starts, lengths, total):
             layers = self.model.semantic_model(heard, output_hidden_states=True).hidden_states
         return torch.stack(layers).mean(dim=0)[:, ::factor]
 
