@@ -19,7 +19,7 @@ from eval.reconstruction.scoring import Judged
 from slm.files import append_json_lines, read_json_lines
 from slm.types import stable_hash
 
-FORMAT = 2
+FORMAT = 3
 
 
 class KeptPieces:

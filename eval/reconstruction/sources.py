@@ -101,9 +101,10 @@ class RoundTrip:
         return made, left_out
 
     def _decode(self, piece: Piece, codes: Codes, encode_s: float) -> Returned:
-        """The samples that stand for frames: a tail that was dropped is no silence, it is missing."""
+        """The samples that stand for frames, as many as the decoder makes: a tail that was dropped is no silence, it is
+        missing."""
         started = time.perf_counter()
-        samples = self.tokenizer.decode(codes).samples
+        samples = self.tokenizer.decode_unfilled(codes)
         decode_s = time.perf_counter() - started
         packed = base64.b64encode(zlib.compress(codes.codes.astype("<u4").T.tobytes())).decode()
         trace = {"codes": packed, "audio_s": codes.duration_s, "encode_s": encode_s, "decode_s": decode_s}

@@ -21,7 +21,7 @@ from eval.results import read_results
 from eval.run import EvalConfig, main
 from slm.errors import UsageError
 from slm.tokenizers.base import Tokenizer, fingerprint
-from slm.types import TokenizerSpec
+from slm.types import AudioClip, TokenizerSpec
 from tests.eval.test_signal_metrics import PERFECT, noise, speech
 from tests.fakes import ArithmeticTokenizer
 
@@ -202,6 +202,22 @@ def test_facts_of_codes_by_hand(tmp_path):
     assert facts["codes"]["used"] == [2, 2]
     assert source.facts()["codes"]["frames"] == 0  # of the next domain
     assert entropy_bits(np.array([4, 4, 0, 8])) == 1.5
+
+
+def test_what_a_decoder_does_not_make_is_missing_too(tmp_path):
+    """A decoder that ends 24 samples early: what is left is like the input to the last bit, as far as it goes."""
+
+    class Short(ArithmeticTokenizer):
+        def _decode(self, codes):
+            return super()._decode(codes)[:-24]
+
+    path = write(tmp_path / "a.wav", noise(1, 0.1, 1_600), 8_000)
+    (short,), _ = RoundTrip(Short()).make([Piece("a", path, "speech")])
+    (whole,), _ = RoundTrip(ArithmeticTokenizer()).make([Piece("a", path, "speech")])
+    assert (len(short.samples), len(whole.samples)) == (1_576, 1_600)
+    np.testing.assert_array_equal(short.samples, whole.samples[:1_576])
+    codes = Short().encode([AudioClip("a", noise(1, 0.1, 1_600), 8_000)])[0]
+    assert not Short().decode(codes).samples[1_576:].any()  # elsewhere clips keep their length
 
 
 def test_domains_pieces_and_words(tmp_path):
