@@ -90,8 +90,9 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """UTF-8. Bytes of a file's name that are none become escapes, which JSON reads as what they were."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path | str, value: Any) -> None:

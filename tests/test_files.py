@@ -52,6 +52,13 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_name_that_is_not_utf8_comes_back_from_json(tmp_path: Path) -> None:
+    name = os.fsdecode("Grüße ".encode() + b"caf\xe9")
+    write_json(tmp_path / "a.json", {"path": name})
+    assert json.loads((tmp_path / "a.json").read_bytes())["path"] == name
+    assert "Grüße" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
 def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     write_json(target, {"a": 1})

@@ -1,8 +1,8 @@
 """`log.jsonl`: what happened to a corpus, for programs; a line an event, over all its runs.
 
-Events: `start` (options, clips, shards), `reject` (id, path, reason), `shard` (index, hours done, times real time),
-`stopped` (reason), `end` (rejects). Each has `time` (UTC) and `run_s`,
-the seconds since its run began, which no change of the clock touches.
+Events: `start` (options, clips, shards, shards there), `reject` (id, path, reason), `shard` (index, hours done, times
+real time), `stopped` (reason), `end` (rejects). Each has `time` (UTC) and `run_s`, the seconds since its run began,
+which no change of the clock touches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Log:
     def write(self, event: str, **facts: Any) -> None:
         times = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "run_s": self.run_s}
         line = json.dumps({"event": event, **times, **facts}, ensure_ascii=False, default=str)
-        with open(self.path, "a", encoding="utf-8") as file:
+        # A file's name may hold bytes that are no UTF-8: JSON reads their escapes as what they were.
+        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
 
     @property

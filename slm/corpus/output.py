@@ -16,6 +16,7 @@ from typing import Any
 from slm.corpus.plan import PLAN_FILES
 from slm.corpus.remote import filesystem, is_remote, open_binary, patiently
 from slm.corpus.shards import ShardRecord, read_record, record_of
+from slm.corpus.sources.base import readable
 from slm.errors import UsageError
 from slm.files import atomic_file, temporary_name
 
@@ -32,6 +33,8 @@ class Output:
         self.is_remote = is_remote(os.fspath(location))
         if self.is_remote and not is_remote(self.location):
             raise UsageError(f"--out {os.fspath(location)} names no folder: give one")
+        if (shown := readable(self.location)) != self.location:  # Arrow opens no such file
+            raise UsageError(f"--out {shown} has a name that is not UTF-8: give a folder with another")
         self.folder = _staging(self.location) if self.is_remote else Path(self.location)
 
     @cached_property

@@ -69,6 +69,19 @@ def test_store_and_datasets_read_what_the_tokenizer_gives(corpus, tmp_path):
     assert summary.duration_s == pytest.approx(store.duration_s)
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    audio = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    good_folder(tmp_path / "audio", clips=2)
+    os.rename(tmp_path / "audio", audio)
+    config = config_for(tmp_path, audio=audio)
+    assert tokenize_corpus(config, ArithmeticTokenizer()).num_clips == 2
+    with open(tmp_path / "out" / "log.jsonl", encoding="utf-8") as lines:
+        assert json.loads(next(lines))["options"]["audio"] == audio
+    assert check(CheckConfig(config.out)) == 0
+    with pytest.raises(UsageError, match=r"--out .*/caf\\xe9/out has a name that is not UTF-8"):
+        tokenize_corpus(config_for(tmp_path, out=f"{audio}/out"), ArithmeticTokenizer())
+
+
 def test_every_clip_is_either_there_or_named_in_rejects(corpus, tmp_path):
     _, _, summary = corpus
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
