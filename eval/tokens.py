@@ -17,7 +17,7 @@ from eval.processes import ALONE, Processes
 from slm.data.store import CodeStore
 from slm.devices import available_cores
 from slm.errors import UsageError
-from slm.files import locked, write_text
+from slm.files import locked, read_json_lines, write_text
 from slm.types import Codes, stable_hash
 
 if TYPE_CHECKING:
@@ -130,6 +130,4 @@ def _tokenize(manifest: Path, lm: SpokenLM, corpus: Path, processes: Processes) 
 
 
 def _rejects(corpus: Path) -> list[LeftOut]:
-    path = corpus / "rejects.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [LeftOut(row["id"], row["reason"]) for row in map(json.loads, lines)]
+    return [LeftOut(row["id"], row["reason"]) for row in read_json_lines(corpus / "rejects.jsonl")]

@@ -60,10 +60,10 @@ def read_gold_file(path: Path, columns: Sequence[str]) -> list[GoldRow]:
     """The rows of a gold.csv in their own order. UsageError as in `read_gold`."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        missing = [c for c in columns if c not in (reader.fieldnames or ())]
-        if missing:
-            raise UsageError(f"{path} has no column {', '.join(missing)}; it needs {', '.join(columns)}")
         try:
+            missing = [c for c in columns if c not in (reader.fieldnames or ())]
+            if missing:
+                raise UsageError(f"{path} has no column {', '.join(missing)}; it needs {', '.join(columns)}")
             rows = [_row(path, reader.line_num, fields) for fields in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"{path}, after line {reader.line_num}: {error}") from error

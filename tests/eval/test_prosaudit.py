@@ -61,6 +61,15 @@ def test_rows_out_of_order_are_refused(tmp_path):
         ProsAudit(Setup(tmp_path))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_gold_file_in_another_encoding_is_wrong_use(tmp_path, encoding):
+    rows = [("a", 1, "v", "lexical", "x", "größer", 1), ("b", 1, "v", "lexical", "x", "größer", 0)]
+    path = write_gold(tmp_path / "english/dev", HEADER, rows)
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(UsageError, match=r"gold.csv, after line 0: .*utf-8"):
+        ProsAudit(Setup(tmp_path))
+
+
 def test_it_runs_and_can_be_submitted(tmp_path, lm):
     gold = pd.read_csv(write_prosaudit(tmp_path / "data/english/test", 6))
     main(config(tmp_path / "data", benchmarks="prosaudit", split="test"))
