@@ -62,18 +62,32 @@ class Output:
 
     def bring(self, *names: str) -> None:
         """Of a URL: fetch files into the folder, without names those that tell whose corpus it is and which clips are
-        in it; what is not there is then not here either."""
+        in it; what is not there is then not here either.
+
+        Others may have made the corpus anew since this machine last saw it: JSON is compared, and where it differs all
+        is fetched; else what has another size.
+        """
         if not self.is_remote:
             return
-        there = self._sizes()
+        sizes = self._sizes()
         fs, inner = self._remote
-        for name in names or _DESCRIBES:
+        wanted = names or _DESCRIBES
+        told = {
+            name: patiently(partial(fs.cat_file, f"{inner}/{name}"))
+            for name in wanted
+            if name.endswith(".json") and name in sizes
+        }
+        anew = any(not (path := self.folder / name).is_file() or path.read_bytes() != told[name] for name in told)
+        for name in wanted:
             path = self.folder / name
-            if name not in there:
+            if name not in sizes:
                 path.unlink(missing_ok=True)
-            elif not path.is_file() or path.stat().st_size != there[name]:
+            elif anew or not path.is_file() or path.stat().st_size != sizes[name]:
                 with atomic_file(path) as temporary:
-                    patiently(partial(fs.get_file, f"{inner}/{name}", str(temporary)))
+                    if name in told:
+                        temporary.write_bytes(told[name])
+                    else:
+                        patiently(partial(fs.get_file, f"{inner}/{name}", str(temporary)))
 
     def send(self, *names: str) -> None:
         """Of a URL: put files of the folder there, in this order; a shard is then removed here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from slm.corpus.output import Output
 from slm.corpus.part import Part
 from slm.corpus.pipeline import tokenize_corpus
 from slm.corpus.tally import TooManyRejectsError
+from slm.corpus.tools.check import CheckConfig, check
 from slm.errors import StoppedError, UsageError
 from tests.corpus import plugin
 from tests.corpus.audio import bad_folder, contents, good_folder
@@ -257,6 +259,24 @@ def test_a_url_holds_the_same_bytes_also_when_another_machine_goes_on(tmp_path, 
     assert "dataset    memory://bucket/corpus" in summary.describe()
     assert not list((tmp_path / "second").rglob("*.arrow"))
     assert tokenize_corpus(config, ArithmeticTokenizer()).num_clips == 7  # finished: nothing to do
+
+
+def test_a_url_that_was_made_anew_elsewhere_is_not_taken_for_what_it_was(tmp_path, monkeypatch):
+    """Descriptions of two corpora may have one size: a fingerprint has."""
+    good_folder(tmp_path / "audio")
+    url = f"file://{tmp_path}/out"
+
+    def run(machine, part, bias):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        return tokenize_corpus(config_for(tmp_path, out=url, shard_range=part), ArithmeticTokenizer(bias=bias))
+
+    run("first", "0/2", 1)
+    shutil.rmtree(tmp_path / "out")
+    run("second", "1/2", 2)
+    with pytest.raises(UsageError, match=r"holds codes of .* asks for"):
+        run("first", "0/2", 1)
+    assert run("first", "0/2", 2).num_missing_shards == 0
+    assert check(CheckConfig(url)) == 0
 
 
 def test_a_url_that_holds_something_else_is_refused(tmp_path, monkeypatch):
