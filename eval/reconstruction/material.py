@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,8 @@ from eval.benchmarks.base import LeftOut
 from eval.metrics.signals import DOMAINS
 from eval.reconstruction.settings import Reconstruction
 from slm.audio import find_audio, probe, read_blocks
+from slm.corpus.remote import open_text
+from slm.corpus.sources.manifest import json_rows
 from slm.errors import AudioError, UsageError
 
 
@@ -115,16 +116,18 @@ def texts_of(data: Path) -> Mapping[Path, str]:
     from NAME.txt beside NAME.wav."""
     made: dict[Path, str] = {}
     for manifest in sorted(data.rglob("manifest.jsonl")):
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line) if line.strip() else {}
-            if row.get("path") and row.get("text"):
-                made[(manifest.parent / row["path"]).resolve()] = str(row["text"])
+        with open_text(str(manifest)) as text:
+            for _, row in json_rows(str(manifest), text):
+                if row.get("path") and row.get("text"):
+                    made[(manifest.parent / row["path"]).resolve()] = str(row["text"])
     for table in sorted(data.rglob("*.trans.txt")):
-        for line in table.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
-            made[(table.parent / f"{name}.flac").resolve()] = text.strip()
+        with open_text(str(table)) as lines:
+            for line in lines:
+                name, _, said = line.strip().partition(" ")
+                made[(table.parent / f"{name}.flac").resolve()] = said.strip()
     for path in find_audio(data):
         beside = path.with_suffix(".txt")
         if path.resolve() not in made and beside.is_file():
-            made[path.resolve()] = " ".join(beside.read_text(encoding="utf-8").split())
+            with open_text(str(beside)) as text:
+                made[path.resolve()] = " ".join(text.read().split())
     return made

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.reconstruction.material import find_recordings
+from eval.reconstruction.material import find_recordings, texts_of
 from eval.reconstruction.pairs import find_pairs
 from eval.reconstruction.settings import Reconstruction
 from slm.errors import UsageError
@@ -63,3 +63,20 @@ def test_each_domain_names_its_own_broken_files(monkeypatch, recordings, tmp_pat
     named = {r["split"]: [left["item"] for left in r["left_out"]] for r in record["results"]}
     assert named == {"speech": ["audio/0.wav", "speech/0.wav"], "music": ["audio/0.wav"]}  # nothing is shown of audio
     assert [r["counts"]["files_judged"] for r in record["results"]] == [1, 1]
+
+
+def test_texts_are_found_and_checked(tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.wav", noise(0, length=100))
+    (tmp_path / "manifest.jsonl").write_bytes('\ufeff{"path": "a.wav", "text": "one\u2028two"}\r\n\r\n'.encode())
+    (tmp_path / "b.txt").write_bytes("ein\r\nWörtchen\r\n".encode())
+    (tmp_path / "x.trans.txt").write_bytes(b"x-0 THREE FOUR\r\n")
+    assert {path.name: text for path, text in texts_of(tmp_path).items()} == {
+        "a.wav": "one\u2028two", "b.wav": "ein Wörtchen", "x-0.flac": "THREE FOUR"
+    }  # fmt: skip
+    (tmp_path / "c.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"c.txt is not UTF-8 text"):
+        texts_of(tmp_path)
+    (tmp_path / "manifest.jsonl").write_text("[1]\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"manifest.jsonl, line 1: not a JSON object"):
+        texts_of(tmp_path)
