@@ -134,6 +134,8 @@ class Column:
     higher_is_better: bool | None
     scores: Mapping[str, Mapping[str, Any]]
     """Key of the model -> its score."""
+    own: str = ""
+    """What of its convention another column of the same number does not say; empty where there is none."""
 
 
 def headline_columns(evaluated: Sequence[Evaluated]) -> list[Column]:
@@ -166,7 +168,18 @@ def _columns(evaluated: Sequence[Evaluated], wanted: Any) -> list[Column]:
                     name = without_count(name) or name if s["item"] == result["headline"] else name
                     key = (result["benchmark"], result["split"], name, s["metric"])
                     met.setdefault((*key, s["convention"]), {})[run.key] = s
-    return [Column(b, p, n, m, c, direction(m), scores) for (b, p, n, m, c), scores in met.items()]
+    return [
+        Column(
+            b, p, n, m, c, direction(m), scores, _own([c, *(k[4] for k in met if k[:4] == (b, p, n, m) and k[4] != c)])
+        )
+        for (b, p, n, m, c), scores in met.items()
+    ]
+
+
+def _own(conventions: Sequence[str]) -> str:
+    """Of the first, what not all of the others say too: headings are short, and their beginnings alike."""
+    first, *others = ([part.strip() for part in re.split("[;,]", c)] for c in conventions)
+    return ", ".join(part for part in first if not all(part in other for other in others))
 
 
 @cache

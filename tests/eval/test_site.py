@@ -49,6 +49,17 @@ def test_the_worst_has_rank_one_whichever_way_is_better():
     assert rank("one", headline_columns(runs[:1])) is None
 
 
+def test_columns_of_one_number_say_what_makes_them_two():
+    """Of conventions that begin alike, and are cut short in a heading."""
+    common, removed, none = "16000 Hz, window/bands 32/5, 64/10, hop a quarter", "one delay removed", "none removed"
+    runs = [_fake(name, pair_accuracy=1.0) for name in "abc"]
+    for run, aligned in zip(runs, (removed, none, removed), strict=True):
+        run.record["results"][0]["scores"]["model"][0]["convention"] = f"{common}; {aligned}, cut to the shorter"
+    made = headline_columns(runs)
+    assert [(c.own, sorted(c.scores)) for c in made] == [(removed, ["a", "c"]), (none, ["b"])]
+    assert [c.own for c in headline_columns(runs[:1])] == [""]
+
+
 def test_a_tone_is_bright_at_its_own_band_and_silence_is_dark():
     """Slaney's scale is linear below 1 kHz (15 a kHz) and logarithmic above (27 a factor 6.4)."""
     rate_hz, tone_hz = 16000, 2000.0
