@@ -140,6 +140,8 @@ def _centers(found: Any) -> Any:
             if name in found:
                 return _centers(found[name])
         return None
+    if isinstance(found, np.ndarray) and found.dtype.kind == "f":  # also in the byte order of another machine
+        found = found.astype(np.float32 if found.dtype.itemsize <= 4 else np.float64)
     if getattr(found, "ndim", 0) != 2 or 0 in found.shape or "float" not in str(found.dtype):
         return None
     return found

@@ -50,6 +50,7 @@ WRITERS: dict[str, Callable[[Any, Path], Any]] = {
         torch.from_numpy(model.cluster_centers_), path, _use_new_zipfile_serialization=False
     ),
     "npy": lambda model, path: np.save(path.open("wb"), model.cluster_centers_),
+    "npy of another machine": lambda model, path: np.save(path.open("wb"), model.cluster_centers_.astype(">f8")),
     "npz": lambda model, path: np.savez(path.open("wb"), other=np.zeros(3), centroids=model.cluster_centers_),
     "joblib-array": lambda model, path: joblib.dump(model.cluster_centers_, path),
     "joblib-fortran": lambda model, path: joblib.dump({"cluster_centers_": np.asfortranarray(model.cluster_centers_)},
