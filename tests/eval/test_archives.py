@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import platform
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -131,6 +133,20 @@ def write_tars(root: Path, frequency: bool = False) -> Path:
     for name, files in tars.items():
         write_tar(root / f"inftrain/en/audio/{name}.tar", files)
     return root
+
+
+def test_what_a_killed_process_left_half_unpacked_is_cleared(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a[1].zip", "w") as packed:
+        packed.writestr("x.txt", "whole")
+    folder = unpacked([tmp_path / "a[1].zip"], tmp_path / "cache").parent
+    shutil.rmtree(folder)
+    theirs = tmp_path / "cache" / f".{folder.name}.tmp-{platform.node()}-1"
+    other = tmp_path / "cache" / f".other.tmp-{platform.node()}-1"
+    for left in (theirs, other):
+        left.mkdir()
+    unpacked([tmp_path / "a[1].zip"], tmp_path / "cache")
+    assert not theirs.exists()
+    assert other.exists()
 
 
 def test_gold_beside_tars_is_read_by_split(tmp_path):
