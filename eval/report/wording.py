@@ -107,11 +107,15 @@ def format_versions(versions: Mapping[str, str]) -> str:
 
 
 def format_interval(score: Mapping[str, Any]) -> str:
-    """`71.2–80.4`, or nothing."""
+    """`71.2–80.4`, `-2.5 to 1.0` where one is negative, or nothing."""
     if not score.get("interval"):
         return ""
-    low, high = (_format(v, score["unit"]).removesuffix(" %") for v in score["interval"])
-    return f"{low}–{high}"
+    shown = (_format(v, score["unit"]).removesuffix(" %") for v in score["interval"])
+    return _between(*(one.removesuffix(f" {score['unit']}") for one in shown))
+
+
+def _between(low: str, high: str) -> str:
+    return f"{low} to {high}" if "-" in (low[:1], high[:1]) else f"{low}–{high}"
 
 
 def format_number(score: Mapping[str, Any]) -> str:
@@ -126,7 +130,7 @@ def format_span(score: Mapping[str, Any]) -> str:
     """The interval, likewise, or nothing."""
     if not score.get("interval") or score["unit"] == "fraction":
         return format_interval(score)
-    return "–".join(_digits(v) for v in score["interval"])
+    return _between(*(_digits(v) for v in score["interval"]))
 
 
 def _digits(value: float | None) -> str:

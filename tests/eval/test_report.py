@@ -9,7 +9,7 @@ import soundfile
 
 from eval.report.drawing import draw_lines, draw_waveform, nice_ticks
 from eval.report.table import markdown_table, result_table
-from eval.report.wording import format_interval, format_p, format_value
+from eval.report.wording import format_interval, format_p, format_span, format_value
 
 
 def test_ticks_are_round_and_span_the_values():
@@ -53,6 +53,9 @@ def test_values_carry_their_unit():
     assert format_value({"value": -12.34, "unit": "dBFS"}) == "-12.3 dBFS"
     assert format_interval({"interval": [0.5, 0.75], "unit": "fraction"}) == "50.0–75.0"
     assert format_interval({"interval": None, "unit": "fraction"}) == ""
+    assert format_interval({"interval": [-10.0, -7.5], "unit": "dB"}) == "-10.0 to -7.5"
+    assert format_interval({"interval": [3.06, 3.92], "unit": "of 5"}) == "3.06–3.92"
+    assert format_span({"interval": [-10.0, 7.5], "unit": "dB"}) == "-10.0 to 7.50"
 
 
 def _result(**counts):

@@ -14,7 +14,7 @@ function draw(select) {
   const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
   const xs = data.flatMap((trace) => trace.x), wide = Math.max(...xs) / Math.min(...xs) > 8;
   // On a logarithmic axis of less than a decade there would be hardly a label.
-  const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
+  const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: place.clientWidth < 600 ? 1 : "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
   // The ninth has the colour of the first, but another symbol, and no two of 64 have both.
   data.forEach((trace, i) => { trace.marker = { size: 9, symbol: SYMBOLS[(i + Math.floor(i / SYMBOLS.length)) % SYMBOLS.length] }; });
   Plotly.react(place, data, {
@@ -23,7 +23,8 @@ function draw(select) {
     shapes: (layout.shapes || []).map((s) => ({ ...s, line: { ...s.line, color: colour("--quiet") } })),
     colorway: COLOURS[isDark() ? "dark" : "light"], font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },
-    legend: { orientation: "h", y: -0.22 }, showlegend: true,
+    // At the bottom of the card, however low that is: a share of the plot's height would lie upon the axis on phones.
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, showlegend: true,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--ink") }, hovermode: "closest",
   }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
 }
