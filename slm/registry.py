@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from numbers import Integral, Real
@@ -52,7 +54,7 @@ class Registry(Generic[T]):
         return add
 
     def _plugins(self) -> dict[str, EntryPoint]:
-        return {e.name: e for e in entry_points(group=self.group)}
+        return _installed(self.group, tuple(sys.path))
 
     def _scan(self) -> None:
         if not self._scanned:
@@ -97,6 +99,12 @@ class Registry(Generic[T]):
             settings = {"name": name, **settings}
         _check_settings(f"{self.kind} {name!r}", parameters, settings)
         return cls(**settings)
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Entry points of what is installed along a path: a file of every package there is read, so once is enough."""
+    return {e.name: e for e in entry_points(group=group)}
 
 
 def _check_settings(what: str, parameters: Mapping[str, inspect.Parameter], settings: Mapping[str, Any]) -> None:
