@@ -93,4 +93,4 @@ class CorpusConfig:
     def allowed_rejects(self, num_clips: int) -> int | None:
         if self.max_rejects is None or self.max_rejects >= 1:
             return None if self.max_rejects is None else int(self.max_rejects)
-        return int(self.max_rejects * num_clips)
+        return int(self.max_rejects * num_clips + 1e-6)  # 0.29 x 100 is 28.999.. in binary

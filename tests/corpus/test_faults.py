@@ -257,6 +257,12 @@ def test_too_many_bad_files_stop_the_run_and_are_named(tmp_path, allowed, clips)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_share_of_clips_is_that_of_decimal_numbers():
+    for percent, clips in itertools.product(range(1, 100), (1, 7, 100, 12_345)):
+        config = CorpusConfig("a", "b", "c", max_rejects=float(f"0.{percent:02d}"))
+        assert config.allowed_rejects(clips) == percent * clips // 100
+
+
 def test_the_log_tells_of_each_shard_and_each_clip_left_out(tmp_path):
     kinds = bad_folder(good_folder(tmp_path / "audio"))
     summary = tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
