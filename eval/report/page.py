@@ -9,6 +9,7 @@ import base64
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +58,7 @@ def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: 
     return out / "index.html"
 
 
+@cache  # compiling the templates takes longer than filling them in, and a page is written anew after each benchmark
 def make_environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
