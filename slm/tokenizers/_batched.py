@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,16 +160,22 @@ def to_bfloat16(tokenizer: PackedTokenizer) -> None:
     is given."""
     import torch
 
-    def in_fp32(quantize: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda latents, *rest, **others: quantize(latents.float(), *rest, **others)
-
     model = tokenizer.model
     for stage in tokenizer.encoder_stages():
         stage.to(torch.bfloat16)
-    model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16), *inputs[1:]))
-    model.quantizer.forward = in_fp32(model.quantizer.forward)
-    if hasattr(model.quantizer, "encode"):
-        model.quantizer.encode = in_fp32(model.quantizer.encode)
+    model.encoder.register_forward_pre_hook(_given_bfloat16)
+    for name in ("forward", "encode"):
+        quantize = getattr(model.quantizer, name, None)
+        if quantize is not None and quantize.__name__ == name:  # PyTorch's placeholder has another
+            setattr(model.quantizer, name, partial(_in_fp32, quantize))
+
+
+def _given_bfloat16(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return inputs[0].bfloat16(), *inputs[1:]
+
+
+def _in_fp32(quantize: Callable[..., Any], latents: torch.Tensor, *rest: Any, **others: Any) -> Any:
+    return quantize(latents.float(), *rest, **others)
 
 
 def code_mismatch(made: Sequence[Codes], exact: Sequence[Codes]) -> float:

@@ -137,6 +137,18 @@ def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     return folded
 
 
+def fold_in_place(model: torch.nn.Module) -> None:
+    """Give layers under a weight norm the weight that it makes of theirs at each call: nothing is then computed anew
+    for each clip, and the model can be pickled. Fingerprints are of the weights as published, and come before."""
+    from torch.nn.utils import parametrize
+
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+            module.weight.requires_grad_(False)
+            module._load_state_dict_pre_hooks.clear()  # PyTorch's, for older weight norms, which cannot be pickled
+
+
 def with_weight_norm(model: torch.nn.Module, without: Collection[torch.nn.Module] = ()) -> dict[str, torch.Tensor]:
     """The inverse: weights as published with a weight norm in all convolutions and linear layers, but for some."""
     from torch import nn

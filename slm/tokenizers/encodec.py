@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
+from slm.tokenizers._checkpoints import fold_in_place
 from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._pretrained import PretrainedCodec, load_config
 from slm.tokenizers._streaming import CausalCodec
@@ -57,6 +58,7 @@ class EncodecTokenizer(CausalCodec, PretrainedCodec):
             hop_samples=config.hop_length,
             taxonomy={**taxonomy_of("encodec", checkpoint), "streamable": text(config.use_causal_conv)},
         )
+        fold_in_place(self.model)
         self._bandwidth = min(b for b, count in counts.items() if count >= self.spec.num_codebooks)
 
     def _load(self, checkpoint: str, device: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
+from slm.tokenizers._checkpoints import find_files, fold_in_place, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -107,6 +107,7 @@ class SnacTokenizer(NeuralCodec):
             identity=config,
             taxonomy=taxonomy_of("snac", checkpoint),
         )
+        fold_in_place(self.model)
 
     @property
     def codebook_counts(self) -> Sequence[int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from slm.errors import UsageError
+from slm.tokenizers._checkpoints import fold_in_place
 from slm.tokenizers._codec import widest_layer
 from slm.tokenizers._encoder_families import LayeredEncoder
 from slm.tokenizers._encoders import check_layers, load_encoder
@@ -110,6 +111,7 @@ class SslKmeansTokenizer(KmeansTokenizer):
         if not frames.shares_tensors:
             self.batching = "none"
         self.model = frames.model
+        fold_in_place(self.model)
         self.vocoder: UnitVocoder | None = None
         if vocoder is not None:
             self._use_vocoder(vocoder, vocoder_speaker, layers, device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from slm.errors import UsageError
+from slm.tokenizers._checkpoints import fold_in_place
 from slm.tokenizers._codec import conv_context, widest_layer
 from slm.tokenizers._encoder_families import attend_clip_by_clip
 from slm.tokenizers._pretrained import PretrainedCodec
@@ -73,6 +74,7 @@ class XCodecTokenizer(PretrainedCodec):
             identity=self._identity(config),
             taxonomy=taxonomy_of(self._name(), checkpoint),
         )
+        fold_in_place(self.model)
         attend_clip_by_clip(self.model.semantic_model)
         if prod(config.strides) > 1:
             self.batching = "none"  # not of any published checkpoint

@@ -47,6 +47,7 @@ def test_one_line_of_the_standard_error_is_left_out_and_all_others_come(capfd):
     assert capfd.readouterr().err == "before\nWARNING: before INFO\nERROR: after\nno end of line, and after\n"
 
 
+@pytest.mark.thorough
 def test_the_lattice_of_visqol_is_loaded_in_silence():
     pytest.importorskip("visqol")
     pytest.importorskip("ai_edge_litert")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,13 @@ def test_the_filter_of_fresh_activations_is_the_authors() -> None:
 
 
 def test_keeps_the_law(untrained: Path) -> None:
-    tokenizer_law(load_tokenizer("bigcodec", checkpoint=str(untrained)), real_clips(16_000, 3))
+    clips = [
+        replace(clip, samples=clip.samples[4_000:][: 9_000 + 1_003 * i]) for i, clip in enumerate(real_clips(16_000, 3))
+    ]
+    tokenizer_law(load_tokenizer("bigcodec", checkpoint=str(untrained)), clips)
 
 
 @pytest.mark.thorough  # as of SpeechTokenizer, by the same code
-@pytest.mark.thorough
 def test_long_clips_are_exact_although_an_lstm_runs_over_them(untrained: Path) -> None:
     tokenizer = BigCodecTokenizer(checkpoint=str(untrained))
     clip = real_clips(16_000, 1)[0]

@@ -73,7 +73,7 @@ def test_a_batch_of_any_lengths_equals_its_clips(name: str, folders: dict[str, s
     assert isinstance(batched, NeuralCodec)
     rate = exact.spec.sample_rate_hz
     clips = [
-        replace(clip, samples=clip.samples[: int(2.2 * rate)])
+        replace(clip, samples=clip.samples[: int(1.6 * rate)])
         for clip in real_clips(rate)[: 1 if name == "bigcodec" else 2]
     ]
     batching_law(exact, batched, clips)
@@ -153,7 +153,7 @@ def test_windows_of_attention_stay_whole(tmp_path: Path, rows_on_cpu: None) -> N
         pytest.param("higgs-audio-v2", "hubert", marks=pytest.mark.thorough),
         pytest.param("xcodec", "wavlm", marks=pytest.mark.thorough),
         pytest.param("xcodec2", "wav2vec2-bert", marks=pytest.mark.thorough),
-        ("neucodec", "wav2vec2-bert"),
+        pytest.param("neucodec", "wav2vec2-bert", marks=pytest.mark.thorough),
     ],
 )
 def test_two_branches_hear_each_clip_between_zeros(name: str, semantic: str, tmp_path: Path, rows_on_cpu: None) -> None:
@@ -193,18 +193,39 @@ def test_a_norm_over_the_whole_clip_is_one_for_each(tmp_path: Path, rows_on_cpu:
     batching_law(exact, batched, real_clips(24_000)[:1])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
-def test_a_copy_computes_with_its_own_weights(copied: Any, folders: dict[str, str], rows_on_cpu: None) -> None:
-    tokenizer: Any = load_tokenizer("mimi", checkpoint=folders["mimi"], mode="batched")
+COPIES: list[Any] = [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("mimi", "batched"), ("encodec", "bf16")])
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_computes_with_its_own_weights(
+    copied: Any, name: str, mode: str, folders: dict[str, str], rows_on_cpu: None
+) -> None:
+    tokenizer: Any = load_tokenizer(name, checkpoint=folders[name], mode=mode)
     clips = real_clips(24_000)
     before = tokenizer.encode(clips)
     other = copied(tokenizer)
     assert code_mismatch(other.encode(clips), before) == 0
     with torch.no_grad():
-        for parameter in tokenizer.encoder_stages()[1].parameters():
-            parameter.normal_(std=3)
+        for stage in (*tokenizer.encoder_stages(), tokenizer.model.quantizer):
+            for value in (*stage.parameters(), *stage.buffers()):
+                if value.is_floating_point():
+                    value.normal_(std=3)
     assert code_mismatch(tokenizer.encode(clips), before) > 0
     assert code_mismatch(other.encode(clips), before) == 0
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_package_of_weight_norms_can_be_copied(copied: Any, folders: dict[str, str]) -> None:
+    """PyTorch pickles no layer under one."""
+    if "snac" not in MEASURED:
+        pytest.skip("its package is not installed")
+    tokenizer = load_tokenizer("snac", checkpoint=folders["snac"])
+    [codes] = tokenizer.encode(real_clips(24_000, 1))
+    other = copied(tokenizer)
+    assert other.spec == tokenizer.spec
+    assert np.array_equal(other.encode(real_clips(24_000, 1))[0].codes, codes.codes)
+    assert np.array_equal(other.decode(codes).samples, tokenizer.decode(codes).samples)
 
 
 def test_captured_layers_may_use_one_place_for_all_that_they_return(

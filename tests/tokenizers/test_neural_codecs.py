@@ -119,11 +119,12 @@ def test_fingerprint_follows_weights_and_settings_not_the_place(
     assert moved.spec.settings["checkpoint"] == str(tmp_path / "moved")
     assert load_tokenizer(tokenizer.spec, checkpoint=str(tmp_path / "moved")).spec.fingerprint == moved.spec.fingerprint
 
-    moved.model.save_pretrained(tmp_path / "resaved")
+    model = type(moved.model).from_pretrained(tmp_path / "moved")
+    model.save_pretrained(tmp_path / "resaved")
     assert load(family, tmp_path / "resaved").spec.fingerprint == tokenizer.spec.fingerprint
     with torch.no_grad():
-        next(moved.model.encoder.parameters()).flatten()[0].add_(0.01)
-    moved.model.save_pretrained(tmp_path / "touched")
+        next(model.encoder.parameters()).flatten()[0].add_(0.01)
+    model.save_pretrained(tmp_path / "touched")
     with pytest.raises(UsageError, match="two different tokenizers"):
         load_tokenizer(tokenizer.spec, checkpoint=str(tmp_path / "touched"))
 

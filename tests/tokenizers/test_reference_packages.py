@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import EncodecModel
 
 from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.types import AudioClip
@@ -112,7 +113,8 @@ def test_encodec_is_that_of_its_package(changes: dict[str, Any], tmp_path: Path)
         model = package.EncodecModel(*parts, config.target_bandwidths, config.sampling_rate, 1)
     else:
         model = package.EncodecModel.encodec_model_24khz(pretrained=False)
-    model.load_state_dict(seanet_names(tokenizer.model.state_dict(), model.state_dict()))
+    published = EncodecModel.from_pretrained(tmp_path / "ours").state_dict()
+    model.load_state_dict(seanet_names(published, model.state_dict()))
     model.double().eval().set_target_bandwidth(max(config.target_bandwidths))
     check(tokenizer, lambda x: model.encode(x)[0][0], lambda codes: model.decode([(codes, None)]))
 
