@@ -272,6 +272,7 @@ def test_utmos_is_loaded_beside_a_package_of_the_same_name(tmp_path, monkeypatch
     assert not judge.model.training
 
 
+@pytest.mark.thorough
 def test_dnsmos_is_what_its_own_command_says():
     """Also where two windows share what is computed of both, and where a clip is doubled to fill one."""
     package = pytest.importorskip("speechmos.dnsmos", reason="pip install --no-deps speechmos==0.0.1.1")

@@ -202,7 +202,7 @@ def test_a_copy_computes_with_its_own_weights(
     copied: Any, name: str, mode: str, folders: dict[str, str], rows_on_cpu: None
 ) -> None:
     tokenizer: Any = load_tokenizer(name, checkpoint=folders[name], mode=mode)
-    clips = real_clips(24_000)
+    clips = [replace(clip, samples=clip.samples[:24_000]) for clip in real_clips(24_000, 2)]
     before = tokenizer.encode(clips)
     other = copied(tokenizer)
     assert code_mismatch(other.encode(clips), before) == 0
