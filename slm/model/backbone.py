@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slm.errors import UsageError, did_you_mean
+from slm.load_report import refused_in_a_line
 from slm.model.attention import register_attention
 from slm.patterns import Pattern
 
@@ -40,12 +41,19 @@ def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any
     _check_kind(option, CONFIG_MAPPING[model_type])
     known = AutoConfig.for_model(model_type)
     for field in values:
-        if not hasattr(known, field):
+        if not _has(known, field):
             raise UsageError(f"{option}: {model_type} has no field {field!r}{did_you_mean(field, known.to_dict())}")
     try:
         return AutoConfig.for_model(model_type, **{**values, **vocabulary})
     except Exception as error:
         raise UsageError(f"{option}: no {model_type} can be made of this ({_first_line(error)})") from error
+
+
+def _has(config: Any, field: str) -> bool:
+    try:
+        return hasattr(config, field)
+    except RuntimeError:  # it may differ from layer to layer (Gemma 4), and transformers asks which one is meant
+        return True
 
 
 def _check_kind(option: str, kind: Any) -> None:
@@ -106,9 +114,11 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
     if pretrained is None:
         return fresh
     target = fresh if type(fresh) is type(pretrained) else fresh.base_model
-    kept = _without_vocabulary(pretrained if target is fresh else pretrained.base_model)
+    kept, made = _without_vocabulary(pretrained if target is fresh else pretrained.base_model), _saved(target)
+    # A table with a row for each word (DeepSeek V4) is of the vocabulary too.
+    kept = {name: t for name, t in kept.items() if name not in made or t.shape == made[name].shape or _is_weight(t)}
     missing, unexpected = target.load_state_dict(kept, strict=False)
-    lost = sorted(_without_vocabulary(target).keys() & set(missing))
+    lost = sorted(name for name, t in _without_vocabulary(target).items() if name in missing and _is_weight(t))
     if lost or unexpected:
         raise UsageError(f"{source}: weights do not fit the configuration (missing {lost}, unexpected {unexpected})")
     return fresh
@@ -130,18 +140,41 @@ def use_liger(causal_lm: Any) -> None:
 
 
 def _without_vocabulary(model: Any) -> dict[str, torch.Tensor]:
-    """The parameters of a model by name, but for its embeddings and output layer (tied or not)."""
+    """What is saved of a model, by name, but for its embeddings and output layer (tied or not): parameters, and buffers
+    that were learned too (by which some choose experts)."""
     vocabulary = (model.get_input_embeddings(), model.get_output_embeddings())
-    left_out = {id(p) for module in vocabulary if module is not None for p in module.parameters()}
-    return {name: p for name, p in model.named_parameters(remove_duplicate=False) if id(p) not in left_out}
+    left_out = {id(t) for module in vocabulary if module is not None for t in _saved(module).values()}
+    return {name: tensor for name, tensor in _saved(model).items() if id(tensor) not in left_out}
 
 
+def _is_weight(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, torch.nn.Parameter)
+
+
+def _saved(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return module.state_dict(keep_vars=True)
+
+
+@refused_in_a_line(UsageError)
 def _load_pretrained(source: str, gguf_file: str | None) -> Any:
+    """UsageError where weights of the body are not there, or of another shape: transformers would draw them at random,
+    and go on. Those of the vocabulary, which are made anew, may be."""
     from transformers import AutoModelForCausalLM
 
     arguments = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
     with _loading(source):
-        return AutoModelForCausalLM.from_pretrained(_folder(source, gguf_file), dtype=torch.float32, **arguments)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            _folder(source, gguf_file), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+            **arguments,
+        )  # fmt: skip
+    other = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    own = (name for name, tensor in _without_vocabulary(model).items() if _is_weight(tensor))
+    if lacking := sorted({*own} & ({*report["missing_keys"]} | other)):
+        raise UsageError(
+            f"model.init_from: {source!r} lacks {len(lacking)} weights of a {type(model).__name__}, such as "
+            f"{lacking[0]}, or has them in another shape: fetch it anew, or take another model"
+        )
+    return model
 
 
 def _load_config(source: str, gguf_file: str | None) -> Any:
@@ -161,9 +194,11 @@ def _folder(source: str, gguf_file: str | None) -> str:
 
 @contextmanager
 def _loading(source: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError, SafetensorError) as error:
         remedy = "give a local folder or a hub id"
         raise UsageError(f"model.init_from: cannot load {source!r} ({_first_line(error)}); {remedy}") from error
 

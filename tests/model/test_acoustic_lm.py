@@ -154,6 +154,64 @@ def test_twist_keeps_the_body_and_starts_a_new_vocabulary(tmp_path, tied):
     assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"]) == tied
 
 
+def text_model(folder, change):
+    """A text model of one layer, its weights changed by `change`."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {**TINY_BACKBONE, "num_hidden_layers": 1, "vocab_size": 50}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return weights
+
+
+@pytest.mark.parametrize("change", [
+    lambda weights: weights.pop("model.layers.0.mlp.up_proj.weight"),
+    lambda weights: weights.update({"model.norm.weight": torch.ones(3)}),
+], ids=["missing", "of another shape"])  # fmt: skip
+def test_twist_refuses_a_body_whose_weights_would_be_drawn(tmp_path, change):
+    text_model(tmp_path, change)
+    with pytest.raises(UsageError, match=r"lacks 1 weights of a LlamaForCausalLM, such as model\.(layers|norm)"):
+        twist_causal_lm(str(tmp_path), PATTERNS.create("flat", codebook_sizes=(8,)), 0)
+
+
+@pytest.mark.parametrize("change", [
+    lambda weights: weights.pop("lm_head.weight"),
+    lambda weights: weights.pop("model.embed_tokens.weight"),
+    lambda weights: weights.update({"model.embed_tokens.weight": torch.ones(7, 32)}),
+], ids=["no head", "no embeddings", "embeddings of another vocabulary"])  # fmt: skip
+def test_twist_may_lack_the_vocabulary_that_it_makes_anew(tmp_path, change):
+    weights = text_model(tmp_path, change)
+    warm = twist_causal_lm(str(tmp_path), PATTERNS.create("flat", codebook_sizes=(8,)), 0).state_dict()
+    for name in weights.keys() - {"lm_head.weight", "model.embed_tokens.weight"}:
+        assert torch.equal(warm[name], weights[name]), name
+
+
+def test_twist_keeps_what_was_learned_in_buffers(tmp_path):
+    """By such a bias DeepSeek-V3 and GLM-4 choose experts."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {"model_type": "glm4_moe", "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+              "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1}  # fmt: skip
+    text = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**TINY_BACKBONE, **fields}, vocab_size=50))
+    biases = [name for name, _ in text.named_buffers() if name.endswith("e_score_correction_bias")]
+    for name in biases:
+        text.get_buffer(name).copy_(torch.arange(4.0))
+    text.save_pretrained(tmp_path)
+    warm = twist_causal_lm(str(tmp_path), PATTERNS.create("flat", codebook_sizes=(8,)), 0)
+    assert biases
+    assert all(torch.equal(warm.get_buffer(name), torch.arange(4.0)) for name in biases)
+
+
+def test_twist_says_of_a_damaged_file_that_it_is(tmp_path):
+    text_model(tmp_path, dict)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UsageError, match=r"init_from: cannot load .*header"):
+        twist_causal_lm(str(tmp_path), PATTERNS.create("flat", codebook_sizes=(8,)), 0)
+
+
 def test_wrong_backbones_are_one_clear_line(tmp_path):
     pattern = PATTERNS.create("flat", codebook_sizes=(8,))
     with pytest.raises(UsageError, match=r"did you mean.*llama"):
