@@ -15,6 +15,11 @@ from tests.model.test_acoustic_lm import FAMILIES
 from tests.model.test_depth import DEPTH
 
 LENGTH = 48
+EXPERTS = [
+    {**TINY_BACKBONE, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    {**TINY_BACKBONE, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 1,
+     "moe_intermediate_size": 16},
+]  # fmt: skip
 
 
 def attention(layers, heads, size, context):
@@ -23,7 +28,7 @@ def attention(layers, heads, size, context):
 
 @pytest.mark.parametrize(
     ("backbone", "fields"),
-    [*((b, None) for b in FAMILIES), ({**TINY_BACKBONE, "num_key_value_heads": 1, "head_dim": 32}, None),
+    [*((b, None) for b in FAMILIES + EXPERTS), ({**TINY_BACKBONE, "num_key_value_heads": 1, "head_dim": 32}, None),
      (TINY_BACKBONE, DEPTH)],
 )  # fmt: skip
 def test_it_is_three_times_the_forward_pass_that_torch_counts(backbone, fields):
@@ -32,6 +37,7 @@ def test_it_is_three_times_the_forward_pass_that_torch_counts(backbone, fields):
     model = AcousticLM(build_causal_lm(backbone, pattern, 0, attention="eager", depth=fields), pattern)
     if fields:
         model.causal_lm.depth.model.config._attn_implementation = "eager"
+    model.causal_lm.base_model.config._experts_implementation = "eager"  # the way whose products torch counts
     ids = torch.zeros(1, LENGTH + 1, 2, dtype=torch.long)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         hidden = model.hidden_states(ids[:, :LENGTH])
@@ -44,3 +50,11 @@ def test_it_is_three_times_the_forward_pass_that_torch_counts(backbone, fields):
     expected = 3 * counter.get_total_flops() / LENGTH - unseen
     # Some versions of transformers make rotary angles by a (tiny) matrix product.
     assert flops_per_step_position(model, LENGTH) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_family_without_heads_has_no_attention():
+    """For a dry run, which makes no weights that could tell that it does not keep documents apart."""
+    pattern = PATTERNS.create("flat", codebook_sizes=(8,))
+    model = AcousticLM(build_causal_lm({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2}, pattern, 0),
+                       pattern)  # fmt: skip
+    assert flops_per_step_position(model, 10) == flops_per_step_position(model, 1000)
