@@ -15,6 +15,8 @@ from functools import partial
 from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
+from slm.errors import UsageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -43,6 +45,7 @@ class Workers(Generic[Item, Result]):
     ):
         self.work, self.crashed, self.num_workers, self.num_threads = work, crashed, num_workers, num_threads
         self._pool = self._new_pool()
+        self._can_start = num_workers == 0
 
     def _new_pool(self) -> Executor:
         return _processes(self.num_workers) if self.num_workers else ThreadPoolExecutor(self.num_threads)
@@ -66,9 +69,24 @@ class Workers(Generic[Item, Result]):
         try:
             return future.result()
         except BrokenProcessPool:
+            self._check_start()
             if pool is self._pool:
                 self._pool = self._new_pool()
             return self._alone(items)
+
+    def _check_start(self) -> None:
+        """UsageError where a process dies before there is any work, for which no item is to blame."""
+        if self._can_start:
+            return
+        try:
+            with _processes(1) as pool:
+                pool.submit(os.getpid).result()
+        except (BrokenProcessPool, EOFError, ConnectionError) as error:
+            raise UsageError(
+                "no process can be started beside this one: what it says above tells why. A script of your own must "
+                "call this below `if __name__ == '__main__':`, since each process reads the script anew"
+            ) from error
+        self._can_start = True
 
     def _alone(self, items: Sequence[Item]) -> list[Result]:
         one = partial(_processes, 1)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +70,18 @@ def test_a_file_that_never_ends_is_left_out_alone(tmp_path, impatient):
     made.shutdown()
     assert isinstance(first, AudioClip)
     assert second == Reject("b", str(tmp_path / "pipe.tar"), CRASHED)
+
+
+def test_a_script_without_a_guard_is_told_of_it_and_no_file_is_blamed(tmp_path):
+    """Its processes read it anew, and die at the same call before there is work."""
+    script = tmp_path / "script.py"
+    script.write_text("from slm.corpus.workers import Workers\nWorkers(len, print, 2, 1).start([1, 2])()\n")
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("slm.errors.UsageError: no process can be started beside this one")
+    assert "below `if __name__ == '__main__':`" in last
+    assert done.stdout == ""
 
 
 def test_the_main_process_sets_itself_no_alarm(impatient):
