@@ -131,6 +131,9 @@ def finish(output: Output, summary: CorpusSummary, plan: Plan, source: str) -> N
 
 
 def _clear_locks(output: Output) -> None:
+    """Of a folder; for a URL they lie where files are made, which goes as a whole once no run is at work there."""
+    if output.is_remote:
+        return
     for lock in output.folder.glob(".*.lock"):
         lock.unlink(missing_ok=True)
 

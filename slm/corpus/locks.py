@@ -13,20 +13,26 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from slm.corpus.output import Output
 from slm.corpus.part import Part
 from slm.errors import UsageError
 
+_LEAVING_S = 1.0
+"""So long a part waits for a run that removes the folder where files for a URL were made."""
+
 
 @contextmanager
-def held(output: Output, part: Part | None) -> Iterator[None]:
+def held(output: Output, part: Part | None) -> Iterator[Callable[[], bool]]:
     """Hold the folder of `output` (made if need be, and removed again if it stays empty) against other runs, or only
     against others of this part. A run alone clears what a killed one left half-written.
 
+    Yields what tells whether no other run of this machine is at work there, and keeps others away from then on.
     UsageError where another run holds it.
     """
     out = output.folder
@@ -35,13 +41,13 @@ def held(output: Output, part: Part | None) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             run = out / ".run.lock"
-            stack.enter_context(_lock(run, fcntl.LOCK_SH if part else fcntl.LOCK_EX, output))
+            handle = stack.enter_context(_patiently(run, output) if part else _lock(run, fcntl.LOCK_EX, output))
             if part:
                 stack.enter_context(_lock(out / f".part-{part.file_name}.lock", fcntl.LOCK_EX, output))
             else:
                 stack.callback(run.unlink, missing_ok=True)
                 _clear(out)
-            yield
+            yield partial(_is_alone, run, handle)
     finally:
         if is_new:
             with suppress(OSError):  # not empty: the usual case
@@ -69,12 +75,37 @@ class _HeldError(UsageError):
 
 
 @contextmanager
-def _lock(path: Path, kind: int, output: Output, wait: bool = False) -> Iterator[None]:
+def _patiently(run: Path, output: Output) -> Iterator[int]:
+    """The lock of a part, which shares it with others."""
+    until = time.monotonic() + (_LEAVING_S if output.is_remote else 0)
+    with ExitStack() as stack:
+        while True:
+            try:
+                handle = stack.enter_context(_lock(run, fcntl.LOCK_SH, output))
+                break
+            except _HeldError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.05)
+        yield handle
+
+
+def _is_alone(run: Path, handle: int) -> bool:
+    """Whether the lock that `handle` may share is its own from now on. Of several that end at once, one has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.stat(run))
+    except OSError:
+        return False
+
+
+@contextmanager
+def _lock(path: Path, kind: int, output: Output, wait: bool = False) -> Iterator[int]:
     handle = _locked(path, kind if wait else kind | fcntl.LOCK_NB)
     if handle is None:
         raise _HeldError(f"another run is writing to {output.location}: wait for it, or give another --out")
     try:
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -82,6 +113,7 @@ def _lock(path: Path, kind: int, output: Output, wait: bool = False) -> Iterator
 def _locked(path: Path, kind: int) -> int | None:
     """An open file that holds the lock; None where another has it."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed just now
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, kind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,14 @@ class Output:
                 patiently(partial(fs.rm_file, f"{inner}/{name}"))
 
     def close(self) -> None:
-        """Of a URL: remove the folder where the files were made, which is no longer needed."""
+        """Of a URL: remove the folder where the files were made, which is no longer needed. It is renamed before, so
+        that nothing of a run that begins meanwhile is lost."""
         if self.is_remote:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            gone = self.folder.with_name(temporary_name(self.folder.name))
+            with suppress(OSError):
+                shutil.rmtree(gone, ignore_errors=True)
+                self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _staging(url: str) -> Path:

@@ -46,7 +46,7 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
     check_out(output, spec)
     with ExitStack() as stack:
         with usable(output):
-            stack.enter_context(held(output, config.part))
+            is_alone = stack.enter_context(held(output, config.part))
         check_out(output, spec)  # again: another run may have ended in between
         plan = _find_or_make_plan(config, output, source, spec)
         if source.skipped:
@@ -58,7 +58,7 @@ def tokenize_corpus(config: CorpusConfig, tokenizer: Tokenizer | None = None) ->
             write_rejects(output.folder, error.rejects)
             output.send("rejects.jsonl")
             raise
-        if config.part is None:  # other parts may be at work there
+        if output.is_remote and is_alone():  # else other parts are at work there
             output.close()
     return summary
 

@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -270,13 +271,46 @@ def test_a_url_that_was_made_anew_elsewhere_is_not_taken_for_what_it_was(tmp_pat
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
         return tokenize_corpus(config_for(tmp_path, out=url, shard_range=part), ArithmeticTokenizer(bias=bias))
 
-    run("first", "0/2", 1)
+    with monkeypatch.context() as patch:  # as a run that is killed at its end leaves its folder
+        patch.setattr(Output, "close", lambda self: None)
+        run("first", "0/2", 1)
+    assert list((tmp_path / "first").rglob("tokenizer.json"))
     shutil.rmtree(tmp_path / "out")
     run("second", "1/2", 2)
     with pytest.raises(UsageError, match=r"holds codes of .* asks for"):
         run("first", "0/2", 1)
     assert run("first", "0/2", 2).num_missing_shards == 0
     assert check(CheckConfig(url)) == 0
+
+
+def test_the_last_part_on_a_machine_removes_what_it_needed_for_a_url(tmp_path, whole, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    staging = tmp_path / "cache" / "slm" / "corpora"
+    parts = [config_for(tmp_path, out=f"file://{tmp_path}/afar", shard_range=f"{part}/3") for part in range(3)]
+    tokenize_corpus(parts[0], ArithmeticTokenizer())
+    assert not list(staging.iterdir())
+    with held(Output(parts[0].out), Part(2, 3)) as is_alone:  # as another process of this machine does
+        tokenize_corpus(parts[1], ArithmeticTokenizer())
+        assert list(staging.rglob("plan.json"))
+        assert is_alone()
+    assert tokenize_corpus(parts[2], ArithmeticTokenizer()).num_missing_shards == 0
+    assert not list(staging.iterdir())
+    assert contents(tmp_path / "afar") == whole
+
+
+def test_a_part_waits_for_one_that_is_leaving(tmp_path, monkeypatch):
+    """In the moment in which it removes the folder that both use."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    output = Output(f"file://{tmp_path}/afar")
+    with ExitStack() as stack:
+        is_alone = stack.enter_context(held(output, Part(0, 2)))
+        assert is_alone()
+        ends = stack.pop_all()
+        leaves = threading.Timer(0.2, lambda: (output.close(), ends.close()))
+        leaves.start()
+        with held(output, Part(1, 2)):
+            leaves.join()
+            assert (output.folder / ".part-1-of-2.lock").is_file()
 
 
 def test_a_url_that_holds_something_else_is_refused(tmp_path, monkeypatch):
