@@ -20,6 +20,8 @@ from slm.types import stable_hash
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 KEPT = {*AUDIO_SUFFIXES, ".txt"}
+_DOS = 0
+"""Where a zip was made: on such systems some programs part folders by backslashes."""
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -89,8 +91,9 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for entry in packed.infolist():
-                if not entry.is_dir() and _is_wanted(entry.filename):
-                    yield entry.filename, packed.open(entry)
+                name = entry.filename.replace("\\", "/") if entry.create_system == _DOS else entry.filename
+                if not name.endswith("/") and _is_wanted(name):
+                    yield name, packed.open(entry)
         return
     with tarfile.open(archive) as tar:
         for member in tar:

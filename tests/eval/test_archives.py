@@ -76,6 +76,23 @@ def test_a_zip_is_scored_from_end_to_end(tmp_path, lm):
     assert scores(tmp_path / "out", "ssc")["all", "mean"]["value"] == 1.0
 
 
+def test_a_zip_whose_folders_are_parted_by_backslashes(tmp_path):
+    """As old versions of .NET make them."""
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+        for name in ("set\\a\\x.wav", "set\\b\\x.wav", "set\\c\\"):
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = 0
+            packed.writestr(entry, name)
+    root = unpacked([tmp_path / "set.zip"], tmp_path / "cache")
+    assert {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()} == {"set/a/x.wav", "set/b/x.wav"}
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as packed:
+        entry = zipfile.ZipInfo("..\\..\\x.wav")
+        entry.create_system = 0
+        packed.writestr(entry, b"")
+    with pytest.raises(UsageError, match="outside of its folder"):
+        unpacked([tmp_path / "evil.zip"], tmp_path / "cache")
+
+
 def test_parts_of_salmon_in_a_zip(tmp_path):
     for part in ("bg_alignment", "rir_consistency"):
         for side in (0, 1):
