@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm.errors import UsageError
-from slm.files import read_json
 from slm.model.checkpoint import ModelRecord, find_model, load_causal_lm, load_record, load_statistics
 from slm.model.interleaved import TextAndUnits, is_interleaved
 from slm.model.statistics import CodeStatistics
 from slm.patterns import Pattern
 from slm.scoring import DocumentScorer, Precision
-from slm.tokenizers import Tokenizer, check_same_spec, load_tokenizer
+from slm.tokenizers import Tokenizer
+from slm.tokenizers._of_model import given_tokenizer, load_again
 from slm.tokenizers.base import fingerprint
 from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
 from slm.unigram_lm import UnigramLM, units_of
@@ -43,9 +43,9 @@ def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = N
     """
     folder = find_model(checkpoint)
     record = load_record(folder)
-    spec, made = _given_tokenizer(record.tokenizer, tokenizer, device)
+    spec, made = given_tokenizer(record.tokenizer, tokenizer, device)
     if vocoder:
-        made = _load_again(spec, device, vocoder=vocoder)
+        made = load_again(spec, device, vocoder=vocoder)
     record = replace(record, tokenizer=made.spec if made is not None else spec)
     lm = _make(folder, record, device)
     if made is not None:
@@ -60,48 +60,6 @@ def _make(folder: Path, record: ModelRecord, device: str) -> SpokenLM:
     from slm.interleaved_lm import InterleavedLM
 
     return InterleavedLM(*given, TextAndUnits.read(folder), device)
-
-
-def _given_tokenizer(known: TokenizerSpec, given: str | Path | TokenizerSpec | None,
-                     device: str) -> tuple[TokenizerSpec, Tokenizer | None]:  # fmt: skip
-    """The spec to go by, and the tokenizer where it had to be loaded to know."""
-    made = None
-    if given is None:
-        return known, None
-    if isinstance(given, TokenizerSpec):
-        spec = given
-    elif (file := Path(given, "tokenizer.json")).is_file():
-        spec = TokenizerSpec.from_dict(read_json(file))
-    else:
-        made = load_tokenizer(given, device)
-        spec = made.spec
-    check_fits(known, spec)
-    return spec, made
-
-
-def _load_again(spec: TokenizerSpec, device: str, **changes: Any) -> Tokenizer:
-    """The tokenizer of a spec, checked against it as far as it is known."""
-    if not spec.is_declared:
-        return load_tokenizer(spec, device, **changes)
-    try:
-        made = load_tokenizer(spec.name, device, **{**spec.settings, **changes})
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; the model's units are those of {spec.name} {dict(spec.settings)}: fetch these files, or say "
-            "which tokenizer to take (--tokenizer: a YAML file or a tokenized corpus)"
-        ) from None
-    check_fits(spec, made.spec)
-    return made
-
-
-def check_fits(known: TokenizerSpec, given: TokenizerSpec) -> None:
-    """UsageError for another tokenizer than the model's; of one that is only declared, for another number of units."""
-    if not known.is_declared:
-        check_same_spec(known, given)
-    elif known.codebook_sizes != given.codebook_sizes:
-        raise UsageError(
-            f"the model reads codebooks of sizes {list(known.codebook_sizes)}, not those of {given.describe()}"
-        )
 
 
 class SpokenLM:
@@ -124,7 +82,7 @@ class SpokenLM:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer whose codes this model was trained on, checked against the checkpoint's spec. A spec that was
         only declared gives way to that of the tokenizer."""
-        made = _load_again(self.spec, self.device)
+        made = load_again(self.spec, self.device)
         if self.spec.is_declared:
             self.spec, self.record = made.spec, replace(self.record, tokenizer=made.spec)
             self.__dict__.pop("fingerprint", None)

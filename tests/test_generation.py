@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm.errors import UsageError
 from slm.generation import Generator, Request, Sampling, Speed, generate_codes
@@ -283,9 +284,29 @@ def test_compiled_it_is_the_same_and_compiled_once(monkeypatch):
     assert len(graphs) == 2
 
 
+def test_a_step_makes_no_tensor_of_numbers_of_the_host():
+    """Which a GPU would be waited for."""
+    made: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    pattern = PATTERNS.create("delay", codebook_sizes=SIZES)
+    generator = Generator(make("delay", {}), pattern)
+    sampling = Sampling(may_stop=False, top_k=6, top_p=0.9, min_p=0.01, repetition_penalty=1.2, guidance=1.5)
+    steps = iter(generator.start([Request(prompt_of(4), 12, 0)], sampling))
+    next(steps)
+    with Watch():
+        next(steps)
+    assert len(made) > 50
+    assert not {"aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero"} & set(made)
+
+
 def test_from_nothing(monkeypatch):
     lm = make_lm("delay", 2)
-    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda spec, device: ArithmeticTokenizer(2))
+    monkeypatch.setattr("slm.tokenizers._of_model.load_tokenizer", lambda spec, device: ArithmeticTokenizer(2))
     made = lm.generate_codes(3, 0.5, seeds=7, sampling=Sampling(may_stop=False))
     assert [c.codes.shape for c in made] == [(25, 2)] * 3
     assert len({c.codes.tobytes() for c in made}) == 3

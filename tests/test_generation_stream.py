@@ -84,7 +84,7 @@ def test_codes_come_in_order_and_once_for_units_too(kind):
 
 def test_what_cannot_be_streamed_says_so_at_once(monkeypatch):
     lm = make_lm("flat", 1)
-    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda spec, device: ArithmeticTokenizer(1))
+    monkeypatch.setattr("slm.tokenizers._of_model.load_tokenizer", lambda spec, device: ArithmeticTokenizer(1))
     with pytest.raises(UsageError, match="cannot be streamed"):
         lm.stream(tone(0.2), 0.3, 0)
     with pytest.raises(UsageError, match="chunk_frames"):

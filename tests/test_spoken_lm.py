@@ -279,7 +279,7 @@ def test_documents_beyond_the_positions_and_codes_beyond_the_codebook_are_refuse
 
 def test_continue_clip_needs_a_decoder(monkeypatch):
     lm = make_lm("flat", 1)
-    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda spec, device: ArithmeticTokenizer(1))
+    monkeypatch.setattr("slm.tokenizers._of_model.load_tokenizer", lambda spec, device: ArithmeticTokenizer(1))
     from tests.fakes import tone
 
     made = lm.continue_clip(tone(0.2), seconds=0.3, seed=0, may_stop=False)

@@ -170,7 +170,7 @@ def save(folder: Path, seed: int) -> Path:
 def test_a_published_model_is_scored_through_the_tokenizer_that_it_declares(root, monkeypatch):
     """Results and tokens go by the tokenizer that was found; there are no counts for a unigram model."""
     found = ArithmeticTokenizer(1, codebook_size=UNITS)
-    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda *_, **__: found)
+    monkeypatch.setattr("slm.tokenizers._of_model.load_tokenizer", lambda *_, **__: found)
     plain = save_published(root.parent / "slam")
     main(config(root, model=str(root.parent / "slam"), benchmarks="swuggy", baselines="yes", convention="slamkit"))
     out = root.parent / "out"

@@ -129,7 +129,7 @@ def test_codes_of_a_corpus_are_scored_without_their_tokenizer(tmp_path):
 
 def test_a_tokenizer_without_its_files_says_which_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", _missing)
+    monkeypatch.setattr("slm.tokenizers._of_model.load_tokenizer", _missing)
     save(tmp_path / "m")
     with pytest.raises(UsageError, match=r"slprl/mhubert-base-25hz.*--tokenizer"):
         _ = load_lm(tmp_path / "m").tokenizer
@@ -144,7 +144,7 @@ def test_a_tokenizer_that_is_found_replaces_what_was_declared(tmp_path, monkeypa
     class Found:
         spec = TokenizerSpec("ssl-kmeans", "a" * 64, 16_000, 640, (UNITS,))
 
-    monkeypatch.setattr("slm.spoken_lm.load_tokenizer", lambda *_, **__: Found)
+    monkeypatch.setattr("slm.tokenizers._of_model.load_tokenizer", lambda *_, **__: Found)
     save(tmp_path / "m")
     lm = load_lm(tmp_path / "m")
     before = lm.fingerprint
