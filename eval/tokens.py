@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
 from eval.processes import ALONE, Processes
+from slm.corpus.sources.base import readable
 from slm.data.store import CodeStore
 from slm.devices import available_cores
 from slm.errors import UsageError
@@ -56,8 +57,14 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     HASH covers the tokenizer, the items and the content of their files: any model of that tokenizer takes what is
     there. Whoever comes while it is made waits. UsageError where none can be used.
     """
-    present = {item: path for item, path in files.items() if path.is_file()}
-    missing = [LeftOut(item, f"no such file: {path}") for item, path in files.items() if item not in present]
+    nameable = {folder for folder in {path.parent for path in files.values()} if _is_text(folder.resolve())}
+    present = {
+        item: path for item, path in files.items()
+        if path.is_file() and path.parent in nameable and _is_text(path.name)
+    }  # fmt: skip
+    missing = [LeftOut(item, _lack(path)) for item, path in files.items() if item not in present]
+    if (first := next(iter(files.values()), None)) and not present and first.is_file():
+        raise UsageError(f"{_lack(first)}: rename the file or a folder that it lies in")
     contents = sorted(zip(present, _digests(list(present.values())), strict=True))
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
     if processes.count > 1 or not _is_whole(corpus):  # all meet, whatever each of them finds
@@ -67,6 +74,16 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     empty = [LeftOut(item, "shorter than one frame") for item, c in codes.items() if not len(c.codes)]
     whole = {item: c for item, c in codes.items() if len(c.codes)}
     return Tokens(corpus, whole, (*missing, *_rejects(corpus), *empty), stable_hash(contents))
+
+
+def _is_text(path: Path | str) -> bool:
+    """Whether a list can name it."""
+    return readable(path) == str(path)
+
+
+def _lack(path: Path) -> str:
+    """Why a file is not in the list."""
+    return f"no UTF-8 in the name of {readable(path.resolve())}" if path.is_file() else f"no such file: {path}"
 
 
 def _stored(corpus: Path) -> dict[str, Codes]:

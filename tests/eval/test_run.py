@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,24 @@ def test_damaged_tokens_say_what_helps(root, lm):
     assert {i: c.codes.tolist() for i, c in again.codes.items()} == {
         i: c.codes.tolist() for i, c in whole.codes.items()
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_recordings_whose_name_is_not_utf_8_are_named_so(root, lm):
+    """What a list of recordings cannot name: all of a folder, or one file of others."""
+    wavs = sorted((root / "lexical/dev").glob("*.wav"))[:3]
+    wrong = wavs[0].with_name(os.fsdecode(b"\xff.wav"))
+    wavs[0].rename(wrong)
+    tokens = tokenize_items({"a": wrong, "b": wavs[1]}, lm, root.parent / "tokens", "x")
+    assert set(tokens.codes) == {"b"}
+    assert [(left.item, left.reason) for left in tokens.left_out] == [
+        ("a", f"no UTF-8 in the name of {wrong.parent}/\\xff.wav")
+    ]
+    folder = root.parent / os.fsdecode(b"data-\xff")
+    folder.mkdir()
+    shutil.copy(wavs[1], folder)
+    with pytest.raises(UsageError, match=r"no UTF-8 in the name of .*/data-\\xff/.*: rename the file or a folder"):
+        tokenize_items({"b": folder / wavs[1].name}, lm, root.parent / "tokens", "x")
 
 
 def test_other_endings_than_gold_csv_means_are_read(root, lm):
