@@ -43,6 +43,8 @@ from slm.files import atomic_file, write_json
 from slm.types import TokenizerSpec
 
 _PARTS = "plan.parts"
+MAX_CODES = 2**31 - 1
+"""Of all codebooks, in a shard: what Arrow writes in one array."""
 _DECODED_AT_ONCE = 32  # clips in a part where segmentation decodes them: an hour each, perhaps
 
 
@@ -81,6 +83,7 @@ def make_plan(
             dealer = _deal_out(parts / "unique.arrow", _first_of_each(temporary, twice), settings, on_probed)
             os.replace(parts / "unique.arrow", temporary)
         dealer.check(source)
+        check_sizes(dealer.shards, spec)
     columns = {name: kind for name, kind in types.result().items() if name not in OF_SEGMENTS}
     if dealer.any_segment:
         columns |= OF_SEGMENTS
@@ -89,6 +92,22 @@ def make_plan(
     write_json(out / "plan.json", head.to_dict())
     shutil.rmtree(parts, ignore_errors=True)
     return Plan(out, source.base)
+
+
+def check_sizes(shards: Iterable[PlannedShard], spec: TokenizerSpec) -> None:
+    """UsageError for a shard that would hold more codes than can be written: a frame too many of each clip counts."""
+    for shard in shards:
+        frames = shard.duration_s * spec.frame_rate_hz + shard.num_clips
+        if frames * spec.num_codebooks <= MAX_CODES:
+            continue
+        hours = shard.duration_s / 3600
+        if shard.num_clips == 1:
+            raise UsageError(f"a clip of {hours:,.0f} h has more codes than a shard can hold: cut it by --segmentation")
+        fits = 0.99 * hours * MAX_CODES / (frames * spec.num_codebooks)
+        raise UsageError(
+            f"a shard of {hours:,.0f} h would hold more codes of {spec.name} than can be written in one: give "
+            f"--shard_hours {fits:.4g} or less"
+        )
 
 
 def _listed(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slm.corpus import changes, probing, reading
+from slm.corpus import changes, planning, probing, reading
 from slm.corpus.changes import file_state, hash_source
 from slm.corpus.columns import ColumnTypes, column, features
 from slm.corpus.planning import PlanSettings, make_plan
@@ -36,6 +36,24 @@ def test_clips_are_dealt_in_order_until_a_shard_is_full(tmp_path):
     assert [[id[-1] for id in ids] for ids in ids_by_shard(plan)] == [["0", "1", "2"], ["3"], ["4"], ["5"], ["6"]]
     assert plan.duration_s == pytest.approx(0.3 + 0.5 + 0.7 + 0.9 + 1.1 + 1.3 + 1.5)
     assert [shard.index for shard in plan.shards] == [0, 1, 2, 3, 4]
+
+
+def test_a_shard_that_could_not_be_written_is_refused_when_it_is_planned(tmp_path, monkeypatch):
+    """Arrow writes 2^31 - 1 values in an array, and no more. Clips of one frame, in a plan for arrays of nine."""
+    for i in range(6):
+        write_clip(tmp_path / "audio" / f"{i}.wav", 0.2, seed=i)
+    codes_of_a_clip = (0.2 * SPEC.frame_rate_hz + 1) * SPEC.num_codebooks
+    monkeypatch.setattr(planning, "MAX_CODES", round(3.1 * codes_of_a_clip))
+    with pytest.raises(
+        UsageError, match=r"more codes of arithmetic than can be written in one: give --shard_hours"
+    ) as e:
+        plan_of(tmp_path / "audio", 1)
+    hours = float(str(e.value).split()[-3])
+    assert 0.6 < hours * 3600 < 0.62
+    assert [shard.num_clips for shard in plan_of(tmp_path / "audio", hours).shards] == [3, 3]
+    monkeypatch.setattr(planning, "MAX_CODES", 1)
+    with pytest.raises(UsageError, match=r"a clip of 0 h has more codes than a shard can hold: cut it by"):
+        plan_of(tmp_path / "audio", 0.2 / 3600)
 
 
 def test_the_plan_does_not_depend_on_workers(tmp_path, monkeypatch):
