@@ -44,6 +44,7 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
     import torch
     from accelerate.utils import set_seed
 
+    from slm.devices import sent
     from slm.model.flops import flops_per_step_position
     from slm.samples import Sampler
     from slm.training.checkpoint import Checkpoints, remove_left_overs, start_run
@@ -106,7 +107,7 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
         batches = [to_device(batch, device) for batch in made]
         # One denominator for the whole step, over all micro-batches of all processes; one clock; and one will.
         weight = torch.stack([inner.target_weight(ids, mask) for ids, mask, *_ in batches]).sum()
-        told = weight.new_tensor([clock.read(), float(leave.asked), float(checkpoints.is_due())])
+        told = sent(torch.tensor([clock.read(), float(leave.asked), float(checkpoints.is_due())]), device)
         weight, elapsed_s, leaving, due = accelerator.reduce(torch.cat([weight[None], told]), "sum").unbind()
         weight = weight.clamp(min=1e-9)  # a step in which nothing weighs anything costs 0, not NaN
         step, before = progress.steps, progress

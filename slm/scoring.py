@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from slm.data.trees import MIN_ROW, MIN_SHARED, Rows, find_families, lay_out, pack_families
-from slm.devices import exact_float32
+from slm.devices import exact_float32, sent
 from slm.patterns import EOS, Pattern
 
 if TYPE_CHECKING:
@@ -127,14 +127,14 @@ class DocumentScorer:
 
         on = self.model.id_offsets.device
         ids, depths, ends, parents = (
-            torch.from_numpy(a).to(on) for a in (rows.ids, rows.depths, rows.ends, rows.parents)
+            sent(torch.from_numpy(a), on) for a in (rows.ids, rows.depths, rows.ends, rows.parents)
         )
         batch, length, streams = ids.shape
         with torch.no_grad(), self._arithmetic():
             hidden = _tree_states(self.model, ids, depths, ends).flatten(0, 1)
             # What is predicted is known here, so that a GPU need not be waited for.
             at = np.flatnonzero(rows.parents >= 0)
-            predicted = torch.from_numpy(at).to(on)
+            predicted = sent(torch.from_numpy(at), on)
             parents = parents + torch.arange(batch, device=on)[:, None] * length
             states = hidden.index_select(0, parents.flatten().index_select(0, predicted))
             _, nlls, _ = self.model._stream_nlls(states, ids.flatten(0, 1).index_select(0, predicted))
@@ -152,7 +152,7 @@ class DocumentScorer:
             for row, i in zip(ids, group, strict=True):
                 row[: len(steps[i])] = steps[i]
             with torch.no_grad(), self._arithmetic():
-                waiting.append((group, self.model.log_probs(torch.from_numpy(ids).to(self.model.id_offsets.device))))
+                waiting.append((group, self.model.log_probs(sent(torch.from_numpy(ids), self.model.id_offsets.device))))
         made: list[np.ndarray] = [np.zeros(0)] * len(steps)
         for group, values in waiting:
             for row, i in zip(values.double().cpu().numpy(), group, strict=True):

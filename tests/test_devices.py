@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from slm.devices import choose_device, exact_float32
+from slm.devices import choose_device, exact_float32, sent
 from slm.errors import UsageError
 
 
@@ -38,3 +40,23 @@ def test_float32_is_itself_within_and_as_before_after_an_error_too(monkeypatch: 
     with pytest.raises(KeyError):
         fails()
     assert asked == ["high", "highest", "high"]
+
+
+class Host:
+    """A tensor of the host that tells how it was moved."""
+
+    def __init__(self, pinned: bool = False):
+        self.pinned = pinned
+
+    def pin_memory(self) -> Host:
+        return Host(pinned=True)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> tuple[str, bool, bool]:
+        return str(device), self.pinned, non_blocking
+
+
+def test_what_is_sent_to_a_gpu_waits_for_nothing() -> None:
+    """A copy takes its turn on the device only from pinned memory, and only where it may."""
+    tensor: Any = Host()
+    assert sent(tensor, torch.device("cuda", 1)) == ("cuda:1", True, True)
+    assert sent(tensor, torch.device("cpu")) == ("cpu", False, False)

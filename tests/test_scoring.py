@@ -102,6 +102,18 @@ def test_every_pattern_agrees_with_a_slow_scorer_in_float64(kind):
         assert_close(scorer.score(given, **options), expected)
 
 
+def test_whatever_the_model_reads_was_sent_to_its_device(monkeypatch):
+    """A plain copy would wait for what a GPU was given before, and it would have nothing to do in the meantime."""
+    pattern = make_pattern("delay")
+    model, sent, read = make_model(pattern), [], []
+    monkeypatch.setattr("slm.scoring.sent", lambda tensor, device: sent.append(tensor.to(device)) or sent[-1])
+    embed = model.embed
+    monkeypatch.setattr(model, "embed", lambda ids: read.append(ids) or embed(ids))
+    DocumentScorer(model, pattern).score(documents(3), 128)
+    assert len(read) > 3
+    assert {ids.data_ptr() for ids in read} <= {tensor.data_ptr() for tensor in sent}
+
+
 @pytest.mark.parametrize("kind", ["flat", "delay"])
 def test_order_changes_nothing_at_all_and_twins_are_equal_to_the_last_bit(kind):
     pattern = make_pattern(kind)

@@ -48,6 +48,7 @@ class Drawer:
         self.eos = [v.eos_id for v in pattern.streams]
         self.sizes = [v.size for v in pattern.streams]
         self.offsets = np.cumsum([0, *self.sizes[:-1]]).tolist()
+        self._offsets = torch.tensor(self.offsets, device=device)
         self.forbidden = [~table.to(device) for table in _allowed(pattern)]
         self.places = torch.arange(sum(self.sizes), device=device).split(self.sizes)
         self.begins = self.lengths = None
@@ -125,7 +126,7 @@ class Drawer:
         return Memory(seen, due)
 
     def _see(self, seen: Tensor, ids: Tensor) -> Tensor:
-        joint = ids + torch.tensor(self.offsets, device=ids.device)
+        joint = ids + self._offsets
         return seen.scatter(1, joint, torch.ones_like(joint, dtype=torch.bool))
 
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from slm.data.documents import Documents
 from slm.data.loader import eval_batches
+from slm.devices import sent
 from slm.model.acoustic_lm import Places, places_of
 from slm.patterns import Pattern
 from slm.training.config import TrainConfig
@@ -19,13 +20,9 @@ from slm.types import Batch
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Places]:
     """The arguments of `AcousticLM.forward`."""
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
     ids, mask, positions = (torch.from_numpy(array) for array in (batch.ids, batch.loss_mask, batch.positions))
-    places = Places(*map(move, places_of(mask, positions)))
-    return move(ids), move(mask), move(positions), places
+    places = Places(*(sent(tensor, device) for tensor in places_of(mask, positions)))
+    return sent(ids, device), sent(mask, device), sent(positions, device), places
 
 
 @torch.no_grad()
@@ -37,7 +34,9 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Seque
     `SpokenLM` scores it whole. Leaves the model in training mode."""
     model.eval()
     full = pattern.full()
-    sums = torch.zeros(3, pattern.num_codebooks + 1, dtype=torch.float64)
+    sums = torch.zeros(
+        3, pattern.num_codebooks + 1, dtype=torch.float64, device=accelerator.device
+    )  # which is read at the end
     rank, world = accelerator.process_index, accelerator.num_processes
     # Where weights are divided among the processes, each forward pass needs all of them: all go on until all are done.
     together = is_sharded(accelerator)
@@ -47,8 +46,8 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Seque
                                   whole=config.compile):  # fmt: skip
             with accelerator.autocast():
                 made = inner(*to_device(batch, accelerator.device), with_hits=True)
-            sums += torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()]).cpu().double()
-    nll, count, hits = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+            sums += torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()])
+    nll, count, hits = accelerator.reduce(sums, "sum").tolist()
     model.train()
     if not pattern.has_ends:
         nll[-1] = count[-1] = 0.0

@@ -53,6 +53,23 @@ def test_a_budget_of_time_ends_the_run_when_it_is_over_resumed_or_not(corpora, t
     assert steps_done(tmp_path / "run") == steps
 
 
+def test_between_two_logs_a_run_asks_no_device_for_a_number(corpora, tmp_path, monkeypatch):
+    """Nor does it hand over one by `new_tensor`, which waits as well: numbers are read where they are logged."""
+    asked = []
+    for name in ("new_tensor", "item", "tolist", "__bool__", "__float__"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, *a, _n=name, _f=plain: asked.append(_n) or _f(self, *a))
+    model = ModelConfig(backbone=TINY_BACKBONE, attention="sdpa")  # that by document reads where each begins
+    settings = {"model": model, "eval_fraction": 0.0, "save_every": 90, "log_every": 90}
+    counts = []
+    for steps in (2, 5):
+        asked.clear()
+        train_lm.main(config(corpora["two"], tmp_path / f"{steps}", steps=steps, **settings))
+        counts.append(sorted(asked))
+        reset_accelerate()
+    assert counts[0] == counts[1] != []
+
+
 def test_codes_and_seconds_of_a_run_are_those_of_its_corpus(corpora, tmp_path):
     train_lm.main(config(corpora["two"], tmp_path / "run", budget="1 epoch", eval_fraction=0.0, rows_per_batch=1))
     state = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "state" / "progress.json"
