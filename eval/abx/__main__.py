@@ -49,6 +49,7 @@ class Alone:
     """A tokenizer in the place of a language model that has it."""
 
     tokenizer: Tokenizer
+    device: str
 
     @property
     def spec(self) -> TokenizerSpec:
@@ -64,7 +65,8 @@ def main(config: AbxConfig) -> None:
 
     benchmark, out = ABX(Setup(Path(config.data), config.split)), Path(config.out)
     check_folder(out)
-    alone = Alone(load_tokenizer(config.tokenizer, choose_device(config.device)))
+    device = choose_device(config.device)
+    alone = Alone(load_tokenizer(config.tokenizer, device), device)
     result = benchmark.judge(alone, out / "tokens", out, config.bootstrap, config.seed)
     path = out / f"abx-{config.split}.json"
     record: dict[str, Any] = {"tokenizer": alone.spec.to_dict(), "results": []}

@@ -1,4 +1,4 @@
-"""The same through `fastabx`, where it is installed (it needs Python 3.12): on a GPU where there is one.
+"""The same through `fastabx`, where it is installed (it needs Python 3.12): on the GPU that is asked for, or the CPU.
 
 It is given the same segments in the same triples, and distances between frames that are exactly those of
 `eval.abx.distance`: units tie often, and rounded angles would break ties by chance. The errors are the same.
@@ -31,11 +31,11 @@ def fastabx_version() -> str | None:
 
 
 def fastabx_errors(
-    segments: Sequence[Segment], speaker: Speaker, units: Representation, limits: Limits
+    segments: Sequence[Segment], speaker: Speaker, units: Representation, limits: Limits, device: str = "cpu"
 ) -> dict[tuple[str, str], float]:
     """As `eval.abx.score.phone_errors`. UsageError where the version that is installed works otherwise."""
     try:
-        return _errors(segments, speaker, units, limits)
+        return _errors(segments, speaker, units, limits, device if device.startswith("cuda") else "cpu")
     except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(
             f"fastabx {fastabx_version()} cannot be used ({error}): install the newest, or uninstall it, and ABX is "
@@ -44,7 +44,7 @@ def fastabx_errors(
 
 
 def _errors(
-    segments: Sequence[Segment], speaker: Speaker, units: Representation, limits: Limits
+    segments: Sequence[Segment], speaker: Speaker, units: Representation, limits: Limits, name: str
 ) -> dict[tuple[str, str], float]:
     import polars as pl
     import torch
@@ -53,7 +53,7 @@ def _errors(
     cells, within = make_cells(segments, speaker, limits), speaker == "within"
     if not cells:
         return {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
     ends = np.cumsum([0, *(len(s.codes) for s in segments)]).tolist()
     codes = torch.from_numpy(np.concatenate([s.codes for s in segments]).astype(np.int64))
     accessor = InMemoryAccessor(dict(enumerate(pairwise(ends))), codes, device)

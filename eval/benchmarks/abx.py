@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,11 @@ class ABX(Benchmark):
         return self.judge(run.lm, run.tokens, run.out, run.resamples, run.seed)
 
     def judge(self, tokenized: Any, tokens_in: Path, out: Path, resamples: int, seed: int) -> Result:
-        """What the units of `tokenized` are worth: a language model, or whatever has its `tokenizer` and `spec`.
+        """What the units of `tokenized` are worth: a language model, or what has its `tokenizer`, `spec` and `device`.
         Tokenized audio is kept in `tokens_in`; `out` is where results go."""
         tokens = tokenize_items(self.files, tokenized, tokens_in, f"{self.name}-{self.split}")
         limits = Limits(seed=seed)
-        scores, left_out = self._scores(tokenized.tokenizer, tokens.codes, limits, resamples)
+        scores, left_out = self._scores(tokenized, tokens.codes, limits, resamples)
         if not scores:
             raise UsageError(f"{self.name}: no two items of {', '.join(self.items)} can be compared; {FETCH}")
         return Result(
@@ -105,11 +106,14 @@ class ABX(Benchmark):
         )
 
     def _scores(
-        self, tokenizer: Tokenizer, codes: Mapping[str, Codes], limits: Limits, resamples: int
+        self, tokenized: Any, codes: Mapping[str, Codes], limits: Limits, resamples: int
     ) -> tuple[list[Score], list[LeftOut]]:
         """Each representation of each .item file, within and across speakers; and the items that have no frame."""
         fastabx = fastabx_version()
-        engine, errors_of = (f"fastabx {fastabx}", fastabx_errors) if fastabx else ("libri-light", phone_errors)
+        engine, errors_of = "libri-light", phone_errors
+        if fastabx:
+            engine, errors_of = f"fastabx {fastabx}", partial(fastabx_errors, device=tokenized.device)
+        tokenizer: Tokenizer = tokenized.tokenizer
         scores: list[Score] = []
         left_out: list[LeftOut] = []
         kinds = representations(tokenizer)

@@ -72,6 +72,8 @@ class CorpusConfig:
                 raise UsageError(f"--{name} must be {least} or more, not {getattr(self, name)}")
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray_address is for --engine ray: give that too")
+        if self.engine == "ray" and self.device.startswith("cuda:"):
+            raise UsageError(f"--device {self.device}: Ray gives each actor a GPU of its choice; give --device cuda")
         _ = self.part
         for name, option in {"device": "device", "name": "tokenizer", "source": "tokenizer"}.items():
             if name in self.tokenizer_settings:

@@ -173,6 +173,12 @@ def test_an_actor_fits_on_a_machine(cpus, processes, expected):
     assert ray._share(cpus, processes) == expected
 
 
+def test_ray_says_which_gpu_an_actor_has(tmp_path):
+    with pytest.raises(UsageError, match=r"^--device cuda:1: Ray gives each actor a GPU of its choice; give --device"):
+        config_for(tmp_path, engine="ray", device="cuda:1")
+    assert config_for(tmp_path, engine="ray", device="cuda").device == "cuda"
+
+
 def test_ray_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatch):
     good_folder(tmp_path / "audio", clips=1)
     monkeypatch.setitem(sys.modules, "ray", None)

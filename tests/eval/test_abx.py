@@ -250,6 +250,22 @@ def test_a_tokenizer_is_judged_without_a_language_model(tmp_path, lm, monkeypatc
     assert "abx error, triphone-dev-clean within" in capsys.readouterr().out
 
 
+def test_fastabx_computes_where_it_is_asked_to(tmp_path, lm, monkeypatch):
+    asked = []
+
+    def errors(*given, device):
+        asked.append(device)
+        return phone_errors(*given)
+
+    write_corpus(tmp_path / "data")
+    monkeypatch.setattr("slm.tokenizers.load_tokenizer", lambda name, device: lm.tokenizer)
+    monkeypatch.setattr("slm.devices.choose_device", lambda name: f"chosen {name}")
+    monkeypatch.setattr("eval.benchmarks.abx.fastabx_version", lambda: "0.9")
+    monkeypatch.setattr("eval.benchmarks.abx.fastabx_errors", errors)
+    judge_tokenizer(AbxConfig("arithmetic", str(tmp_path / "data"), str(tmp_path / "alone"), device="cuda:1"))
+    assert set(asked) == {"chosen cuda:1"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
