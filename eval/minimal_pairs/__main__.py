@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.config import join_list, run_command
+from slm.devices import available_cores
 from slm.errors import UsageError
 
 FIRST_VOICE = "hibari:heart"
@@ -66,7 +66,7 @@ class MinimalPairsConfig:
 
     @property
     def processes(self) -> int:
-        return self.workers or os.cpu_count() or 1
+        return self.workers or available_cores()
 
 
 def main(

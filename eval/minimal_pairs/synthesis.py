@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from eval.minimal_pairs.utterance import Utterance
 from eval.minimal_pairs.voice import RATE_HZ, Voice, render
+from slm.errors import StoppedError
 from slm.files import atomic_file
 from slm.tokenizers import Tokenizer
 
@@ -101,11 +104,21 @@ def alone(make_voice: Callable[[], Voice]) -> Mapping[str, Voice]:
 
 @contextmanager
 def open_studio(make_voices: Callable[[], Mapping[str, Voice]], workers: int, tokenizer: str = "") -> Iterator[Studio]:
-    """A studio of `workers` processes, each with its own voices; of this process alone for 1."""
+    """A studio of `workers` processes, each with its own voices; of this process alone for 1. StoppedError where one of
+    them was killed."""
     if workers == 1:
         _start(make_voices, tokenizer)
         yield Studio(map, tokenizer)
         return
-    # "spawn": a forked copy of a running inference engine may hang.
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (make_voices, tokenizer)) as pool:
-        yield Studio(partial(pool.imap, chunksize=16), tokenizer)
+    # "spawn": a forked copy of a running inference engine may hang. Not a Pool, which waits for ever for a process that
+    # was killed.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(make_voices, tokenizer))
+    try:
+        yield Studio(partial(pool.map, chunksize=16), tokenizer)
+    except BrokenProcessPool as error:
+        raise StoppedError(
+            f"one of {workers} processes was killed, most likely for want of memory: give fewer --workers; the same "
+            "command goes on with what is there"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -4,9 +4,12 @@ import csv
 import itertools
 import json
 import math
+import os
 import pickle
 import random
+import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,9 @@ from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
 from eval.minimal_pairs.balance import choose_balanced
 from eval.minimal_pairs.engines.hibari import HibariVoice
 from eval.minimal_pairs.phonology import Phonotactics, phones
+from eval.minimal_pairs.synthesis import alone, open_studio
 from eval.minimal_pairs.voice import render, trim
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 
 SPOKEN = {
     "this": "ðɪs", "these": "ðiz", "that": "ðæt", "those": "ðOz", "is": "ɪz", "are": "ɑɹ", "was": "wʌz", "were": "wɜɹ",
@@ -224,6 +228,16 @@ def test_processes_can_be_told_their_voices_by_the_command(tmp_path, monkeypatch
         make(tmp_path / "out")
     assert b"__main__" not in sent[0]
     assert pickle.loads(sent[0])()[""].name == "tones"
+
+
+def die(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_the_command_which_says_so():
+    told = pytest.raises(StoppedError, match=r"one of 2 processes was killed.* fewer --workers")
+    with told, open_studio(partial(alone, ToneVoice), 2) as studio:
+        list(studio._each("", die, range(40)))
 
 
 def test_more_pairs_than_can_be_matched_is_a_usage_error(tmp_path, monkeypatch):
