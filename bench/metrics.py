@@ -38,6 +38,7 @@ from eval.judges.speaker import speaker_judge
 from eval.metrics.signals import SignalPair
 from eval.reconstruction.scoring import Job, chosen_metrics, judge_all
 from slm.audio import find_audio, read_audio
+from slm.devices import available_cores
 from slm.types import AudioClip
 
 SPEECH = Path(__file__).parents[1] / "tests" / "data" / "speech"
@@ -80,13 +81,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    import os
-
     parser = argparse.ArgumentParser(prog="python -m bench.metrics", description="Speed of metrics and judges.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--judges", default="signals," + ",".join(JUDGES), help="with commas between")
     parser.add_argument("--tokenizer", default="codec2-1200", help="of the reconstruction; empty: none")
     parser.add_argument("--each", action="store_true", help="what each metric and judge costs, and no more")

@@ -22,6 +22,7 @@ from typing import Any
 
 from eval.judges.answers import Answers, answers_of, distinct
 from eval.judges.base import Judge, JudgeRecord
+from slm.devices import available_cores
 from slm.errors import UsageError
 from slm.types import AudioClip
 
@@ -63,7 +64,7 @@ class Crew:
     their own, where others may have it in between, and by the clock in this one."""
 
     def __init__(self, workers: int = 1, processes: Executor | None = None):
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or available_cores()
         self.processes, self.shared = processes, processes is not None
         self.thread: Executor | None = None
         self.busy_s = 0.0
@@ -156,10 +157,12 @@ def _their_environment() -> Iterator[None]:
 
 
 def weighs_too_much(judge: Judge, copies: int) -> bool:
-    """Whether so many copies of the weights would take more than half of the memory that is free."""
+    """Whether so many copies of the weights would take more than half of the memory that is free (on macOS, which does
+    not tell, of all)."""
     tensors = [p for part in vars(judge).values() if hasattr(part, "parameters") for p in part.parameters()]
     size = sum(p.numel() * p.element_size() for p in tensors)
-    return size * copies > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return size * copies > os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") / 2
 
 
 class Asked:

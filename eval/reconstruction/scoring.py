@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -16,6 +15,7 @@ from eval.judges.crew import deaths_are_told, processes
 from eval.metrics.base import METRICS, metrics_of
 from eval.metrics.signals import SignalMetric, SignalPair, UndefinedError
 from eval.reconstruction.alignment import Delay, align, measure_delay
+from slm.devices import available_cores
 from slm.errors import UsageError, did_you_mean
 
 LEAST = 0.5
@@ -113,7 +113,7 @@ def _check_rest(left: int, whole: int) -> None:
 @contextmanager
 def pool(workers: int) -> Iterator[Executor | None]:
     """Processes that judge; None for one worker: it is done in passing."""
-    number = workers or len(os.sched_getaffinity(0))
+    number = workers or available_cores()
     if number <= 1:
         yield None
         return
