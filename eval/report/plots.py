@@ -35,7 +35,7 @@ class Series:
         rows = [
             (label, *point) for label, point in zip(self.labels or ("",) * len(self.points), self.points, strict=True)
         ]
-        return rows if len(rows) <= most else [*rows[:: len(rows) // most + 1], rows[-1]]
+        return rows if len(rows) <= most else [*rows[: -1 : len(rows) // most + 1], rows[-1]]
 
     def trace(self, lines: bool) -> dict[str, Any]:
         """As Plotly has it."""

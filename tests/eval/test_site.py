@@ -11,7 +11,7 @@ import pytest
 from eval.report.__main__ import main as report
 from eval.report.columns import column_ranks, headline_columns, rank
 from eval.report.inputs import Evaluated, read_inputs
-from eval.report.plots import compute_plot, nominal_bps, quality_plot, sweep_plot, zero_shot_plot
+from eval.report.plots import Series, compute_plot, nominal_bps, quality_plot, sweep_plot, zero_shot_plot
 from eval.report.samples import collect_takes
 from eval.report.spectrogram import BANDS, RANGE_DB, encode_png, log_mel_db
 from tests.eval.material import scores, write_level
@@ -77,6 +77,16 @@ def test_a_png_is_read_back_by_another_program(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     (tmp_path / "x.png").write_bytes(encode_png(pixels))
     assert np.array_equal(np.asarray(image.open(tmp_path / "x.png")), pixels)
+
+
+@pytest.mark.parametrize("number", [1, 12, 13, 25, 40])
+def test_the_table_of_a_plot_has_its_first_and_last_point_and_none_twice(number):
+    points = [(float(i), float(-i)) for i in range(number)]
+    rows = Series("a", points).table()
+    assert rows[0][1:] == points[0]
+    assert rows[-1][1:] == points[-1]
+    assert rows == sorted(set(rows), key=lambda row: row[1])
+    assert len(rows) <= 13
 
 
 def test_plots_stand_where_the_numbers_say(given):
