@@ -12,6 +12,7 @@ from eval.report.failed import Failed, failed_beside, failed_of
 from eval.report.wording import run_name
 from eval.results import read_object, read_results
 from slm.errors import UsageError
+from slm.files import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,7 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
 
 def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
     """Once for each curve: a run and its results may both be given."""
-    from slm.training.metrics import read_metrics
-
-    lines = read_metrics(metrics)
+    lines = read_json_lines(metrics)
     if lines and (name, lines) not in [(t.name, t.lines) for t in made.trainings]:
         made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s")))
 

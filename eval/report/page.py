@@ -20,7 +20,7 @@ from eval.report.drawing import Chart, draw_lines, draw_waveform
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
 from eval.results import check_folder, read_results
 from slm import __version__
-from slm.files import write_text
+from slm.files import read_json_lines, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
@@ -206,9 +206,7 @@ class Recordings:
 
 def _curve(path: Path) -> Chart | None:
     """Training and held-out loss by step."""
-    from slm.training.metrics import read_metrics
-
-    lines = read_metrics(path)
+    lines = read_json_lines(path)
 
     def points(key: str) -> list[tuple[float, float]]:
         return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
