@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CONFIG_MAPPING
 
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import build_causal_lm
@@ -58,3 +59,18 @@ def test_a_family_without_heads_has_no_attention():
     model = AcousticLM(build_causal_lm({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2}, pattern, 0),
                        pattern)  # fmt: skip
     assert flops_per_step_position(model, 10) == flops_per_step_position(model, 1000)
+
+
+def test_layers_with_heads_of_their_own_are_counted_each():
+    """Gemma 4 has one size of heads in most layers, and another in every sixth."""
+    fields = {"model_type": "gemma4_text", "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2,
+              "num_key_value_heads": 1, "intermediate_size": 64, "head_dim": 16}  # fmt: skip
+    if fields["model_type"] not in CONFIG_MAPPING:
+        pytest.skip("these transformers do not have it")
+    pattern = PATTERNS.create("flat", codebook_sizes=(8,))
+    with torch.device("meta"):  # as for a dry run
+        model = AcousticLM(build_causal_lm(fields, pattern, 0), pattern)
+    layers = model.causal_lm.base_model.layers
+    width = sum(2 * layer.self_attn.head_dim for layer in layers)
+    assert len({layer.self_attn.head_dim for layer in layers}) == 2
+    assert flops_per_step_position(model, 101) - flops_per_step_position(model, 1) == pytest.approx(12 * width * 50)
