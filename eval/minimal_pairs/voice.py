@@ -60,10 +60,12 @@ def render(voice: Voice, phonemes: str, speed: float, seed: int) -> np.ndarray:
 
 
 def trim(samples: np.ndarray) -> np.ndarray:
-    """Cut what is quieter than 40 dB below the loudest 10 ms at both ends, all but 40 ms."""
+    """Cut what is quieter than 40 dB below the loudest 10 ms at both ends, all but 40 ms. Nothing of pure silence."""
     hop = RATE_HZ // 100
     frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
     energy = np.square(frames).mean(axis=1)
+    if not energy.any():
+        return samples
     loud = np.flatnonzero(energy > energy.max() * 10 ** (SILENCE_DB / 10))
     margin = round(MARGIN_S * RATE_HZ)
     return samples[max(0, loud[0] * hop - margin) : (loud[-1] + 1) * hop + margin]

@@ -51,8 +51,17 @@ class Mixture:
         elif self.epochs is not None:
             parts = [size * times for size, times in zip(sizes, self.epochs, strict=True)]
         else:
-            parts = [size ** (1 / (self.temperature or 1)) for size in sizes]
+            parts = self._tempered(sizes)
         return [part / sum(parts) for part in parts]
+
+    def _tempered(self, sizes: Sequence[float]) -> list[float]:
+        try:
+            return [size ** (1 / (self.temperature or 1)) for size in sizes]
+        except OverflowError:
+            raise UsageError(
+                f"mixture.temperature {self.temperature} leaves next to nothing for any corpus but the largest: give "
+                "a higher one, or that corpus alone"
+            ) from None
 
 
 class Division:

@@ -293,6 +293,8 @@ def test_trim_keeps_40_ms_around_the_sound():
     trimmed = trim(np.concatenate([np.zeros(3_200), tone, np.zeros(4_800)]))
     assert len(trimmed) == 640 + 1_600 + 640
     np.testing.assert_array_equal(trimmed[640:-640], tone)
+    for silent in (np.zeros(1_000), np.zeros(3)):
+        assert len(trim(silent)) == len(silent)
 
 
 def test_hibari_speaks_and_repeats_itself():

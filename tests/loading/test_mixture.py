@@ -47,6 +47,13 @@ def test_shares_by_weights_epochs_temperature_and_size():
     assert Mixture([A, B]).shares(sizes) == Mixture([A, B], temperature=1).shares(sizes) == [0.9, 0.1]
 
 
+def test_a_temperature_that_leaves_one_corpus_is_refused():
+    sources = [Lengths([5] * 4), Lengths([5] * 8)]
+    with pytest.raises(UsageError, match=r"mixture.temperature 0.001 leaves next to nothing for any corpus but the"):
+        Mixture(sources, temperature=0.001).shares([4, 8])
+    assert sum(Mixture(sources, temperature=0.01).shares([4, 8])) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
