@@ -36,7 +36,7 @@ def write_untrained(
 
     own_folder(folder)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # GPUs are left alone
         model = network(network.config_class(**config)).eval()
         prepare(model, seed)
         with atomic_directory(folder) as temporary:

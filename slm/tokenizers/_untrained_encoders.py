@@ -53,7 +53,7 @@ def write_untrained_units(
         raise UsageError(f"{folder} is not empty: an untrained tokenizer needs a folder of its own")
     family, different = ARCHITECTURES[architecture]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         config = getattr(transformers, f"{family}Config")(**{**different, **changes})
         getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
         extractor = "SeamlessM4TFeatureExtractor" if family == "Wav2Vec2Bert" else "Wav2Vec2FeatureExtractor"

@@ -68,7 +68,7 @@ class BigCodecTokenizer(TwoWaySEANetCodec):
 
         folder = own_folder(folder)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             network = BigCodecNetwork(BigCodecConfig(**changes)).eval()
             redraw(network)
             quantizer = network.quantizer

@@ -133,7 +133,7 @@ class SnacTokenizer(NeuralCodec):
             for quantizer, level in zip(self.model.quantizer.quantizers, levels, strict=False)
         )
         with torch.random.fork_rng(devices=[codes.device] if codes.is_cuda else []):
-            torch.manual_seed(0)
+            _seed(codes.device)
             return self.model.decoder(latents)[:, 0, : frames * self.spec.hop_samples]
 
     def _pieces(self, frames: int, context: int) -> Iterator[tuple[int, int, int, int]]:
@@ -156,7 +156,7 @@ class SnacTokenizer(NeuralCodec):
         config = {**SNAC_24KHZ, **changes}
         network = require_snac()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = network(**config).eval()
             for parameter in model.parameters():
                 if parameter.ndim == 3 and parameter.shape[1:].numel() > 1:
@@ -189,6 +189,18 @@ def _read_config(path: Path, network: Any) -> dict[str, Any]:
     if any(strides[0] % stride for stride in strides):
         raise UsageError(f"{path}: levels of strides {strides} have no frame in common; the first must be a multiple")
     return config
+
+
+def _seed(device: torch.device) -> None:
+    """The generator that a device draws from, and of several GPUs no other: those are the caller's."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(0)
+    elif device.type == "cpu":
+        torch.default_generator.manual_seed(0)
+    else:
+        torch.manual_seed(0)
 
 
 def _fill_codebooks(model: Any, latents: torch.Tensor) -> None:

@@ -95,7 +95,7 @@ class SpeechTokenizer(TwoWaySEANetCodec):
         folder = own_folder(folder)
         config = {**PUBLISHED, **changes}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = _network(config)
             fill_with_noise(model, config["sample_rate"])
         from slm.tokenizers.networks.seanet import published_names

@@ -118,7 +118,7 @@ class SQCodecTokenizer(NeuralCodec):
         folder = own_folder(folder)
         config = {**UNTRAINED, **changes}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = _network(config)
             redraw(model)
             spread = model.encoder[-1]

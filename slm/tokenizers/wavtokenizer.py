@@ -100,7 +100,7 @@ class WavTokenizer(SEANetCodec):
         for section in form.values():
             section.update({name: value for name, value in changes.items() if name in section})
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = _network(form, width)
             fill_with_noise(model, SAMPLE_RATE_HZ)
         from slm.tokenizers.networks.seanet import published_names

@@ -54,8 +54,10 @@ FAMILIES = {**MEASURED, "bigcodec": {"ngf": 2, "upsample_initial_channel": 64, "
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("untrained")
-    for name, changes in FAMILIES.items():
-        TOKENIZERS.get(name).write_untrained(root / name, **changes)  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("GPUs of the program around are seeded"))
+        for name, changes in FAMILIES.items():
+            TOKENIZERS.get(name).write_untrained(root / name, **changes)  # type: ignore[attr-defined]
     return {name: str(root / name) for name in FAMILIES}
 
 

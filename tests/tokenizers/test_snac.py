@@ -14,7 +14,7 @@ import torch
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
-from slm.tokenizers.snac import SnacTokenizer
+from slm.tokenizers.snac import SnacTokenizer, _seed
 from slm.types import AudioClip, Codes
 from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
@@ -191,3 +191,15 @@ def test_what_does_not_fit_is_refused(
         refused(match, folder)
     monkeypatch.setitem(sys.modules, "snac", None)
     refused("pip install snac", folders["24khz"])
+
+
+def test_decoding_seeds_the_generator_that_it_draws_from_and_no_other_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
+    monkeypatch.setattr(torch.cuda, "default_generators", tuple(generators))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs were seeded"))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(9)
+        _seed(torch.device("cuda", 1))
+        assert [each.initial_seed() for each in (torch.default_generator, *generators)] == [9, 5, 0]
+        _seed(torch.device("cpu"))
+        assert torch.default_generator.initial_seed() == 0
