@@ -9,7 +9,7 @@ order they are given, nothing at all. Equal documents are one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,7 +151,7 @@ class DocumentScorer:
             ids[:] = [v.empty_id for v in self.pattern.streams]
             for row, i in zip(ids, group, strict=True):
                 row[: len(steps[i])] = steps[i]
-            with torch.no_grad(), self._arithmetic():
+            with torch.no_grad(), self._arithmetic(), self._attention():
                 waiting.append((group, self.model.log_probs(sent(torch.from_numpy(ids), self.model.id_offsets.device))))
         made: list[np.ndarray] = [np.zeros(0)] * len(steps)
         for group, values in waiting:
@@ -190,6 +190,13 @@ class DocumentScorer:
         if self.precision == "bf16":
             return torch.autocast(self.device_type, torch.bfloat16)
         return exact_float32()
+
+    def _attention(self) -> AbstractContextManager[Any]:
+        """Of rows without a mask."""
+        from slm.model.attention import full_heads
+
+        in_full = self.device_type == "cuda" and self.precision == "float32"
+        return full_heads(self.model.causal_lm.base_model) if in_full else nullcontext()
 
 
 def _tree_states(model: AcousticLM, ids: torch.Tensor, depths: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

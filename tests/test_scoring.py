@@ -243,3 +243,27 @@ def test_float32_is_exact_whatever_the_program_around_asked_for(precision, monke
     finally:
         torch.set_float32_matmul_precision(before)
     assert (seen, after) == ({"highest"}, precision)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_on_a_gpu_rows_in_float32_have_keys_for_every_head(window, monkeypatch):
+    """Where fewer are left to PyTorch, its kernel for them in float32 holds all scores of a row."""
+    family = {"model_type": "mistral", "sliding_window": window} if window else {}
+    pattern = make_pattern("flat")
+    model = make_model(pattern, {**TINY_BACKBONE, **family, "num_attention_heads": 4, "num_key_value_heads": 2})
+    rng, heads = np.random.default_rng(0), set()
+    long = [rng.integers(0, 16, (frames, 1)) for frames in (70, 75, 90)]
+    expected = DocumentScorer(model, pattern).score(long)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spied(query, key, value, *rest, **settings):
+        heads.add((query.shape[1], key.shape[1], value.shape[1], settings.get("enable_gqa", False)))
+        return attend(query, key, value, *rest, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spied)
+    monkeypatch.setattr(DocumentScorer, "device_type", "cuda")
+    for (made, end), (known, known_end) in zip(DocumentScorer(model, pattern).score(long), expected, strict=True):
+        np.testing.assert_allclose(made, known, atol=1e-5)
+        np.testing.assert_allclose(end, known_end, atol=1e-5)
+    assert heads == {(4, 4, 4, False)}
+    assert model.causal_lm.base_model.config._attn_implementation == "sdpa"

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from slm.errors import UsageError, did_you_mean
 
 BACKENDS = ("sdpa", "eager", "by_document", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention")
 _FLATTENED = ("by_document", "varlen", "flash_attention_2", "flash_attention_3")
+_FULL_HEADS = "sdpa_full_heads"
 
 
 def choose_attention(name: str, cuda: bool, compiled: bool, bf16: bool) -> str:
@@ -218,6 +220,38 @@ def scoring_attention(body: Any) -> Iterator[None]:
         yield
     finally:
         body.config._attn_implementation = backend
+
+
+@contextmanager
+def full_heads(body: Any) -> Iterator[None]:
+    """Inside, a body that attends by sdpa has keys and values for every head. With fewer heads of them (Llama 3, Qwen)
+    and no mask transformers leaves that to PyTorch, of whose CUDA kernels only flash attention can, in half precision,
+    and one that holds all scores `[B, H, L, L]`: gigabytes, in float32."""
+    backend = body.config._attn_implementation
+    if backend != "sdpa":
+        yield
+        return
+    _register_full_heads()
+    body.config._attn_implementation = _FULL_HEADS
+    try:
+        yield
+    finally:
+        body.config._attn_implementation = backend
+
+
+@cache
+def _register_full_heads() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **others: Any) -> Any:
+        if (groups := query.shape[1] // key.shape[1]) > 1:
+            key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        told = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+        return sdpa_attention_forward(told, query, key, value, *rest, **others)  # type: ignore[arg-type]
+
+    AttentionInterface.register(_FULL_HEADS, attention)
+    AttentionMaskInterface.register(_FULL_HEADS, AttentionMaskInterface()["sdpa"])
 
 
 def depends_on_length(config: Any, row_length: int) -> bool:
