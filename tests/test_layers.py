@@ -21,6 +21,7 @@ LAYERS = [
         "slm.config",
         "slm.registry",
         "slm.files",
+        "slm.alone",
         "slm.devices",
         "slm.hub",
         "slm.load_report",

@@ -75,12 +75,14 @@ def main(
     """Plan, synthesize, describe. `make_voice()` gives another Voice of the closed world than hibari-tts,
     `make_voices()` others than --voices names (they are called in each process)."""
     from eval.minimal_pairs.engines import Voices
+    from slm.alone import held
 
     start = time.perf_counter()
-    if make_voices is None and config.is_closed_world:
-        done = make_closed_world(config, make_voice)
-    else:
-        done = make_benchmark(config, make_voices or Voices(tuple(config.voices)))
+    with held(Path(config.out)):
+        if make_voices is None and config.is_closed_world:
+            done = make_closed_world(config, make_voice)
+        else:
+            done = make_benchmark(config, make_voices or Voices(tuple(config.voices)))
     print(f"{done}: {time.perf_counter() - start:.0f} s" if done else f"{config.out} is complete: nothing to do")
 
 

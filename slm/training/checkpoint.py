@@ -13,11 +13,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from slm import alone
 from slm.errors import UsageError
 from slm.files import atomic_directory, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
-from slm.training import alone
 from slm.training.budget import Progress
 from slm.training.ema import MovingAverage
 from slm.training.engine import full_weights, is_sharded, strategy

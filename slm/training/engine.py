@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch import nn
 
+from slm import alone
 from slm.errors import UsageError
-from slm.training import alone
 from slm.training.config import TrainConfig
 from slm.training.metrics import usable_trackers
 from slm.training.setup import computes_in_bf16

@@ -18,9 +18,11 @@ from eval.benchmarks.swuggy import SWuggy
 from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
 from eval.minimal_pairs.ipa import is_vowel, to_nuclei
 from eval.minimal_pairs.wordpairs import shares
+from slm import alone
 from slm.errors import UsageError
 from tests.contracts import benchmark_law
 from tests.eval.test_minimal_pairs import ToneVoice, tree
+from tests.training.test_alone import another_process
 
 GRAMMAR = """
 language: tones
@@ -196,6 +198,13 @@ def test_same_bytes_when_interrupted_other_seeds_differ_other_sources_are_refuse
     assert gold(other, "lexical") != gold(first, "lexical")
     with pytest.raises(UsageError, match=r"other settings .*lexicon was"):
         make(first, transcripts=sources["transcripts"], grammar=sources["grammar"])
+
+
+def test_two_commands_on_one_folder_are_one_too_many(sources, tmp_path, monkeypatch):
+    """They would clear each other's half-written files."""
+    monkeypatch.setattr(alone, "HERE_S", 0.0)
+    with another_process(tmp_path / "out"), pytest.raises(UsageError, match="is being written to by process"):
+        make(tmp_path / "out", **sources)
 
 
 def test_without_words_those_of_the_grammar_are_asked_and_a_corpus_is_made(sources, tmp_path):

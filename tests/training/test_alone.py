@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 import train_lm
+from slm import alone
 from slm.errors import UsageError
-from slm.training import alone, setup
+from slm.training import setup
 from slm.training.checkpoint import list_checkpoints
 from tests.training.runs import ENV, ROOT, as_arguments, config
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from slm.training.alone import held
+from slm.alone import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
@@ -94,7 +95,7 @@ def test_a_job_that_slurm_has_queued_again_is_not_refused_by_what_it_was(tmp_pat
 
 @contextmanager
 def another_is_refused(out: Path):
-    code = HOLD.replace("with held", "import slm.training.alone as a; a.HERE_S = 0.0\nwith held")
+    code = HOLD.replace("with held", "import slm.alone as a; a.HERE_S = 0.0\nwith held")
     made = subprocess.run([sys.executable, "-c", code, str(out)], cwd=ROOT, env=ENV, capture_output=True, text=True)
     assert f"process {os.getpid()} on" in made.stderr
     yield
