@@ -227,7 +227,7 @@ class SpokenLM:
 
         self._check_decoder("continue_codes or continue_many")
         check_asked(seconds, sampling, speed)
-        check_clips(clips, self.tokenizer.spec)
+        check_clips(clips, self.tokenizer)
         own = seeds_of(seeds, len(clips))
         made = self.continue_many(self.tokenizer.encode(clips), seconds, own, sampling, speed)
         return [self.tokenizer.decode(codes) for codes in made]
@@ -270,7 +270,7 @@ class SpokenLM:
     def _encode(self, clips: Sequence[AudioClip]) -> list[Codes]:
         from slm.generation.asking import check_clips
 
-        check_clips(clips, self.tokenizer.spec)
+        check_clips(clips, self.tokenizer)
         return self.tokenizer.encode(clips)
 
     def _check_decoder(self, instead: str) -> None:

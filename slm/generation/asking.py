@@ -13,8 +13,8 @@ import numpy as np
 from slm.errors import UsageError
 from slm.generation.generator import Speed
 from slm.generation.sampling import Sampling
-from slm.tokenizers.base import audio_fault
-from slm.types import AudioClip, Codes, TokenizerSpec
+from slm.tokenizers.base import Tokenizer
+from slm.types import AudioClip, Codes
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:
@@ -49,27 +49,19 @@ def seeds_of(given: Any, count: int) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
-def check_clips(clips: Sequence[AudioClip], spec: TokenizerSpec) -> None:
+def check_clips(clips: Sequence[AudioClip], tokenizer: Tokenizer) -> None:
     """UsageError for anything but a list of clips that the tokenizer takes: float32 audio at its rate, not empty."""
+    rate_hz = tokenizer.spec.sample_rate_hz
     for clip in _several(clips, AudioClip, "clips"):
         if not isinstance(clip, AudioClip):
             raise UsageError(
                 f"a clip must be an AudioClip, not {_told(clip)}: "
-                f"AudioClip(id, slm.audio.read_audio(path, {spec.sample_rate_hz}), {spec.sample_rate_hz})"
+                f"AudioClip(id, slm.audio.read_audio(path, {rate_hz}), {rate_hz})"
             )
-        if fault := _clip_fault(clip, spec):
-            raise UsageError(f"{clip.id}: {fault}")
-
-
-def _clip_fault(clip: AudioClip, spec: TokenizerSpec) -> str | None:
-    samples, remedy = clip.samples, f": slm.audio.read_audio(path, {spec.sample_rate_hz}) gives what it takes"
-    if clip.sample_rate_hz != spec.sample_rate_hz:
-        return f"{clip.sample_rate_hz} Hz, but {spec.name} takes {spec.sample_rate_hz}{remedy}"
-    if not isinstance(samples, np.ndarray):
-        return f"samples must be a float32 array [N], not {type(samples).__name__}{remedy}"
-    if samples.ndim != 1 or samples.dtype != np.float32:
-        return f"samples must be mono float32, not {samples.dtype} {samples.shape}{remedy}"
-    return audio_fault(samples) if len(samples) else "empty: no samples"
+        try:
+            tokenizer.check_clip(clip)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
 
 def check_prompts(prompts: Sequence[Codes]) -> None:

@@ -189,6 +189,16 @@ def _capped(query: Tensor, key: Tensor, value: Tensor, cap: float, dropout: floa
 
 
 @contextmanager
+def _attending_by(backend: str, body: Any) -> Iterator[None]:
+    before = body.config._attn_implementation
+    body.config._attn_implementation = backend
+    try:
+        yield
+    finally:
+        body.config._attn_implementation = before
+
+
+@contextmanager
 def reference_attention(body: Any) -> Iterator[None]:
     """Inside, a body that attends by flash or flex attention does so by equals that run on any device."""
     backend = body.config._attn_implementation
@@ -202,11 +212,8 @@ def reference_attention(body: Any) -> Iterator[None]:
     if backend == "varlen" and getattr(body.config, "attn_logit_softcapping", None):
         raise ValueError("it has no soft cap of scores")
     register_attention("by_document")
-    body.config._attn_implementation = "by_document"
-    try:
+    with _attending_by("by_document", body):
         yield
-    finally:
-        body.config._attn_implementation = backend
 
 
 @contextmanager
@@ -214,12 +221,9 @@ def scoring_attention(body: Any) -> Iterator[None]:
     """Inside, a body that attends by documents does so as it will when it is loaded to score. Documents are attended to
     causally whatever the family; without them it is the family's own rule, which may be to see the future."""
     backend = body.config._attn_implementation
-    if is_flattened(backend):
-        body.config._attn_implementation = "sdpa" if body._supports_sdpa else "eager"
-    try:
+    plain = "sdpa" if body._supports_sdpa else "eager"
+    with _attending_by(plain if is_flattened(backend) else backend, body):
         yield
-    finally:
-        body.config._attn_implementation = backend
 
 
 @contextmanager
@@ -227,16 +231,10 @@ def full_heads(body: Any) -> Iterator[None]:
     """Inside, a body that attends by sdpa has keys and values for every head. With fewer heads of them (Llama 3, Qwen)
     and no mask transformers leaves that to PyTorch, of whose CUDA kernels only flash attention can, in half precision,
     and one that holds all scores `[B, H, L, L]`: gigabytes, in float32."""
-    backend = body.config._attn_implementation
-    if backend != "sdpa":
-        yield
-        return
     _register_full_heads()
-    body.config._attn_implementation = _FULL_HEADS
-    try:
+    backend = body.config._attn_implementation
+    with _attending_by(_FULL_HEADS if backend == "sdpa" else backend, body):
         yield
-    finally:
-        body.config._attn_implementation = backend
 
 
 @cache

@@ -171,7 +171,7 @@ class Tokenizer(ABC):
     def _checked(self, clips: Sequence[AudioClip]) -> list[AudioClip]:
         """Those that are long enough for a frame, all being fit to be coded."""
         for clip in clips:
-            self._check_clip(clip)
+            self.check_clip(clip)
         return [clip for clip in clips if self.spec.num_frames(len(clip.samples)) > 0]
 
     def _all_codes(self, clips: Sequence[AudioClip], made: Sequence[np.ndarray]) -> list[Codes]:
@@ -181,15 +181,16 @@ class Tokenizer(ABC):
             self._codes(clip, next(left) if self.spec.num_frames(len(clip.samples)) > 0 else empty) for clip in clips
         ]
 
-    def _check_clip(self, clip: AudioClip) -> None:
-        if clip.sample_rate_hz != self.spec.sample_rate_hz:
-            raise ValueError(
-                f"{clip.id}: {clip.sample_rate_hz} Hz, but {self.spec.name} takes {self.spec.sample_rate_hz}"
-            )
-        if not isinstance(clip.samples, np.ndarray):
-            raise ValueError(f"{clip.id}: samples must be a float32 array [N], not {type(clip.samples).__name__}")
-        if clip.samples.ndim != 1 or clip.samples.dtype != np.float32:
-            raise ValueError(f"{clip.id}: samples must be mono float32, not {clip.samples.dtype} {clip.samples.shape}")
+    def check_clip(self, clip: AudioClip) -> None:
+        """ValueError for a clip that is not fit to be coded; see `encode`."""
+        rate_hz, samples = self.spec.sample_rate_hz, clip.samples
+        remedy = f": slm.audio.read_audio(path, {rate_hz}) gives what it takes"
+        if clip.sample_rate_hz != rate_hz:
+            raise ValueError(f"{clip.id}: {clip.sample_rate_hz} Hz, but {self.spec.name} takes {rate_hz}{remedy}")
+        if not isinstance(samples, np.ndarray):
+            raise ValueError(f"{clip.id}: samples must be a float32 array [N], not {type(samples).__name__}{remedy}")
+        if samples.ndim != 1 or samples.dtype != np.float32:
+            raise ValueError(f"{clip.id}: samples must be mono float32, not {samples.dtype} {samples.shape}{remedy}")
         if not len(clip.samples):
             raise ValueError(f"{clip.id}: empty: no samples")
         if self.longest_clip_s is not None and clip.duration_s > self.longest_clip_s:

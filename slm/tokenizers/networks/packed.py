@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from slm.devices import sent
 from slm.tokenizers.networks.captured import captured
 from slm.tokenizers.networks.places import Places, gaps, held, rows, steps, turned
 
@@ -254,8 +255,7 @@ class PackedClips(TorchFunctionMode):
         """`make(*arguments)`, once, on the device."""
         key = (make, *arguments)
         if key not in self._indices:
-            made = torch.from_numpy(make(*arguments))
-            self._indices[key] = (made.pin_memory() if device.type == "cuda" else made).to(device, non_blocking=True)
+            self._indices[key] = sent(torch.from_numpy(make(*arguments)), device)
         return self._indices[key]
 
     def _at(self, width: int) -> Places:
