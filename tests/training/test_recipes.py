@@ -13,6 +13,7 @@ import pytest
 import train_lm
 from slm.config import parse_config
 from slm.training.config import TrainConfig
+from slm.training.optimizer import learning_rate
 from slm.types import Codes, TokenizerSpec
 from tests.fakes import write_corpus
 from tests.training.runs import ROOT
@@ -61,7 +62,8 @@ MATRICES, BIASES, NORMS = 12 * 1024**2, 9 * 1024, 4 * 1024
 AUDIOGEN = 24 * (MATRICES + NORMS) + 2 * 1024 + 1026 * 1024 + 2 * 4 * 2051 * 1024
 DEPTH = 6 * (4 * 1024**2 + 3 * 1024 * 2816 + 2 * 1024) + 1024 + 896 * 8 * 1024 + 2 * 8 * 2051 * 1024
 EXPECTED = {  # tokenizer, parameters, codes of a step if rows were filled
-    "gslm": ("hubert", 12 * (MATRICES + BIASES + NORMS) + 3074 * 1024 + 103 * 1024, 516_096),
+    # Norms before each part, and so one at the end: fairseq's base_lm_architecture sets decoder_normalize_before.
+    "gslm": ("hubert", 12 * (MATRICES + BIASES + NORMS) + 2 * 1024 + 3074 * 1024 + 103 * 1024, 516_096),
     "twist-350m": ("mhubert", OPT.body + 503 * 512, 64 * 512),
     # The paper's 358,347,904 have 502 ids: one for begin and end, one for padding. Ours have one more.
     "slam": ("mhubert", 358_347_904 + 896, 16 * 8 * 1024),
@@ -129,6 +131,16 @@ def test_the_survey_hears_as_much_of_every_tokenizer_in_a_step(tokens, tmp_path)
 def test_a_recipe_says_where_it_comes_from(name):
     assert name in ("tiny", "twist-smollm2") or re.search(r"arXiv \d{4}\.\d{5}", header(name))
     assert f"`{name}.yaml`" in (ROOT / "docs" / "training.md").read_text()
+
+
+def test_gslm_normalizes_first_and_llama_mimi_keeps_its_peak(tmp_path):
+    """As fairseq's base_lm_architecture, and torchtitan's schedule with decay_ratio 0.2 and lr_min 0.1, have it."""
+    assert recipe("gslm", "tokens", tmp_path).model.backbone.get("do_layer_norm_before", True)
+    config = recipe("llama-mimi", "tokens", tmp_path)
+    rates = [
+        learning_rate(step, (step + 1) / config.steps, 0.05, config.optimizer) for step in (124, 249, 3999, 4499, 4999)
+    ]
+    assert rates == pytest.approx([1.5e-4, 3e-4, 3e-4, 1.65e-4, 3e-5])
 
 
 def header(name: str) -> str:
