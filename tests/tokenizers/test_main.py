@@ -109,6 +109,7 @@ def test_the_page_of_one(capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "complaint"),
     [
         (["mimmi"], "unknown tokenizer 'mimmi'; did you mean 'mimi'"),
+        ([""], "unknown tokenizer ''"),
         (["fitt"], "unknown tokenizer 'fitt'; did you mean 'fit'"),
         (["--quantizer", "RQV"], "unknown quantizer 'RQV'; did you mean 'RVQ'"),
         (["--domain", "speech,musik"], "unknown domain 'musik'; did you mean 'music'"),

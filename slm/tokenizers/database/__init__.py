@@ -151,7 +151,7 @@ def find_records(
     rows = list(records() if among is None else among)
     wanted = name.casefold()
     for key in ("name", "loads", "family", "survey"):
-        if found := [row for row in rows if (getattr(row, key) or "").casefold() == wanted]:
+        if wanted and (found := [row for row in rows if (getattr(row, key) or "").casefold() == wanted]):
             return found
     known = {row.name for row in rows} | {row.loads for row in rows if row.loads} | set(other_words)
     raise UsageError(f"unknown tokenizer {name!r}{did_you_mean(name, known)}")
