@@ -23,7 +23,7 @@ from slm.errors import UsageError
 from slm.files import write_json
 from slm.types import stable_hash
 
-VERSION = 2  # of this generator; another one makes other pairs
+VERSION = 3  # of this generator; another one makes other pairs
 NO_GRAMMAR = "none"
 
 
@@ -47,7 +47,7 @@ class Materials:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the pairs depend on, for plan.json."""
-        words = [[e.word, e.frequency, e.pronunciation] for e in self.lexicon or []]
+        words = [[e.word, e.frequency, e.pronunciation, *e.others] for e in self.lexicon or []]
         return {
             "generator_version": f"any language {VERSION}",
             "language": self.language,
@@ -197,4 +197,4 @@ def _by_band(pairs: Sequence[Pair], voices: int) -> dict[str, int]:
     frequencies = [pair.labels["frequency"] for pair in pairs][::voices]
     bands = {f"{low}-{high - 1:g}" if high < float("inf") else f"{low}-": (low, high) for low, high in BANDS}
     counted = {name: sum(low <= f < high for f in frequencies) for name, (low, high) in bands.items()}
-    return {"0": sum(not f for f in frequencies), **counted}
+    return {"0": sum(f < BANDS[0][0] for f in frequencies), **counted}

@@ -22,7 +22,7 @@ from eval.minimal_pairs.voice import RATE_HZ, Voice
 from slm.errors import UsageError
 from slm.files import read_json, write_json, write_text
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 TASKS = ("lexical", "syntactic")
 
 

@@ -20,6 +20,12 @@ TIE = "\u0361"
 _MODIFIERS = frozenset("ːˑʰʲʷˠˤ˞")
 _IGNORED = frozenset(". -‿/[]()|")
 
+# English weak vowels, and ways to say /t/, that tell no two words apart ("kitten" with a stop or a glottal stop).
+_BROAD = {
+    **dict.fromkeys("ɾTʔ", ("t",)), **dict.fromkeys("ɪᵻᵊɐɚ", ("ə",)),
+    "n̩": ("ə", "n"), "m̩": ("ə", "m"), "l̩": ("ə", "l"),
+}  # fmt: skip
+
 _ARPABET = {
     "AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "aʊ", "AY": "aɪ", "B": "b", "CH": "tʃ", "D": "d", "DH": "ð",
     "EH": "ɛ", "ER": "ɝ", "EY": "eɪ", "F": "f", "G": "ɡ", "HH": "h", "IH": "ɪ", "IY": "i", "JH": "dʒ", "K": "k",
@@ -41,6 +47,12 @@ def stress_of(phoneme: str) -> str:
 def is_vowel(phoneme: str) -> bool:
     """Whether it is the nucleus of a syllable: a vowel, a diphthong, or a syllabic consonant."""
     return SYLLABIC in phoneme or any(c in VOWELS for c in phoneme)
+
+
+def broadly(said: Iterable[str], language: str = "en") -> Pronunciation:
+    """Without stress, and in English without length and what else tells no two words apart."""
+    plain = map(bare, said)
+    return tuple(p for q in plain for p in _BROAD.get(q, (q.rstrip("ː"),))) if language == "en" else tuple(plain)
 
 
 def is_form_of(said: Said, words: Container[Said], endings: Iterable[Said]) -> bool:

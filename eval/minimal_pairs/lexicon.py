@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slm.errors import UsageError
@@ -24,11 +24,13 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 @dataclass(frozen=True)
 class Entry:
-    """A word as the lexicon has it. What it does not say is None (its frequency) or empty (its pronunciation)."""
+    """A word as the lexicon has it. What it does not say is None (its frequency) or empty (its pronunciation). `others`
+    are pronunciations by which nothing is said, but that are those of a word."""
 
     word: str
     frequency: float | None = None
     pronunciation: str = ""
+    others: tuple[str, ...] = ()
 
 
 def key(word: str) -> str:
@@ -45,7 +47,8 @@ def words_of(text: str, language: str = "") -> list[str]:
 
 
 def read_lexicon(path: str) -> list[Entry]:
-    """A .csv or .tsv with a header. A word that stands twice keeps its first row, with the frequencies added.
+    """A .csv or .tsv with a header. A word that stands twice keeps its first row, with the frequencies added and the
+    other pronunciations noted.
 
     UsageError, with its line, for a row that is not whole or a frequency that is no count.
     """
@@ -55,8 +58,10 @@ def read_lexicon(path: str) -> list[Entry]:
     for line, word, frequency, pronunciation in _rows(path):
         entry = Entry(word, _count(path, line, frequency), pronunciation)
         first = entries.setdefault(key(word), entry)
-        if first is not entry and entry.frequency is not None:
-            entries[key(word)] = Entry(first.word, (first.frequency or 0) + entry.frequency, first.pronunciation)
+        if first is not entry:
+            known = [n for n in (first.frequency, entry.frequency) if n is not None]
+            others = (*first.others, *filter(None, [pronunciation]))
+            entries[key(word)] = replace(first, frequency=sum(known) if known else None, others=others)
     if not entries:
         raise UsageError(f"--lexicon: {path} has no words; {_HEADER}")
     return list(entries.values())
@@ -74,7 +79,9 @@ def _rows(path: str) -> Iterator[tuple[int, str, str, str]]:
             places = {c: next((names.index(n) for n in known if n in names), None) for c, known in COLUMNS.items()}
             if places["word"] is None:
                 raise UsageError(f"--lexicon: {path} has no column word; {_HEADER}")
-            for row in filter(None, table):
+            for row in table:
+                if not any(map(str.strip, row)):
+                    continue
                 if len(row) != len(names):
                     raise UsageError(f"{path}, line {table.line_num}: {len(row)} values for {len(names)} columns")
                 word, frequency, pronunciation = ("" if i is None else row[i].strip() for i in places.values())

@@ -9,10 +9,11 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 
-from eval.minimal_pairs.ipa import STRESS, is_form_of
+from eval.minimal_pairs.ipa import STRESS, broadly, is_form_of
 
 VOWELS = frozenset("AIOQWYaeiouæɐɑɒɔəɚɛɜɨɪʊʌᵊᵻ")
 SUFFIXES = ("z", "s", "d", "t", "ɪŋ", "ᵻz", "ᵻd", "əz", "əd")
+BROAD_SUFFIXES = [*map(broadly, SUFFIXES)]
 EDGE = "#"
 FEWEST_ATTESTATIONS = 10
 ATTEMPTS = 4_000
@@ -32,13 +33,14 @@ class Phonotactics:
     def __init__(self, pronunciations: Iterable[str]):
         self.words = {phones(p) for p in pronunciations}
         self.words.discard("")
+        self._broad = {*map(broadly, self.words)}
         triples = Counter(t for word in self.words for t in _triples(word))
         fewest = FEWEST_ATTESTATIONS if len(self.words) >= 1000 else 1
         self.attested = {t for t, n in triples.items() if n >= fewest}
 
     def is_word(self, candidate: str) -> bool:
-        """In the lexicon, or a regular form (-s, -ed, -ing) of what is."""
-        return is_form_of(candidate, self.words, SUFFIXES)
+        """In the lexicon, be it with another weak vowel or /t/, or a regular form (-s, -ed, -ing) of what is."""
+        return is_form_of(broadly(candidate), self._broad, BROAD_SUFFIXES)
 
     def is_legal(self, candidate: str) -> bool:
         return all(t in self.attested for t in _triples(candidate))

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from eval.minimal_pairs.ipa import Pronunciation, bare, is_form_of, stress_of
+from eval.minimal_pairs.ipa import Pronunciation, broadly, is_form_of, stress_of
 from eval.minimal_pairs.syllables import Segments, Syllables
 
 EDGE: Pronunciation = ("#",)
@@ -31,13 +31,16 @@ Link = tuple[int, int, Pronunciation, Pronunciation]
 
 
 class Chains:
-    """How many words of a lexicon have each link, and what is a word of it."""
+    """How many words of a lexicon have each link, and what is a word: these, and `others`, which have no links."""
 
-    def __init__(self, pronunciations: Iterable[Pronunciation], language: str = ""):
+    def __init__(
+        self, pronunciations: Iterable[Pronunciation], language: str = "", others: Iterable[Pronunciation] = ()
+    ):
         words = sorted(set(pronunciations))
-        self.endings = REGULAR_ENDINGS.get(language, ())
+        self.language = language
+        self.endings = [broadly(e, language) for e in REGULAR_ENDINGS.get(language, ())]
         self.syllables = Syllables(words)
-        self.words = {tuple(map(bare, word)) for word in words}
+        self.words = {broadly(word, language) for word in (*words, *others) if word}
         self.counts: Counter[Link] = Counter()
         self._followers: dict[tuple[int, int, Pronunciation], list[Pronunciation]] = {}
         for segments in filter(None, map(self.syllables.segments, words)):
@@ -47,7 +50,7 @@ class Chains:
 
     def is_word(self, pronunciation: Iterable[str]) -> bool:
         """However it is stressed; also a regular form of a word, where the language's endings are known."""
-        return is_form_of(tuple(map(bare, pronunciation)), self.words, self.endings)
+        return is_form_of(broadly(pronunciation, self.language), self.words, self.endings)
 
     def deviations(self, word: Segments, other: Segments) -> list[int]:
         """How much the frequencies of the links of two words differ, link by link."""

@@ -4,8 +4,8 @@ pseudo-word."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from eval.minimal_pairs.ipa import Pronunciation, bare, is_vowel, parse
 from eval.minimal_pairs.lexicon import Entry, key
@@ -44,8 +44,11 @@ def build_vocabulary(
     word. A word that a voice cannot say is left out.
     """
     first, *_ = voices.values()
+    listed = {key(entry.word) for entry in entries}
+    heard = [word for word in counts or {} if word not in listed]
     for voice in voices.values():
         voice.learn(entry.word for entry in entries)
+    first.learn(heard)
     known = {bare(p) for e in entries[:INVENTORY_WORDS] for p in first.ipa(first.phonemize(e.word))}
     left_out: Counter[str] = Counter()
     words: dict[Pronunciation, Word] = {}
@@ -58,7 +61,11 @@ def build_vocabulary(
             left_out[reason] += 1
         elif words.setdefault(tuple(map(bare, said)), word := Word(entry.word, frequency, said)) is not word:
             left_out["said like another word"] += 1
-    chains = Chains([*said_of_all, *map(first.ipa, first.pronunciations())], first.language)
+    chains = Chains(
+        [*said_of_all, *map(first.ipa, first.pronunciations())],
+        first.language,
+        _also_words(first, entries, heard, known),
+    )
     return Vocabulary([*words.values()], chains, _phonemes([*words.values()]), dict(left_out))
 
 
@@ -68,6 +75,18 @@ def _pronounced(voice: Voice, entry: Entry, known: set[str]) -> Pronunciation:
         return voice.ipa(voice.phonemize(entry.word))
     spoken = voice.spoken(parse(entry.pronunciation, known))
     return voice.ipa(spoken) if spoken else ()
+
+
+def _also_words(
+    voice: Voice, entries: Sequence[Entry], heard: Sequence[str], known: set[str]
+) -> Iterator[Pronunciation]:
+    """What no pseudo-word may be, beside what the entries are said as: other pronunciations of them, and how the voice
+    reads them and the words that are trained on but not listed."""
+    for entry in entries:
+        for pronunciation in entry.others:
+            yield _pronounced(voice, replace(entry, pronunciation=pronunciation), known)
+    for word in (*(entry.word for entry in entries), *heard):
+        yield voice.ipa(voice.phonemize(word))
 
 
 def _unfit(word: str, said: Pronunciation, voices: Mapping[str, Voice]) -> str:

@@ -34,11 +34,11 @@ def plan_words(
     pairs: int,
     corpus: Sequence[Utterance],
 ) -> list[Option]:
-    """`pairs` words, fewer where not so many can be matched: a fifth of frequency 0, the others in equal parts of the
-    bands of frequency, as far as there are words; of each the candidate that, with the others, leaves no property that
-    tells words from pseudo-words."""
+    """`pairs` words, fewer where not so many can be matched: a fifth of frequency below 1, the others in equal parts of
+    the bands of frequency, as far as there are words; of each the candidate that, with the others, leaves no property
+    that tells words from pseudo-words."""
     maker = _Maker(voices, studio, vocabulary, seed)
-    unheard = _Pool(maker, [[w for w in vocabulary.words if not w.frequency]])
+    unheard = _Pool(maker, [[w for w in vocabulary.words if w.frequency < BANDS[0][0]]])
     heard = _Pool(maker, [[w for w in vocabulary.words if low <= w.frequency < high] for low, high in BANDS])
     few = unheard.find(round(pairs * HELD_OUT_SHARE))
     many = heard.find(pairs - few)

@@ -226,6 +226,17 @@ def test_the_lexicon_s_own_frequency_counts_where_nothing_else_does(sources, tmp
     assert not (root / "corpus").exists()
 
 
+def test_a_frequency_below_1_is_out_of_vocabulary(tmp_path):
+    """As in sLM21's bands: [0, 1) is `oov`. Such words were left out unsaid."""
+    rows = "".join(f"{w},{[0.25, 4.5][i % 2]}\n" for i, w in enumerate(WORDS[:60]))
+    (tmp_path / "rare.csv").write_text("word,frequency\n" + rows, encoding="utf-8")
+    root = make(tmp_path / "out", lexicon=str(tmp_path / "rare.csv"), grammar="none", pairs=5)
+    words = [r["frequency"] for r in gold(root, "lexical") if (r["correct"], r["voice"]) == ("1", "low")]
+    assert Counter(words) == {"0.25": 1, "4.5": 4}  # a fifth
+    counts = json.loads((root / "generated.json").read_text())["counts"]["lexical_pairs_by_frequency"]
+    assert (counts["0"], counts["1-4"]) == (1, 4)
+
+
 def test_pronunciations_of_the_lexicon_are_what_is_said(tmp_path):
     rows = [f"W{i:02d}\t{'ˈ'.join((w[:1], w[1:]))}" for i, w in enumerate(WORDS[:30])]
     (tmp_path / "said.tsv").write_text("word\tipa\n" + "\n".join([*rows, "mute\t"]), encoding="utf-8")

@@ -15,11 +15,14 @@ from eval.minimal_pairs.engines.hibari import HibariVoice
 from eval.minimal_pairs.grammar import training_sentences
 from eval.minimal_pairs.ipa import bare, is_vowel, parse, stress_of
 from eval.minimal_pairs.lexicon import count_words, read_lexicon, words_of
+from eval.minimal_pairs.phonology import Phonotactics
 from eval.minimal_pairs.pseudowords import Chains
 from eval.minimal_pairs.sentences import _designs
 from eval.minimal_pairs.syllables import Syllables
 from eval.minimal_pairs.templates import for_language, load_grammar, shipped
+from eval.minimal_pairs.vocabulary import build_vocabulary
 from slm.errors import UsageError
+from tests.eval.test_minimal_pairs_any import SpelledVoice
 
 ONSETS, VOWELS, CODAS = ["b", "d", "k", "s", "t", "tr", "st", ""], ["a", "e", "i", "o"], ["", "", "n", "s", "nt"]
 
@@ -127,6 +130,36 @@ def test_pseudo_words_are_the_same_for_a_seed_and_no_regular_forms():
     assert english.is_word(("k", "æ", "t", "ɪ", "ŋ"))
     assert not english.is_word("tæk")
     assert not Chains([("k", "ˈæ", "t")], "fr").is_word("kæts")
+
+
+def test_a_word_with_another_weak_vowel_or_t_is_no_pseudo_word():
+    kittens, teacher = ("k", "ˈɪ", "ʔ", "n̩", "z"), ("t", "ˈiː", "tʃ", "ɚ")
+    english = Chains([kittens, teacher], "en")
+    assert english.is_word(("k", "ɪ", "t", "ə", "n", "z"))  # espeak made it of "pigeons"
+    assert english.is_word(("t", "iː", "tʃ", "ə"))
+    assert not english.is_word(("p", "ɪ", "t", "ə", "n", "z"))
+    assert not Chains([teacher], "fr").is_word(("t", "iː", "tʃ", "ə"))
+    assert Phonotactics(["kˈæptᵊn"]).is_word("kæptɪn")
+    assert not Phonotactics(["kˈæptᵊn"]).is_word("kæptʌn")
+
+
+class Reader(SpelledVoice):
+    """As it is spelled, but for one word."""
+
+    def phonemize(self, text):
+        return {"mesa": "mosa"}.get(text, text)
+
+
+def test_whatever_is_heard_or_another_reading_of_a_word_is_no_pseudo_word(tmp_path):
+    (tmp_path / "w.csv").write_text(
+        "word,frequency,ipa\nkado,0.5,kado\nKado,,kedo\nmesa,2,mesa\n\n , ,\n", encoding="utf-8"
+    )
+    entries = read_lexicon(str(tmp_path / "w.csv"))
+    assert [(e.word, e.frequency, e.others) for e in entries] == [("kado", 0.5, ("kedo",)), ("mesa", 2, ())]
+    chains = build_vocabulary({"low": Reader("low", 1.0)}, entries, Counter(nuta=3)).chains
+    assert all(map(chains.is_word, ("kado", "kedo", "mesa", "mosa", "nuta")))
+    assert not chains.is_word("kada")
+    assert not any("nuta"[:1] in link[2] or "nuta"[:1] in link[3] for link in chains.counts)  # no word to be made of
 
 
 def test_syllables_by_maximal_onset_by_hand():
@@ -273,6 +306,8 @@ def test_no_word_and_no_place_tells_in_the_shipped_grammars():
     assert types == {
         "determiner_noun_agreement", "subject_verb_agreement", "anaphor_agreement", "negative_polarity",
     }  # fmt: skip
+    nouns = load_grammar("french").content["words"]
+    assert not {"docteur", "reine", "chèvre", "poule"} & {*nouns["il"], *nouns["elle"]}  # la docteure, le renne, ...
     with pytest.raises(UsageError, match="did you mean 'french'"):
         load_grammar("frensh")
 
