@@ -147,6 +147,8 @@ def read_results(out: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} has format {record.get('format')!r}, not {FORMAT}; remove it and run eval/run.py again"
         )
+    if not isinstance(record.get("results"), list) or not isinstance(record.get("tokenizer"), dict):
+        raise UsageError(f"{path} holds no list of results, or no tokenizer: it was edited; run eval/run.py again")
     return record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class NumberRow:
     value: float
     shown: str
     interval: str
+    low: float | None
+    """Where the interval begins."""
     count: int
     anchor: str
     """Of the configuration that made it."""
@@ -86,8 +89,15 @@ def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str,
         (s for _, r in found if r["headline"] for s in r["scores"][MODEL] if s["item"] == r["headline"]), None
     )
     if primary:
-        first |= {"metric": label(primary["metric"]), "convention": primary["convention"]}
-    notes = [f"{run.name}: {note}" for run, result in found for note in _notes(result)]
+        metric, convention = label(primary["metric"]), primary["convention"]
+        lines = [(row.run.key, row.convention) for row in rows if row.metric == metric]
+        alike = {run for run, _ in lines} == {run for run, made in lines if made == convention}
+        first |= {"metric": metric, **({"convention": convention} if alike else {})}  # nobody's number is hidden
+    noted: dict[str, list[str]] = {}
+    for run, result in found:
+        for note in _notes(result):
+            noted.setdefault(note, []).append(run.name)
+    notes = [f"{', '.join(names)}: {note}" for note, names in noted.items()]
     missing = tuple(str(f) for f in failed if f.benchmark == title)
     return NumberTable(title, split, found[0][1]["about"], tuple(rows), first, tuple(notes), missing)
 
@@ -95,7 +105,8 @@ def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str,
 def _rows(run: Evaluated, result: Mapping[str, Any]) -> list[NumberRow]:
     return [
         NumberRow(run, scorer, short_name(result, s["item"]), label(s["metric"]), s["convention"], s["value"],
-                  format_number(s), format_span(s), s["count"], config_anchor(run, result))
+                  format_number(s), format_span(s), (s.get("interval") or (None,))[0], s["count"],
+                  config_anchor(run, result))
         for scorer, scores in result["scores"].items()
         for s in scores
     ]  # fmt: skip
@@ -211,7 +222,7 @@ def rank(title: str, columns: Sequence[Column]) -> Ranking | None:
         name = f"{column.benchmark} {column.name}, {label(column.metric)}"
         if column.higher_is_better is None:
             without.append(f"{name} (which way is better is not said)")
-        elif missing := [m for m in models if m not in column.scores]:
+        elif missing := [m for m in models if not _is_number((column.scores.get(m) or {}).get("value"))]:
             without.append(f"{name} (not there for {', '.join(missing)})")
         else:
             used.append(column)
@@ -219,6 +230,10 @@ def rank(title: str, columns: Sequence[Column]) -> Ranking | None:
         return None
     ranks = np.array([column_ranks([_merit(c, m) for m in models]) for c in used])
     return Ranking(title, tuple(used), dict(zip(models, ranks.mean(axis=0).tolist(), strict=True)), tuple(without))
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
 def _merit(column: Column, model: str) -> float:

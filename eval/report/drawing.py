@@ -85,6 +85,16 @@ class Waveform:
     prompt_percent: float
 
 
+def is_recording(wav: Path) -> bool:
+    """Whether it is there, can be read, and is not empty: what was kept may have been removed since, or cut off."""
+    import soundfile
+
+    try:
+        return wav.is_file() and soundfile.info(str(wav)).frames > 0
+    except soundfile.SoundFileError:
+        return False
+
+
 def draw_waveform(wav: Path, prompt_s: float, bins: int = 240) -> Waveform:
     """Minimum and maximum of each of `bins` stretches; the loudest peak fills the height."""
     import soundfile
@@ -92,8 +102,6 @@ def draw_waveform(wav: Path, prompt_s: float, bins: int = 240) -> Waveform:
     samples, rate_hz = soundfile.read(str(wav), dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
     duration_s = len(mono) / rate_hz
-    if not len(mono):
-        return Waveform("", 0.0, 0.0)
     edges = np.linspace(0, len(mono), min(bins, len(mono)) + 1).astype(int)
     tops = np.maximum.reduceat(mono, edges[:-1])
     bottoms = np.minimum.reduceat(mono, edges[:-1])

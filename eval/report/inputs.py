@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ class Inputs:
 
     def free_name(self, name: str, folder: Path) -> str:
         """`name`, or a longer one where something else is called so already."""
-        taken = {e.key for e in self.evaluated}
+        taken = {e.key.lower() for e in self.evaluated}  # folders: not every disk tells case apart
         choices = [name, f"{name} ({folder.name})", *(f"{name} ({n})" for n in range(2, 10_000))]
-        return next(choice for choice in choices if slug(choice) not in taken)
+        return next(choice for choice in choices if slug(choice).lower() not in taken)
 
 
 def same_models(evaluated: Sequence[Evaluated]) -> list[tuple[str, ...]]:
@@ -79,9 +80,10 @@ def same_models(evaluated: Sequence[Evaluated]) -> list[tuple[str, ...]]:
     return [tuple(each) for each in names.values() if len(each) > 1]
 
 
-def slug(name: str) -> str:
-    """Letters, digits, - . and _ only: a file name and an anchor."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "x"
+def slug(name: str, most: int = 100) -> str:
+    """Letters, digits, - . and _ only, and not too many of them: a file name and an anchor."""
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "x"
+    return made if len(made) <= most else f"{made[: most - 9]}-{sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def read_inputs(folders: Sequence[Path]) -> Inputs:
@@ -136,7 +138,7 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
 
 def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
     """Once for each curve: a run and its results may both be given."""
-    lines = read_json_lines(metrics)
+    lines = [line for line in read_json_lines(metrics) if isinstance(line, dict) and "step" in line]
     if lines and (name, lines) not in [(t.name, t.lines) for t in made.trainings]:
         made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s")))
 

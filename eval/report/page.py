@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from eval.benchmarks.base import MODEL
 from eval.report import wording
-from eval.report.drawing import Chart, draw_lines, draw_waveform
+from eval.report.drawing import Chart, draw_lines, draw_waveform, is_recording
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
 from eval.results import check_folder, read_results
 from slm import __version__
@@ -68,6 +68,7 @@ def make_environment() -> Any:
     )  # fmt: skip
     made.filters["value"], made.filters["interval"] = wording.format_value, wording.format_interval
     made.filters["number"], made.filters["span"] = wording.format_number, wording.format_span
+    made.filters["sortable"] = lambda value: "" if value is None or value != value else value  # what is no number: last
     made.filters["percent"] = lambda share: f"{100 * min(1.0, max(0.0, share)):.2f}%"
     return made
 
@@ -164,7 +165,7 @@ def _players(prompt: dict[str, Any], folder: Path, recordings: Recordings, ancho
     name = f"{anchor}-{prompt['folder'].replace('/', '-')}"
     for part, title in (("prompt", "Recording"), ("whole", "Prompt and continuation, as the tokenizer renders them")):
         wav = folder / prompt["folder"] / prompt["files"].get(part, "")
-        if wav.is_file():
+        if is_recording(wav):
             wave = draw_waveform(wav, prompt["prompt"]["duration_s"])
             made.append({"title": title, "source": recordings.source(wav, name), "wave": wave})
     return {**prompt, "players": made}

@@ -140,7 +140,7 @@ def zero_shot_plot(evaluated: Sequence[Evaluated]) -> Plot:
             if not result["headline"] or (score := headline_score(result))["metric"] not in CHANCE:
                 continue
             for x_name, reader in axes.items():
-                if (x := reader(run, result)) is not None:
+                if (x := reader(run, result)) is not None and _finite(x, score["value"]):
                     key = (f"{result['benchmark']} {result['split']}", score["convention"], x_name)
                     views.setdefault(key, []).append(Series(run.name, [(x, 100 * score["value"])]))
                     plotted.setdefault(run.name, run)

@@ -77,8 +77,14 @@ def near_chance(result: Mapping[str, Any]) -> list[str]:
     chance = CHANCE.get(headline_score(result)["metric"])
     if chance is None:
         return []
-    spans = [(row.name, row.score["interval"] or (row.score["value"],) * 2) for row in main_rows(result)]
-    return [name for name, (low, high) in spans if low - 1e-9 <= chance <= high + 1e-9]
+    return [row.name for row in main_rows(result) if _holds(row.score, chance) is True]
+
+
+def _holds(score: Mapping[str, Any], value: float) -> bool | None:
+    """Whether the interval of a score, or of one without the score itself, holds a value; None where it is no number,
+    which is null in results.json."""
+    low, high = score["interval"] or (score["value"], score["value"])
+    return None if low is None or high is None else low - 1e-9 <= value <= high + 1e-9
 
 
 def chance_outside(result: Mapping[str, Any]) -> dict[str, list[str]] | None:
@@ -92,7 +98,6 @@ def chance_outside(result: Mapping[str, Any]) -> dict[str, list[str]] | None:
     made: dict[str, list[str]] = {name: [] for row in rows for name in row.baselines}
     for row in rows:
         for name, score in row.baselines.items():
-            low, high = score["interval"] or (score["value"], score["value"])
-            if score["count"] >= ENOUGH and not low - 1e-9 <= chance <= high + 1e-9:
+            if score["count"] >= ENOUGH and _holds(score, chance) is False:
                 made[name].append(row.name)
     return made

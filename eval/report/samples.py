@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from eval.report.drawing import Waveform, draw_waveform
+from eval.report.drawing import Waveform, draw_waveform, is_recording
 from eval.report.inputs import Evaluated, slug
 from eval.report.spectrogram import write_spectrogram
 
@@ -68,7 +68,7 @@ def collect_takes(evaluated: Sequence[Evaluated]) -> dict[str, tuple[str, list[T
                 _, takes = made.setdefault(str(entry["id"]), (entry.get("text") or "", []))
                 given = {take.what for take in takes if take.what in ("prompt", "original")}
                 takes += [noted(take, notes.get(str(entry["id"]), {})) for take in _takes(run, entry)
-                          if take.what not in given]  # fmt: skip
+                          if take.what not in given and is_recording(take.file)]  # fmt: skip
     return {key: (text, takes) for key, (text, takes) in made.items() if takes}
 
 
@@ -103,13 +103,23 @@ def format_plain(value: float) -> str:
 
 
 def _takes(run: Evaluated, entry: Mapping[str, Any]) -> Iterator[Take]:
-    """The files that are there; paths that lead out of the folder of results are not followed."""
+    """The files to hear, there or not; paths that lead out of the folder of results are not followed."""
     for what, name in entry["files"].items():
         file = run.folder / entry.get("folder", "") / name
         inside = file.resolve().is_relative_to(run.folder.resolve())
-        if what not in SKIPPED and inside and file.suffix.lower() == ".wav" and file.is_file():
+        if what not in SKIPPED and inside and file.suffix.lower() == ".wav":
             heard = (entry.get("prompt") or {}).get("duration_s", 0.0)
             yield Take(run, what, file, heard if what == "whole" else 0.0)
+
+
+def count_missing(evaluated: Sequence[Evaluated]) -> int:
+    """Recordings that results tell of and that are not there, or cannot be read."""
+    files = {
+        take.file for run in evaluated for result in run.record["results"]
+        for entry in (*result["details"].get("prompts", ()), *result["details"].get("samples", ()))
+        for take in _takes(run, entry)
+    }  # fmt: skip
+    return sum(not is_recording(file) for file in files)
 
 
 def make_samples(evaluated: Sequence[Evaluated], out: Path, limit: int = MAX_SAMPLES) -> tuple[list[Sample], int]:

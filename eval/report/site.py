@@ -18,7 +18,7 @@ from eval.report.inputs import Evaluated, Inputs, read_inputs, same_models
 from eval.report.page import TEMPLATES, build_page, make_environment
 from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, training_plot
 from eval.report.rows import CHANCE, headline_score
-from eval.report.samples import MAX_SAMPLES, make_samples
+from eval.report.samples import MAX_SAMPLES, count_missing, make_samples
 from eval.report.taxonomy import make_entries, make_facets
 from eval.results import check_folder
 from slm import __version__
@@ -54,6 +54,7 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
     write_models(inputs.evaluated, out)
     context = {**_results(inputs), **_training(inputs), **_taxonomy(inputs)}
     context["samples"], context["num_recordings"] = make_samples(inputs.evaluated, out, max_samples)
+    context["missing"] = count_missing(inputs.evaluated)
     context["plots"] = make_plots(inputs.evaluated, inputs.trainings)
     context |= {"failed": inputs.failed, "failed_cells": {(f.name, f.benchmark) for f in inputs.failed}}
     environment = make_environment()

@@ -108,10 +108,15 @@ def format_versions(versions: Mapping[str, str]) -> str:
 
 def format_interval(score: Mapping[str, Any]) -> str:
     """`71.2–80.4`, `-2.5 to 1.0` where one is negative, or nothing."""
-    if not score.get("interval"):
+    if not has_interval(score):
         return ""
     shown = (_format(v, score["unit"]).removesuffix(" %") for v in score["interval"])
     return _between(*(one.removesuffix(f" {score['unit']}") for one in shown))
+
+
+def has_interval(score: Mapping[str, Any]) -> bool:
+    """Whether both its ends are numbers."""
+    return None not in (score.get("interval") or (None,))
 
 
 def _between(low: str, high: str) -> str:
@@ -128,7 +133,7 @@ def format_number(score: Mapping[str, Any]) -> str:
 
 def format_span(score: Mapping[str, Any]) -> str:
     """The interval, likewise, or nothing."""
-    if not score.get("interval") or score["unit"] == "fraction":
+    if not has_interval(score) or score["unit"] == "fraction":
         return format_interval(score)
     return _between(*(_digits(v) for v in score["interval"]))
 

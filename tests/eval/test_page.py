@@ -19,6 +19,7 @@ class Outline(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.text, self.ids, self.targets, self.sources, self.tags = [], [], [], [], [], []
+        self.scripts = []
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
@@ -41,6 +42,8 @@ class Outline(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
 
 
 def parse(page: Path) -> Outline:
@@ -49,6 +52,7 @@ def parse(page: Path) -> Outline:
     assert outline.open == []
     assert len(outline.ids) == len(set(outline.ids))
     assert set(outline.targets) <= set(outline.ids)
+    assert outline.tags.count("table") == outline.tags.count("caption")
     return outline
 
 
@@ -97,6 +101,9 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
     (out / "results.json").write_text('{"format"')
     assert report([str(out), "--out", str(out)]) == 2
     assert "is not JSON" in capsys.readouterr().err
+    (out / "results.json").write_text('{"format": 2, "results": []}')
+    assert report([str(out), "--out", str(out)]) == 2
+    assert "no tokenizer" in capsys.readouterr().err
 
 
 def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, lm):

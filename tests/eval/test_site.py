@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.report.__main__ import main as report
-from eval.report.columns import column_ranks, headline_columns, rank
+from eval.report.columns import column_ranks, headline_columns, number_tables, rank
 from eval.report.inputs import Evaluated, read_inputs
 from eval.report.plots import Series, compute_plot, nominal_bps, quality_plot, sweep_plot, zero_shot_plot
 from eval.report.samples import collect_takes
 from eval.report.spectrogram import BANDS, RANGE_DB, encode_png, log_mel_db
+from eval.report.wording import run_name
 from tests.eval.material import scores, write_level
 from tests.eval.site_material import JUDGED, SWEPT, build
 from tests.eval.test_page import parse
@@ -47,6 +49,11 @@ def test_the_worst_has_rank_one_whichever_way_is_better():
     assert [c.metric for c in made.columns] == ["pair_accuracy", "abx_error"]
     assert made.without == ("odd all, odd (which way is better is not said)",)
     assert rank("one", headline_columns(runs[:1])) is None
+    runs[1].record["results"][1]["scores"]["model"][0]["value"] = None  # what results.json has for no number
+    made = rank("all", headline_columns(runs))
+    assert made is not None
+    assert made.means == {"a": 3.0, "b": 1.0, "c": 2.0}
+    assert made.without[0] == "abx_error all, abx error (not there for b)"
 
 
 def test_columns_of_one_number_say_what_makes_them_two():
@@ -58,6 +65,18 @@ def test_columns_of_one_number_say_what_makes_them_two():
     made = headline_columns(runs)
     assert [(c.own, sorted(c.scores)) for c in made] == [(removed, ["a", "c"]), (none, ["b"])]
     assert [c.own for c in headline_columns(runs[:1])] == [""]
+
+
+def test_no_model_is_hidden_at_first_by_the_convention_of_another():
+    """The recordings of b had no delay to remove, so its number is made otherwise."""
+    runs = [_fake(name, mel_distance=1.0) for name in "ab"]
+    for run in runs:
+        run.record["results"][0] |= {"about": "", "left_out": [], "details": {"note": "short"}}
+    (table,) = number_tables(runs)
+    assert table.first == {"metric": "mel distance", "convention": "c"}
+    assert table.notes == ("a, b: short.",)
+    runs[1].record["results"][0]["scores"]["model"][0]["convention"] = "d"
+    assert number_tables(runs)[0].first == {"metric": "mel distance"}
 
 
 def test_a_tone_is_bright_at_its_own_band_and_silence_is_dark():
@@ -187,6 +206,48 @@ def test_fewer_samples_are_counted(given, tmp_path):
     assert report([*map(str, given), "--out", str(tmp_path / "site"), "--samples", "2"]) == 0
     assert "2 of 3 recordings are shown" in (tmp_path / "site/samples.html").read_text()
     assert {f.name[:3] for f in (tmp_path / "site/media").iterdir()} == {"000", "001"}
+
+
+def test_names_of_any_kind_and_values_that_are_no_numbers(given, tmp_path):
+    """Names that are markup, too long for a folder, or alike in a folder's name; each model has a page of its own."""
+    names = [
+        "</script><script>alert(1)</script>",
+        "a & \"b\" 'c'",
+        "x" * 255,
+        "x" * 255 + "y",
+        "Good",
+        "good",
+        "שלום",
+        "日本",
+    ]
+    folders = [tmp_path / f"{i}" for i in range(len(names))]
+    for folder, name in zip(folders, names, strict=True):
+        record = json.loads((given[0] / "results.json").read_text())
+        record["model"]["path"] = name
+        for s in record["results"][0]["scores"]["model"]:
+            s |= {"value": None, "interval": [None, None]}
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps(record))
+    site = build(folders, tmp_path / "site")
+    assert len({f.name.lower() for f in (site / "models").iterdir()}) == len(names)
+    for page in site.glob("**/*.html"):
+        outline = parse(page)
+        assert "alert(1)" not in "".join(outline.scripts)
+        assert 'None"' not in page.read_text()
+    text = "".join(parse(site / "index.html").text)
+    assert all(run_name(name) in text for name in names)
+
+
+def test_recordings_that_are_gone_or_cut_off_are_counted(given, tmp_path):
+    for number, folder in enumerate(given[:2]):
+        shutil.copytree(folder, tmp_path / folder.name)
+        for wav in (tmp_path / folder.name).rglob("*.wav"):
+            wav.write_bytes(wav.read_bytes()[:30]) if number else wav.unlink()
+    site = build([tmp_path / folder.name for folder in given[:2]], tmp_path / "site")
+    page = parse(site / "samples.html")
+    assert "12 of the recordings that the results tell of are not there, or cannot be read." in page.text
+    assert "audio" not in page.tags
+    assert "Its recordings are not there, or cannot be read." in parse(site / "models/good/index.html").text
 
 
 def test_wrong_folders_are_wrong_use(given, tmp_path, capsys):

@@ -42,7 +42,8 @@ def test_in_a_browser(site, tmp_path):
 
 # Controls and pictures without a name for screen readers.
 UNNAMED = """[...document.querySelectorAll('button, select, input, img, audio, table, [role=img]')].filter(e =>
-  !(e.textContent.trim() && e.matches('button, table')) && !e.labels?.length && !e.alt && !e.getAttribute('aria-label')
+  !(e.textContent.trim() && e.matches('button')) && !e.caption?.textContent &&
+  !e.labels?.length && !e.alt && !e.getAttribute('aria-label')
 ).map(e => e.outerHTML.slice(0, 80))"""
 
 
@@ -59,12 +60,25 @@ async def _check_sorting(tab, site: Path) -> None:
         orders.append([await tab.run("document.querySelector('#overview-table [aria-sort]').ariaSort")])
     values = [1500.0, 550.0, 200.0, 200.0]
     assert orders == [values, ["descending"], values[::-1], ["ascending"]]
+    measures = []  # of two units: each is sorted by itself
+    for way in (-1, 1):
+        await tab.run("document.querySelector('#table-reconstruction-dev th:nth-child(4) button').click()")
+        rows = await tab.run(
+            VISIBLE % ("table-reconstruction-dev", "[r.dataset.metric, Number(r.cells[3].dataset.sort)]")
+        )
+        assert rows == sorted(rows, key=lambda row: (row[0], way * row[1]))
+        measures.append(sorted({metric for metric, _ in rows}))
+    assert measures == [["accuracy", "bitrate"]] * 2
 
 
 async def _check_filters(tab, site: Path) -> None:
     await tab.open(site / "index.html")
     first = set(await tab.run(VISIBLE % ("table-swuggy-dev", "r.dataset.convention + ' ' + r.dataset.metric")))
     assert first == {"mean+eos accuracy"}
+    await tab.run("document.querySelector('[data-table=table-swuggy-dev] [data-field=metric]').focus()")
+    await tab.press("b", 66, "b")  # bits per second, which have another convention: that of accuracies gives way
+    bits = set(await tab.run(VISIBLE % ("table-swuggy-dev", "r.dataset.convention + ' ' + r.dataset.metric")))
+    assert bits == {"sum+eos bits per s of audio"}
     await tab.open(site / "tokenizers.html")
     names = VISIBLE % ("tokenizer-table", "r.cells[0].querySelector('summary').textContent")
     assert await tab.run(names) == [row.name for row in catalogue()]

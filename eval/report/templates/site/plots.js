@@ -11,15 +11,16 @@ function draw(select) {
   if (!place || typeof Plotly === "undefined") return;
   const { data, layout } = JSON.parse(document.getElementById(`figures-${key}`).textContent)[select.value];
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const narrow = place.clientWidth < 600, title = (axis) => ({ ...axis.title, font: { size: narrow ? 10 : 13 } });
   const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
   const xs = data.flatMap((trace) => trace.x), wide = Math.max(...xs) / Math.min(...xs) > 8;
   // On a logarithmic axis of less than a decade there would be hardly a label.
-  const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: place.clientWidth < 600 ? 1 : "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
+  const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: narrow ? 1 : "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
   // The ninth has the colour of the first, but another symbol, and no two of 64 have both.
   data.forEach((trace, i) => { trace.marker = { size: 9, symbol: SYMBOLS[(i + Math.floor(i / SYMBOLS.length)) % SYMBOLS.length] }; });
   Plotly.react(place, data, {
     ...layout,
-    xaxis: { ...layout.xaxis, ...axis, ...log }, yaxis: { ...layout.yaxis, ...axis },
+    xaxis: { ...layout.xaxis, ...axis, ...log, title: title(layout.xaxis) }, yaxis: { ...layout.yaxis, ...axis, title: title(layout.yaxis) },
     shapes: (layout.shapes || []).map((s) => ({ ...s, line: { ...s.line, color: colour("--quiet") } })),
     colorway: COLOURS[isDark() ? "dark" : "light"], font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },

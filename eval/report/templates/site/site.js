@@ -1,12 +1,12 @@
 // Tables sort by their headers, forms filter the rows of the table that they name, one button changes the colours.
-const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
+const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)"), paper = matchMedia("print");
 
 function store(key, value) {
   try { return value === undefined ? localStorage.getItem(key) : localStorage.setItem(key, value); } catch { return null; }
 }
 
 const themeButton = document.getElementById("theme");
-const isDark = () => (root.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
+const isDark = () => !paper.matches && (root.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
 function paintTheme() {
   themeButton.textContent = isDark() ? "Light" : "Dark";
   themeButton.setAttribute("aria-label", `${themeButton.textContent} colours`);
@@ -19,7 +19,7 @@ themeButton.addEventListener("click", () => {
   store("theme", root.dataset.theme);
   paintTheme();
 });
-dark.addEventListener("change", paintTheme);
+for (const query of [dark, paper]) query.addEventListener("change", paintTheme);
 paintTheme();
 
 const compareText = new Intl.Collator("en", { numeric: true }).compare;
@@ -30,8 +30,9 @@ function valueOf(row, column) {
 }
 
 function sortBy(table, column, ascending) {
-  const rows = [...table.tBodies[0].rows].map((row) => [valueOf(row, column), row]);
-  rows.sort(([a], [b]) => {
+  const rows = [...table.tBodies[0].rows].map((row) => [valueOf(row, column), row, row.cells[column].dataset.within ?? ""]);
+  rows.sort(([a, , one], [b, , other]) => {
+    if (one !== other) return compareText(one, other); // numbers of several measures: each within its own
     if (a === null || b === null) return (a === null) - (b === null); // what is absent stands last, either way
     const order = typeof a === "number" && typeof b === "number" ? a - b : compareText(String(a), String(b));
     return ascending ? order : -order;
@@ -51,7 +52,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.append(...header.childNodes);
     header.append(button);
     button.addEventListener("click", () => {
-      const first = table.tBodies[0].rows[0], numbers = first && [...table.tBodies[0].rows].some((r) => typeof valueOf(r, column) === "number");
+      const numbers = [...table.tBodies[0].rows].some((r) => typeof valueOf(r, column) === "number");
       const now = header.getAttribute("aria-sort");
       sortBy(table, column, now ? now === "descending" : !numbers); // numbers begin with the largest
     });
@@ -74,8 +75,11 @@ function passes(row, form) {
 
 for (const form of document.querySelectorAll("form[data-table]")) {
   const table = document.getElementById(form.dataset.table), count = form.querySelector("output");
-  const apply = () => {
+  const giving = form.querySelector("[data-gives-way]");
+  const apply = (event) => {
     const rows = [...table.tBodies[0].rows];
+    // Each measure has conventions of its own: the one that was chosen for another does not hide all of the new.
+    if (giving && event?.target !== giving && !rows.some((row) => passes(row, form))) giving.value = "";
     for (const row of rows) row.hidden = !passes(row, form);
     count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   };
