@@ -39,6 +39,12 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in float64: on its own device, or on the host where the device has no such numbers (Apple's GPUs, which
+    training takes by itself where there is one)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Within, matrix products in float32 are that, whatever the program around asked for: no TF32 on a GPU, no bfloat16

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from slm.devices import choose_device, exact_float32, sent
+from slm.devices import choose_device, exact_float32, in_float64, sent
 from slm.errors import UsageError
 
 
@@ -60,3 +60,18 @@ def test_what_is_sent_to_a_gpu_waits_for_nothing() -> None:
     tensor: Any = Host()
     assert sent(tensor, torch.device("cuda", 1)) == ("cuda:1", True, True)
     assert sent(tensor, torch.device("cpu")) == ("cpu", False, False)
+
+
+def test_what_has_no_float64_leaves_sums_to_the_host() -> None:
+    class Apple:
+        device = torch.device("mps")
+
+        def cpu(self) -> torch.Tensor:
+            return torch.full((2,), 0.1)
+
+        def double(self) -> torch.Tensor:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the framework has none.")
+
+    apple: Any = Apple()
+    assert in_float64(apple).dtype == torch.float64
+    assert in_float64(torch.ones(2, device="meta")).device.type == "meta"  # any other keeps them

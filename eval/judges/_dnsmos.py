@@ -54,8 +54,8 @@ class DnsmosNetworks:
         starts, samples = windows(samples)
         with torch.inference_mode():
             heard = torch.from_numpy(samples).to(self.device)
-            answers = self._p835(heard, starts).double().cpu().numpy()
-            p808 = self._p808(heard, starts).double().mean().item()
+            answers = self._p835(heard, starts).cpu().double().numpy()
+            p808 = self._p808(heard, starts).cpu().double().mean().item()
         made = {part: float(np.polyval(scale, answers[:, i]).mean()) for i, (part, scale) in enumerate(SCALES.items())}
         return {**made, "p808": p808}
 

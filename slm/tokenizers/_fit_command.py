@@ -84,6 +84,8 @@ def fit(config: FitConfig) -> None:
 
     started = time.monotonic()
     device = choose_device(config.device)
+    if device.startswith("mps"):
+        raise UsageError(f"--device {device} has no float64, in which k-means sums: give cpu or cuda")
     given = {"encoder": config.encoder, "layer": config.layer, "input_norm": config.input_norm}
     settings = encoder_settings(config.tokenizer, given)
     clips = _list_clips(config)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from slm.data.documents import Documents
 from slm.data.loader import eval_batches
-from slm.devices import sent
+from slm.devices import in_float64, sent
 from slm.model.acoustic_lm import Places, places_of
 from slm.patterns import Pattern
 from slm.training.config import TrainConfig
@@ -34,9 +34,7 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Seque
     `SpokenLM` scores it whole. Leaves the model in training mode."""
     model.eval()
     full = pattern.full()
-    sums = torch.zeros(
-        3, pattern.num_codebooks + 1, dtype=torch.float64, device=accelerator.device
-    )  # which is read at the end
+    sums = in_float64(torch.zeros(3, pattern.num_codebooks + 1, device=accelerator.device))  # which is read at the end
     rank, world = accelerator.process_index, accelerator.num_processes
     # Where weights are divided among the processes, each forward pass needs all of them: all go on until all are done.
     together = is_sharded(accelerator)
@@ -46,7 +44,7 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, evaluation: Seque
                                   whole=config.compile):  # fmt: skip
             with accelerator.autocast():
                 made = inner(*to_device(batch, accelerator.device), with_hits=True)
-            sums += torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()])
+            sums += in_float64(torch.stack([made.nlls.float(), made.counts.float(), made.hits.float()]))
     nll, count, hits = accelerator.reduce(sums, "sum").tolist()
     model.train()
     if not pattern.has_ends:
