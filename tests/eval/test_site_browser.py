@@ -107,6 +107,12 @@ async def _check_players(tab, site: Path) -> None:
         assert duration_s == pytest.approx(soundfile.info(str(site / "media" / name)).duration, abs=0.01)
     assert await tab.run("""new Promise(done => { const a = document.querySelector('audio');
         a.ontimeupdate = () => { if (a.currentTime > 0) done(true); }; a.play(); })""")
+    middle = await tab.run("""new Promise(done => { const a = [...document.querySelectorAll('audio')].pop();
+        a.preload = 'none'; a.load();
+        a.ontimeupdate = () => { if (a.currentTime > 0) done(a.currentTime / a.duration); };
+        const wave = a.closest('.sound').querySelector('.wave'), box = wave.getBoundingClientRect();
+        wave.dispatchEvent(new MouseEvent('click', {clientX: box.left + box.width / 2, clientY: box.top})); })""")
+    assert middle == pytest.approx(0.55, abs=0.06)  # a click into a waveform whose file is not open yet
     assert await tab.run("""Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode(); }))
         .then(() => [...document.images].every(i => i.naturalHeight === 80))""")
 

@@ -1,9 +1,10 @@
 // One recording at a time; the line on the waveform follows, and a click on the waveform goes there.
 for (const figure of document.querySelectorAll(".sound")) {
   const audio = figure.querySelector("audio"), wave = figure.querySelector(".wave");
+  const length = () => audio.duration || Number(wave.dataset.seconds); // which a file that is not open yet does not say
   const follow = () => {
     wave.style.setProperty("--on", audio.currentTime > 0 ? 1 : 0);
-    wave.style.setProperty("--at", `${(100 * audio.currentTime) / (audio.duration || 1)}%`);
+    wave.style.setProperty("--at", `${(100 * audio.currentTime) / length()}%`);
     if (!audio.paused) requestAnimationFrame(follow);
   };
   audio.addEventListener("seeked", follow);
@@ -13,7 +14,7 @@ for (const figure of document.querySelectorAll(".sound")) {
   });
   wave.addEventListener("click", (event) => {
     const box = wave.getBoundingClientRect();
-    audio.currentTime = ((event.clientX - box.left) / box.width) * (audio.duration || 0);
+    audio.currentTime = ((event.clientX - box.left) / box.width) * length();
     audio.play();
   });
 }

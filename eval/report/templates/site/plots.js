@@ -16,6 +16,7 @@ function draw(select) {
   const xs = data.flatMap((trace) => trace.x), wide = Math.max(...xs) / Math.min(...xs) > 8;
   // On a logarithmic axis of less than a decade there would be hardly a label.
   const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: narrow ? 1 : "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
+  for (const trace of data) trace.name = trace.name.replaceAll("&", "&amp;").replaceAll("<", "&lt;"); // Plotly reads markup
   // The ninth has the colour of the first, but another symbol, and no two of 64 have both.
   data.forEach((trace, i) => { trace.marker = { size: 9, symbol: SYMBOLS[(i + Math.floor(i / SYMBOLS.length)) % SYMBOLS.length] }; });
   Plotly.react(place, data, {
