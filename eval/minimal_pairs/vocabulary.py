@@ -85,7 +85,7 @@ def _also_words(
     for entry in entries:
         for pronunciation in entry.others:
             yield _pronounced(voice, replace(entry, pronunciation=pronunciation), known)
-    for word in (*(entry.word for entry in entries), *heard):
+    for word in (*(entry.word for entry in entries if entry.pronunciation), *heard):
         yield voice.ipa(voice.phonemize(word))
 
 

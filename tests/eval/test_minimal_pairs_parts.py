@@ -318,6 +318,7 @@ def test_no_word_and_no_place_tells_in_the_shipped_grammars():
     ("english", "the king helped himself today", "the king helped herself today"),
     ("english", "those", "that"),
     ("french", "les chats vont dormir demain", "les chats va dormir demain"),
+    ("french", "le chat veut dormir demain", "le chat veulent dormir demain"),
     ("french", "la vache chante bien", "le vache chante bien"),
 ])  # fmt: skip
 def test_shipped_grammars_know_their_language(name, right, wrong):
