@@ -33,6 +33,11 @@ def test_in_a_browser(site, tmp_path):
             assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), f"{page.name} is too wide"
             assert await tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
             assert await tab.run(UNNAMED) == []
+        await tab.open(site / "tokenizers.html")
+        await tab.run("root.dataset.theme = 'dark'")
+        await tab.call("Emulation.setEmulatedMedia", media="print")
+        style = "(s => [s('body').color, s('.scroll').overflowX])(e => getComputedStyle(document.querySelector(e)))"
+        assert await tab.run(style) == ["rgb(29, 27, 24)", "visible"]  # paper is light, and does not scroll
         seen.complaints, seen.requested = tab.complaints, tab.requested
 
     browse(visit, tmp_path / "profile")
@@ -124,6 +129,8 @@ async def _check_plots(tab, site: Path) -> None:
     assert options == ["accuracy"]
     assert dict(await tab.run(shown)) == {"mimi, speech": [0.2, 0.4, 0.2 * 3, 0.8], "encodec, speech": [0.1, 0.2]}
     assert await tab.run("document.querySelectorAll('.plotly svg.main-svg').length > 0")
+    ends = "document.querySelector('#plot-quality%s').getBoundingClientRect().right"
+    assert await tab.run(ends % " svg.main-svg") <= await tab.run(ends % "") + 1
     drawn = "[...document.querySelectorAll('#plot-sweep .textpoint text')].map(t => t.textContent)"
     assert await tab.run(drawn) == ["T=0.5", "T=0.8", "T=1.1"]
     await tab.run("document.querySelector('[data-plot=zero-shot]').focus()")
