@@ -25,6 +25,10 @@ from slm.yaml_files import refuse_repeated_keys
 
 C = TypeVar("C")
 
+_KINDS = {
+    **{"int": "a whole number", "float": "a number", "bool": "true, false", "str": "a text", "NoneType": "null"},
+    **{"list": "a list", "tuple": "a list", "dict": "names with values", "Mapping": "names with values"},
+}
 _BOOLS = {"true", "false", "yes", "no"}  # as values of an option
 
 
@@ -100,7 +104,22 @@ def _one_line(message: str, parser: Any) -> str:
         group, value = found.groups()  # a word where a group belongs is taken for a file of its options
         example = next(key for key in keys if key.startswith(f"{group}."))
         return f"option '{group}' is a group, not {value!r}: set --{example} and the like"
+    if found := re.search(r"Parser key \"([\w.]+)\": (.*)", text):
+        return _wrong_value(*found.groups()) or text
     return text
+
+
+def _wrong_value(key: str, complaint: str) -> str | None:
+    """What the parser says of a value of another type, in the words of those who write options."""
+    kinds = re.findall(r"Expected (?:a )?(?:<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal\[(.*?)\])", complaint)
+    given = re.search(r"(?:Got|Given) value: ?(.*?)(?: - Expected .*| Given value.*)?$", complaint)
+    if not kinds or not given or any(kind and kind not in _KINDS for kind, _ in kinds):
+        return None
+    if part := re.match(r"NestedArg\(key='(\w+)'", given[1]):
+        return f"option '{key}' is one value, not a group: set --{key}, and no --{key}.{part[1]}"
+    wanted = [word for kind, choices in kinds for word in (_KINDS[kind] if kind else choices).split(", ")]
+    *first, last = dict.fromkeys(word.strip("'") for word in wanted)
+    return f"option '{key}' takes {', '.join(first)}{' or ' if first else ''}{last}, not '{given[1]}'"
 
 
 def spell_out_flags(args: Sequence[str], cls: type[Any]) -> list[str]:

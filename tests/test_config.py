@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
+from typing import Literal
 
 import pytest
 
@@ -48,6 +49,8 @@ class Settings:
     """Go on where the last run stopped."""
     limit_s: float | None = None
     """Seconds of audio, or all of it."""
+    mean: Literal["arithmetic", "geometric"] | None = None
+    """Which."""
     heads: Heads = field(default_factory=Heads)
     """The heads."""
 
@@ -119,6 +122,22 @@ def test_a_misspelt_option_names_the_one_that_is_meant_or_none(wrong: str, hint:
     with pytest.raises(UsageError) as caught:
         parse_config(TrainConfig, ["--data", "x", "--out", "y", f"--{wrong}", "1"])
     assert str(caught.value) == f"unknown option {wrong!r}; {hint}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--steps", "1.5"], "option 'steps' takes a whole number, not '1.5'"),
+        (["--heads.dropout", "x"], "option 'heads.dropout' takes a number, not 'x'"),
+        (["--limit_s", "long"], "option 'limit_s' takes a number or null, not 'long'"),
+        (["--resume", "perhaps"], "option 'resume' takes true or false, not 'perhaps'"),
+        (["--tags", "{a: 1}"], "option 'tags' takes a list, not '{'a': 1}'"),
+        (["--mean", "mode"], "option 'mean' takes arithmetic, geometric or null, not 'mode'"),
+        (["--limit_s.per_clip", "3"], "option 'limit_s' is one value, not a group: set --limit_s, and no --limit_s.per_clip"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_told_in_plain_words(argv: list[str], told: str) -> None:
+    assert complaint("--out", "a", *argv) == told
 
 
 def test_dashes_may_stand_for_underscores() -> None:
