@@ -26,8 +26,15 @@ from slm.yaml_files import refuse_repeated_keys
 C = TypeVar("C")
 
 _KINDS = {
-    **{"int": "a whole number", "float": "a number", "bool": "true, false", "str": "a text", "NoneType": "null"},
-    **{"list": "a list", "tuple": "a list", "dict": "names with values", "Mapping": "names with values"},
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true, false",
+    "str": "a text",
+    "NoneType": "null",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "names with values",
+    "Mapping": "names with values",
 }
 _BOOLS = {"true", "false", "yes", "no"}  # as values of an option
 

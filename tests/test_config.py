@@ -133,7 +133,7 @@ def test_a_misspelt_option_names_the_one_that_is_meant_or_none(wrong: str, hint:
         (["--resume", "perhaps"], "option 'resume' takes true or false, not 'perhaps'"),
         (["--tags", "{a: 1}"], "option 'tags' takes a list, not '{'a': 1}'"),
         (["--mean", "mode"], "option 'mean' takes arithmetic, geometric or null, not 'mode'"),
-        (["--limit_s.per_clip", "3"], "option 'limit_s' is one value, not a group: set --limit_s, and no --limit_s.per_clip"),
+        (["--limit_s.of", "3"], "option 'limit_s' is one value, not a group: set --limit_s, and no --limit_s.of"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_is_told_in_plain_words(argv: list[str], told: str) -> None:
