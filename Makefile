@@ -44,7 +44,9 @@ $(VENV)/.offline: $(VENV)/.core
 	touch $@
 
 # The authors' own packages that codecs are compared with. They pin old versions of all they need, so nothing comes along.
+# And the metrics of reconstruction, of which some are compiled as they are installed: without, their tests are skipped.
 $(VENV)/.references: $(VENV)/.core
+	-$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[reconstruction]"
 	$(BIN)/python -m pip install $(PIP) --no-deps --target $(VENV)/references encodec==0.1.1 descript-audio-codec==1.0.0 speechtokenizer==1.0.1 moshi==0.2.13
 	touch $@
 

@@ -188,7 +188,8 @@ def test_intelligibility_says_nothing_of_less_than_pystoi_takes(length):
 
 
 def test_pitch_of_a_ground_truth_is_looked_up(monkeypatch):
-    pytest.importorskip("pyworld")
+    if missing := metric("f0_error").missing():
+        pytest.skip(missing)
     x, y = speech()[:16_000], speech()[4_000:20_000]
     monkeypatch.setattr(signal_speech, "_known_tracks", OrderedDict())
     monkeypatch.setattr(signal_speech, "TRACKS", 1)
@@ -304,8 +305,8 @@ def test_visqol_is_what_its_own_command_says_of_the_files(tmp_path, domain, rate
 
 @pytest.mark.parametrize(("mode", "rate"), [("speech", 16_000), ("audio", 48_000)])
 def test_visqol_looks_frames_up_and_gives_what_its_package_gives(mode, rate):
-    """To the last bit: of a delay that moves patches between frames, of a lag of whole frames, and of a ground truth
-    that comes again."""
+    """But for rounding, which depends on the processor: of a delay that moves patches between frames, of a lag of whole
+    frames, and of a ground truth that comes again."""
     if missing := metric("visqol").missing():
         pytest.skip(missing)
     import soxr
@@ -319,8 +320,8 @@ def test_visqol_looks_frames_up_and_gives_what_its_package_gives(mode, rate):
     y = x + 0.02 * np.random.default_rng(0).normal(size=len(x))
     for made in (y, np.r_[np.zeros(37), y[:-37]], 0.5 * np.r_[np.zeros(rate // 10), y[: -rate // 10]]):
         first, second = (api.measure_from_arrays(x, made, rate) for api in (theirs, ours))
-        assert second.moslqo == first.moslqo
-        assert np.array_equal(second.fvnsim, first.fvnsim)
+        assert second.moslqo == pytest.approx(first.moslqo, rel=1e-12)
+        np.testing.assert_allclose(second.fvnsim, first.fvnsim, rtol=1e-12)
     known = len(ours._manager.spect_builder.known)
     ours.measure_from_arrays(x, y, rate)
     assert len(ours._manager.spect_builder.known) == known  # nothing was new
@@ -328,7 +329,7 @@ def test_visqol_looks_frames_up_and_gives_what_its_package_gives(mode, rate):
 
 @pytest.mark.parametrize("constant", [False, True])
 def test_the_loops_of_visqol_give_what_those_of_its_package_give(constant):
-    """To the last bit: also of pieces that end beyond the output, of ties, and of one frame."""
+    """But for rounding: also of pieces that end beyond the output, of ties, and of one frame."""
     pytest.importorskip("numba")
     theirs = pytest.importorskip("visqol.numba_accel")
     from eval.metrics import _visqol_kernels as ours
@@ -341,12 +342,12 @@ def test_the_loops_of_visqol_give_what_those_of_its_package_give(constant):
         given = (pieces, theirs._build_all_deg_patches(output, bands, cols), np.array(starts), len(starts), frames,
                  around, theirs._GW, theirs._C1, theirs._C3)  # fmt: skip
         for first, second in zip(theirs._dp_forward_pass(*given), ours.dp_forward_pass(*given), strict=True):
-            assert np.array_equal(first, second)
+            np.testing.assert_allclose(second, first, rtol=1e-12)
     signal = np.zeros(4_000) if constant else rng.normal(size=4_000)
     poles, zeros = rng.uniform(-0.4, 0.4, (21, 3)), rng.normal(size=(4, 21, 3))
     spectra = [
         loop(signal, np.hanning(1_280), zeros, poles, 1_280, 320, 21, 9)
         for loop in (theirs._gammatone_spectrogram_numba, ours.gammatone_spectrogram)
     ]
-    assert np.array_equal(*spectra)
+    np.testing.assert_allclose(*spectra, rtol=1e-12)
     assert spectra[0].any() != constant
