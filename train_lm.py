@@ -11,19 +11,17 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.config import run_command
 from slm.errors import StoppedError
 from slm.training import watch
+from slm.training.budget import Progress, duration_text
 from slm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from slm.training.budget import Progress
 
 
 def main(config: TrainConfig) -> None:
@@ -176,7 +174,7 @@ def progress_line(progress: Progress, fraction: float, values: dict[str, Any]) -
         f"step {progress.steps} ({fraction:.1%})  {values['train_nats_per_code']:.4f} nats per code  "
         f"lr {values['lr']:.2e}  epoch {progress.epochs:.2f}  {values['codes_per_s']:,.0f} codes/s  "
         f"{values['times_real_time']:,.0f}x real time  MFU {values['mfu']:.0%}  {values['memory_gb']:.1f} GB  "
-        f"{timedelta(seconds=round(values['eta_s']))} left"
+        f"{duration_text(values['eta_s'])} left"
     )
 
 

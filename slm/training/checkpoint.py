@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,12 +33,10 @@ def start_run(out: Path, identity: Mapping[str, Any]) -> None:
     """Create the run's folder, or check that it holds this very run. UsageError names everything that differs."""
     file = out / "run.json"
     if file.is_file():
-        found = read_json(file)
-        differing = [
-            f"{key}: {found.get(key)!r} there, {identity.get(key)!r} now"
-            for key in sorted({*found, *identity})
-            if found.get(key) != identity.get(key)
-        ]
+        try:
+            differing = list(_differing(dict(read_json(file)), identity))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(f"{file} is damaged ({error}): bring it back, or use another --out") from error
         if differing:
             remedy = "resume it as it was, or use another --out"
             raise UsageError(f"{out} holds another run ({'; '.join(differing)}); {remedy}")
@@ -46,6 +44,15 @@ def start_run(out: Path, identity: Mapping[str, Any]) -> None:
         raise UsageError(f"{out} is not empty and holds no run; use another --out")
     else:
         write_json(file, dict(identity))
+
+
+def _differing(found: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*found, *now}):
+        there, here = found.get(key), now.get(key)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            yield from _differing(there, here, f"{prefix}{key}.")
+        elif there != here:
+            yield f"{prefix}{key}: {there!r} there, {here!r} now"
 
 
 def remove_left_overs(out: Path) -> None:

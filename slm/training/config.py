@@ -200,6 +200,8 @@ class TrainConfig:
             wrong.append("data names no corpus")
         if self.divergence_nats < 0:
             wrong.append(f"divergence_nats must not be below 0, but is {self.divergence_nats}")
+        if self.samples.every and not self.eval_corpora and not self.eval_fraction:
+            wrong.append("samples.every continues held-out clips, of which eval_fraction 0 leaves none")
         wrong += self.optimizer.complaints() + self.samples.complaints() + self.mixture.complaints(len(self.corpora))
         try:
             self.run_budget()

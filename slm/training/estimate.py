@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 
 import torch
 
@@ -63,7 +62,7 @@ def dry_run(config: TrainConfig) -> str:
         "compute": f"{flops * steps:.2e} FLOPs",
         "memory": f"{state_gb:.1f} GB for weights, gradients, moments; "
                   f"about {_activations_gb(model, config, half):.1f} GB for activations of a micro-batch",
-        "time": f"{timedelta(seconds=round(step_s * steps))} on {world} of this device ({rate / 1e12:.2f} TFLOP/s in "
+        "time": f"{duration_text(step_s * steps)} on {world} of this device ({rate / 1e12:.2f} TFLOP/s in "
                 f"matrix products, MFU {ASSUMED_MFU:.0%} assumed)",
     }  # fmt: skip
     told = [f"{name:<9} {text}" for name, text in lines.items()]

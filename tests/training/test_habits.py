@@ -282,6 +282,7 @@ def test_what_is_heard_is_told_in_a_unit_that_has_digits(corpora, tmp_path, caps
     train_lm.main(config(corpora["two"], tmp_path / "run", budget="1 epoch", dry_run=True, eval_fraction=0.0))
     seconds = sum(c.duration_s for c in markov_codes(ArithmeticTokenizer(2), 120))
     told = capsys.readouterr().out
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget="1e30 flops", dry_run=True))  # until it is stopped
     assert f"{seconds:.3g} s in 120 clips" in told
     heard = next(line for line in told.splitlines() if line.startswith("audio")).split()
     assert (heard[2:4], float(heard[1])) == (["s", "heard,"], pytest.approx(seconds, rel=0.1))

@@ -253,6 +253,13 @@ def test_another_run_in_the_same_folder_is_refused(corpora, tmp_path):
     train_lm.main(config(corpora["two"], tmp_path / "run", steps=2))
     with pytest.raises(UsageError, match=r"holds another run \(seed: 0 there, 1 now\)"):
         train_lm.main(config(corpora["two"], tmp_path / "run", steps=2, seed=1))
+    other = OptimizerConfig(lr=1e-3, warmup_steps=5)
+    with pytest.raises(UsageError, match=r"holds another run \(optimizer.lr: 0.01 there, 0.001 now\)"):
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=2, optimizer=other))
+    for damaged in ("", "[1]"):
+        (tmp_path / "run" / "run.json").write_text(damaged)
+        with pytest.raises(UsageError, match=r"run\.json is damaged"):
+            train_lm.main(config(corpora["two"], tmp_path / "run", steps=2))
     (tmp_path / "mine").mkdir()
     for name in ("thesis.tex", ".thesis.tex.tmp"):
         (tmp_path / "mine" / name).write_text("do not touch")
@@ -270,7 +277,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_pa
         ({"pattern": PatternConfig("delya")}, "did you mean 'delay'"),
         ({"pattern": PatternConfig("delay", {"delays": [0, 1, 2]})}, "2 codebooks need as many"),
         ({"row_length": 1024}, "beyond the model's max_position_embeddings"),
-        ({"row_length": 2}, "cannot hold one frame"),
+        ({"row_length": 1}, "cannot hold one frame"),
+        ({"row_length": 3, "pattern": PatternConfig("delay", {"valid_steps_only": True})}, "one frame .* it takes 4"),
         ({"data": str(tmp_path / "nowhere")}, "no such corpus"),
     ]:
         with pytest.raises(UsageError, match=message):
@@ -292,6 +300,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_pa
         ({"seed": -1}, "seed must be in"),
         ({"budget": "1e400 steps"}, "above 0 and finite"),
         ({"samples": SamplesConfig(every=5, count=0)}, "samples.count must be above 0"),
+        ({"samples": SamplesConfig(every=5), "eval_fraction": 0.0}, "continues held-out clips"),
         ({"mixture": MixtureConfig(weights=[1.0, 2.0])}, "2 given for 1 corpora"),
         ({"mixture": MixtureConfig(weights=[1.0], temperature=2.0)}, "give one of weights, temperature"),
     ],
