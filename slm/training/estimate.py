@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
 
 from slm.data.loader import TrainLoader
 from slm.model.acoustic_lm import AcousticLM
+from slm.model.depth import CHUNK_TOKENS
 from slm.model.flops import flops_per_step_position
 from slm.training.budget import Budget, duration_text
 from slm.training.config import TrainConfig
@@ -48,7 +50,7 @@ def dry_run(config: TrainConfig) -> str:
     spends = {**step_spends(loader, flops), "elapsed_s": step_s}
     codes, audio_s, epochs = (spends[name] for name in ("codes", "audio_s", "epochs"))
     budget = config.run_budget()
-    steps = max(1, round(budget.amount / spends[budget.field]))
+    steps = _steps(budget, spends)
     parameters = sum(p.numel() for p in model.parameters())
     state_gb = parameters * (4 + 4 + 8 + 4 * bool(config.ema_decay)) / 2**30
     lines = {
@@ -79,11 +81,16 @@ def step_spends(loader: TrainLoader, flops: float) -> dict[str, float]:
 def warm_up_warnings(config: TrainConfig, spends: dict[str, float]) -> list[str]:
     """A line where the run is over before its warm-up; none where what a step spends of the budget is not known."""
     budget, warm_up = config.run_budget(), config.optimizer.warmup_steps
-    steps = max(1, round(budget.amount / spends[budget.field])) if budget.field in spends else warm_up
+    steps = _steps(budget, spends) if budget.field in spends else warm_up
     if config.optimizer.warmup_ratio is not None or warm_up <= steps:
         return []
     return [f"warning: the warm-up (optimizer.warmup_steps {warm_up}) is longer than the run, of {steps} steps: the "
             f"rate ends at {steps / warm_up:.0%} of optimizer.lr. Give fewer, or optimizer.warmup_ratio"]  # fmt: skip
+
+
+def _steps(budget: Budget, spends: dict[str, float]) -> int:
+    """A run ends with the first step that has spent the whole."""
+    return math.ceil(budget.amount / spends[budget.field])
 
 
 def _budget_text(budget: Budget, config: TrainConfig) -> str:
@@ -91,7 +98,12 @@ def _budget_text(budget: Budget, config: TrainConfig) -> str:
 
 
 def _activations_gb(model: AcousticLM, config: TrainConfig, half: bool) -> float:
-    """34 bytes a hidden unit, position and layer in 16 bits (arXiv 2205.05198, equation 2), twice that in 32."""
-    body = model.causal_lm.base_model.config
-    per_position = 34 * body.hidden_size * body.num_hidden_layers * (1 if half else 2)
-    return per_position * config.rows_per_batch * config.row_length / 2**30
+    """34 bytes a hidden unit, position and layer in 16 bits (arXiv 2205.05198, equation 2), twice that in 32. A depth
+    transformer keeps those of one chunk of its positions, of which each step has one for each stream."""
+    body, depth = model.causal_lm.base_model, getattr(model.causal_lm, "depth", None)
+    steps = config.rows_per_batch * config.row_length
+    units = steps * body.config.hidden_size * body.config.num_hidden_layers
+    if depth is not None:
+        inner = depth.model.config
+        units += min(steps * depth.num_streams, CHUNK_TOKENS) * inner.hidden_size * inner.num_hidden_layers
+    return 34 * units * (1 if half else 2) / 2**30

@@ -32,7 +32,7 @@ def learning_rate(step: int, fraction: float, warm_at: float | None, config: Opt
             return config.lr * fraction / warm_at
     elif step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    begin = 1 - config.decay_ratio if config.schedule == "wsd" else (warm_at or 0.0)
+    begin = max(warm_at or 0.0, 1 - config.decay_ratio if config.schedule == "wsd" else 0.0)
     done = min(1.0, max(0.0, (fraction - begin) / max(1e-12, 1 - begin)))
     left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
     return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * left)

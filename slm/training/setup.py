@@ -78,13 +78,14 @@ def load_data(config: TrainConfig) -> TrainingData:
         sides = [hold_out(store.ids, config.eval_fraction) for store in stores]
         train = [Documents(store, units, kept) for store, (kept, _) in zip(stores, sides, strict=True)]
         held = [Documents(store, units, held) for store, (_, held) in zip(stores, sides, strict=True)]
-        evaluation = [documents for documents in held if len(documents)]
+        evaluation = [documents for documents in held if documents.num_frames.any()]
         if config.eval_fraction > 0 and not evaluation:
             clips = sum(map(len, stores))
             raise UsageError(f"eval_fraction {config.eval_fraction} of {clips} clips is none: raise it, or give 0")
-    for documents in train:
-        if not len(documents):
-            raise UsageError(f"{documents.store.path} leaves no clip to train on")
+    for purpose, chosen in (("train", train), ("evaluate", evaluation)):
+        for documents in chosen:
+            if not documents.num_frames.any():
+                raise UsageError(f"{documents.store.path} leaves no clip to {purpose} on")
     return TrainingData(spec, units, train, evaluation)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from safetensors.torch import load_file
 
 import train_lm
 from slm.errors import UsageError
+from slm.model.depth import CHUNK_TOKENS
 from slm.spoken_lm import load_lm
-from slm.training import checkpoint, watch
+from slm.training import checkpoint, estimate, watch
 from slm.training.budget import duration_text
 from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
 from slm.training.metrics import read_metrics
-from slm.training.setup import load_data, make_loader, make_pattern
+from slm.training.setup import load_data, make_loader, make_model, make_pattern
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
 from tests.training.runs import config, losses, reset_accelerate
 
@@ -277,15 +279,28 @@ def test_a_dry_run_tells_and_writes_nothing(corpora, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_counts_a_chunk_of_the_depth_transformer_as_memory(corpora, tmp_path):
+    c = config(corpora["two"], tmp_path / "run", rows_per_batch=100)
+    depth = {**TINY_BACKBONE, "hidden_size": 16, "num_hidden_layers": 3}
+    made = []
+    for options in (c, replace(c, model=replace(c.model, depth=depth))):
+        with torch.device("meta"):
+            model = make_model(options, make_pattern(options, load_data(options)))
+        made.append(estimate._activations_gb(model, options, half=False) * 2**30)
+    assert made == pytest.approx([68 * 6400 * 32 * 2, 68 * (6400 * 32 * 2 + CHUNK_TOKENS * 16 * 3)])
+
+
 def test_what_is_heard_is_told_in_a_unit_that_has_digits(corpora, tmp_path, capsys):
     """The corpus has 0.02 s a frame: seconds, of which no tenth of an hour would be seen."""
     train_lm.main(config(corpora["two"], tmp_path / "run", budget="1 epoch", dry_run=True, eval_fraction=0.0))
     seconds = sum(c.duration_s for c in markov_codes(ArithmeticTokenizer(2), 120))
     told = capsys.readouterr().out
-    train_lm.main(config(corpora["two"], tmp_path / "run", budget="1e30 flops", dry_run=True))  # until it is stopped
     assert f"{seconds:.3g} s in 120 clips" in told
-    heard = next(line for line in told.splitlines() if line.startswith("audio")).split()
-    assert (heard[2:4], float(heard[1])) == (["s", "heard,"], pytest.approx(seconds, rel=0.1))
+    lines = {line[:9].strip(): line[10:].split() for line in told.splitlines()}
+    heard, of_a_step = lines["audio"], float(lines["one step"][-4])
+    assert heard[1:3] == ["s", "heard,"]
+    assert seconds <= float(heard[0]) < seconds + of_a_step  # a run ends with a whole step
+    train_lm.main(config(corpora["two"], tmp_path / "run", budget="1e30 flops", dry_run=True))  # until it is stopped
     assert [duration_text(s) for s in (0.25, 99.0, 570, 7200, 145_000 * 3600)] == [
         "0.25 s", "99 s", "9.5 min", "2.0 h", "145,000.0 h"
     ]  # fmt: skip

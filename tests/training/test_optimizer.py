@@ -36,6 +36,8 @@ def test_wsd_holds_the_peak_and_falls_at_the_end():
     made = rates(OptimizerConfig(lr=1.0, schedule="wsd", final_lr_ratio=0.0, warmup_steps=10, decay_ratio=0.25), 100)
     assert made[9:75] == pytest.approx([1.0] * 66)
     assert made[75:] == pytest.approx([1 - (i + 1) / 25 for i in range(25)])
+    long = rates(OptimizerConfig(lr=1.0, schedule="wsd", final_lr_ratio=0.0, warmup_steps=90, decay_ratio=0.25), 100)
+    assert long[89:] == pytest.approx([1 - i / 10 for i in range(11)])  # no step down from the end of the warm-up
 
 
 def test_a_warm_up_may_be_a_share_of_the_budget():
@@ -59,7 +61,7 @@ def test_units_of_the_numbers():
     assert bits_per_s([6.0, 2.0, 1.0], 3.0) == pytest.approx(3.0 / math.log(2))
 
 
-@pytest.mark.parametrize("budget", [None, "60 flops", "6 epochs", "30 s"])
+@pytest.mark.parametrize("budget", [None, "51 flops", "6 epochs", "30 s"])
 def test_a_warm_up_that_is_longer_than_the_run_is_said(budget):
     c = config("corpus", Path("x"), steps=6, budget=budget, optimizer=OptimizerConfig(warmup_steps=8))
     spends = {"steps": 1, "codes": 5.0, "audio_s": 1.0, "epochs": 1.0, "flops": 10.0}

@@ -23,7 +23,7 @@ from slm.errors import UsageError
 from slm.spoken_lm import load_lm
 from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig, TrainConfig
 from slm.training.metrics import read_metrics
-from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, random_codes, write_corpus
 from tests.training.runs import ENV, ROOT, TORCHRUN, as_arguments, config, losses, reset_accelerate, run
 
 
@@ -270,8 +270,11 @@ def test_another_run_in_the_same_folder_is_refused(corpora, tmp_path):
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_path):
     out = tmp_path / "run"
+    silent = str(write_corpus(tmp_path / "silent", random_codes(ArithmeticTokenizer(2), [0, 0])))
     for changes, message in [
         ({"eval_data": corpora["other"]}, "two different tokenizers"),
+        ({"eval_data": silent}, "silent leaves no clip to evaluate on"),
+        ({"data": silent, "eval_fraction": 0.0}, "silent leaves no clip to train on"),
         ({"dedup": True}, "dedup takes one codebook"),
         ({"codebook_weights": [1.0]}, "codebook_weights: 1 given for 2"),
         ({"pattern": PatternConfig("delya")}, "did you mean 'delay'"),
