@@ -144,7 +144,7 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
                 raise StoppedError(f"{reason} at step {at}; the last checkpoint is kept, and {out / watch.REPORT} says "
                                    "more. Lower optimizer.lr, or lengthen the warm-up, in a new --out")  # fmt: skip
         if data.evaluation and (at % config.eval_every == 0 or last):
-            with averaged():
+            with throughput.aside(), averaged():
                 values = evaluate(accelerator, model, data.evaluation, pattern, config)
             metrics.write(at, values)
             checkpoints.figures = values
@@ -152,11 +152,12 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
                 f"{values['eval_bits_per_s']:.2f} bits per s of audio"
                 f"{' (durations not counted)' if config.dedup else ''}")  # fmt: skip
         if sampler is not None and (at % config.samples.every == 0 or last):
-            with averaged():
+            with throughput.aside(), averaged():
                 sampler.write(at)
         saves = logs and bool(due) if config.save_every is None else at % config.save_every == 0
         if saves or last or leaves:
-            checkpoints.save(progress)
+            with throughput.aside():
+                checkpoints.save(progress)
         if leaves and not last:
             say(f"asked to leave after step {at}: the same command goes on from here")
             metrics.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -63,15 +65,24 @@ class Throughput:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self._time = time.perf_counter()
+        self._time, self._aside_s = time.perf_counter(), 0.0
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside, such as an evaluation, takes of the time left but not of the rates."""
+        _wait(self.device)  # or steps that are under way would be counted with it
+        begun = time.perf_counter()
+        yield
+        self._aside_s += time.perf_counter() - begun
 
     def read(self, progress: Progress) -> dict[str, float]:
         """codes/s, seconds of audio/s (times real time), MFU, memory, seconds left."""
-        now = time.perf_counter()
-        seconds, before = max(1e-9, now - self._time), self.progress
+        now, before = time.perf_counter(), self.progress
+        passed_s = now - self._time
+        seconds = max(1e-9, passed_s - self._aside_s)
         spent = self.budget.fraction(progress) - self.budget.fraction(before)
-        self._time, self.progress = now, progress
-        left = (1 - self.budget.fraction(progress)) / spent * seconds if spent > 0 else 0.0
+        self._time, self._aside_s, self.progress = now, 0.0, progress
+        left = (1 - self.budget.fraction(progress)) / spent * passed_s if spent > 0 else 0.0
         return {
             "codes_per_s": (progress.codes - before.codes) / seconds,
             "times_real_time": (progress.audio_s - before.audio_s) / seconds,

@@ -17,8 +17,8 @@ import train_lm
 from slm.errors import UsageError
 from slm.model.depth import CHUNK_TOKENS
 from slm.spoken_lm import load_lm
-from slm.training import checkpoint, estimate, watch
-from slm.training.budget import duration_text
+from slm.training import checkpoint, estimate, throughput, watch
+from slm.training.budget import Budget, Progress, duration_text
 from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
@@ -78,6 +78,19 @@ def test_codes_and_seconds_of_a_run_are_those_of_its_corpus(corpora, tmp_path):
     progress, corpus = json.loads(state.read_text()), markov_codes(ArithmeticTokenizer(2), 120)
     assert progress["codes"] == sum(c.codes.size for c in corpus)
     assert progress["audio_s"] == pytest.approx(sum(c.duration_s for c in corpus))
+
+
+def test_rates_leave_out_what_is_no_training(monkeypatch):
+    times = iter([0.0, 3.0, 9.0, 10.0, 12.0])  # made, aside from 3 to 9, read, read
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(times))
+    measured = throughput.Throughput(torch.device("cpu"), 100.0, Budget(100.0, "steps"), Progress())
+    with measured.aside():
+        pass
+    first = measured.read(Progress(steps=10, codes=80, audio_s=40.0, flops=200.0))
+    then = measured.read(Progress(steps=20, codes=160, audio_s=80.0, flops=400.0))
+    told = ("codes_per_s", "times_real_time", "mfu", "eta_s")
+    assert [first[name] for name in told] == [20.0, 10.0, 0.5, 90.0]
+    assert [then[name] for name in told] == [40.0, 20.0, 1.0, 16.0]
 
 
 def test_a_moving_average_is_the_sum_it_is_said_to_be():
