@@ -58,6 +58,27 @@ class TokenizerSpec:
     DECLARED: ClassVar[str] = "declared:"
     """How the fingerprint begins of a tokenizer that a published model names, and whose weights nobody has hashed."""
 
+    def __post_init__(self) -> None:
+        """ValueError that names all that cannot be: much later it would be a wrong number, or a file half written."""
+        books = self.codebook_sizes
+        faults = [
+            f"{name} is {value!r}, not a whole number from 1 on"
+            for name in ("sample_rate_hz", "hop_samples", "frame_multiple")
+            if type(value := getattr(self, name)) is not int or value < 1
+        ]
+        if type(self.frame_offset_samples) is not int:
+            faults.append(f"frame_offset_samples is {self.frame_offset_samples!r}, not a whole number")
+        if not isinstance(books, tuple) or not books or not all(type(size) is int and size > 1 for size in books):
+            faults.append(f"codebook_sizes is {books!r}, not a tuple of whole numbers from 2 on")
+        elif not set(self.semantic_codebooks) <= set(range(len(books))):
+            faults.append(f"semantic_codebooks is {self.semantic_codebooks!r}, and there are {len(books)} codebooks")
+        try:
+            json.dumps([dict(self.settings), dict(self.taxonomy)])
+        except (TypeError, ValueError) as error:
+            faults.append(f"settings and taxonomy are kept as JSON: {error}")
+        if faults:
+            raise ValueError(f"the spec of tokenizer {self.name!r}: {'; '.join(faults)}")
+
     @property
     def is_declared(self) -> bool:
         return self.fingerprint.startswith(self.DECLARED)

@@ -158,15 +158,20 @@ def test_a_plug_in_of_another_kind_stays_out(
 
 def test_a_tokenizer_comes_from_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = """
+        from dataclasses import replace
         from tests.fakes import ArithmeticTokenizer
 
         class Plugged(ArithmeticTokenizer):
-            pass
+            def __init__(self, calls_itself="plugged", **settings):
+                super().__init__(**settings)
+                self.spec = replace(self.spec, name=calls_itself)
         """
     install_plugin(tmp_path, "slm.tokenizers", {"plugged": "plugged_tokenizer:Plugged"}, {"plugged_tokenizer": module})
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "plugged" in TOKENIZERS.names()
     assert load_tokenizer("plugged", num_codebooks=3).spec.num_codebooks == 3
+    with pytest.raises(UsageError, match="'plugged' calls itself 'pluged' in its spec"):
+        load_tokenizer("plugged", calls_itself="pluged")
     settings = tmp_path / "mine.yaml"
     settings.write_text("name: plugged\nnum_codebooks: 4\ncodebook_size: 8\n")
     assert load_tokenizer(str(settings)).spec.codebook_sizes == (8, 8, 8, 8)

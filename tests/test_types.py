@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,19 @@ def test_a_spec_survives_json() -> None:
         taxonomy={"domain": "speech"},
     )
     assert TokenizerSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_spec_that_cannot_be_is_refused_with_every_reason() -> None:
+    with pytest.raises(ValueError, match=r"is 8000\.0, not a whole") as caught:
+        make_spec(
+            sample_rate_hz=8000.0, hop_samples=0, frame_multiple=True, frame_offset_samples=0.5,
+            semantic_codebooks=(1,), settings={"folder": Path("x")},
+        )  # fmt: skip
+    for part in ("hop_samples is 0", "frame_multiple is True", "frame_offset_samples is 0.5", "there are 1", "JSON"):
+        assert part in str(caught.value)
+    for sizes in ((), (1,), [16], (np.int64(16),), 16):
+        with pytest.raises(ValueError, match="codebook_sizes"):
+            make_spec(codebook_sizes=sizes)
 
 
 def test_a_spec_of_unknown_fields_is_refused() -> None:

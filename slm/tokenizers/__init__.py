@@ -44,7 +44,8 @@ def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:
     """One line for whatever a network answers to a configuration or to weights that are no such thing: there are as
     many errors as ways to be wrong. What it was stays the cause."""
     try:
-        return TOKENIZERS.create(name, device=device, **settings)
+        tokenizer = TOKENIZERS.create(name, device=device, **settings)
+        named = tokenizer.spec.name  # by which a corpus and a checkpoint will load it
     except (UsageError, MemoryError):
         raise
     except Exception as error:
@@ -56,6 +57,9 @@ def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:
             f"tokenizer {name!r} cannot be made of {given}: its configuration or weights are not what it needs "
             f"({reason})"
         ) from error
+    if named != name and named not in TOKENIZERS.names():
+        raise UsageError(f"tokenizer {name!r} calls itself {named!r} in its spec: nothing could load it again by that")
+    return tokenizer
 
 
 def _read_source(source: str) -> tuple[str, dict[str, Any]]:

@@ -23,7 +23,10 @@ def given_tokenizer(
     if isinstance(given, TokenizerSpec):
         spec = given
     elif (file := Path(given, "tokenizer.json")).is_file():
-        spec = TokenizerSpec.from_dict(read_json(file))
+        try:
+            spec = TokenizerSpec.from_dict(read_json(file))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{file} is damaged ({error}); tokenize the corpus again") from error
     else:
         made = load_tokenizer(given, device)
         spec = made.spec

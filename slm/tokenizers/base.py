@@ -27,8 +27,9 @@ EXACT = "exact"
 
 
 class StreamEncoder(Protocol):
-    """One clip as it comes: `feed` its samples in chunks of any size, then `finish`. Each gives the codes `[t, K]`
-    that are then known, possibly none; together they are those of the clip. One encoder is for one clip."""
+    """One clip as it comes: `feed` its samples in chunks of any size, then `finish`. Each gives the codes `[t, K]`, of
+    the spec's `code_dtype`, that are then known, possibly none; together they are those of the clip. One encoder is for
+    one clip: after `finish`, `feed` raises ValueError."""
 
     def feed(self, samples: np.ndarray) -> np.ndarray: ...
 
@@ -37,7 +38,7 @@ class StreamEncoder(Protocol):
 
 class StreamDecoder(Protocol):
     """The way back: `feed` codes `[t, K]`, then `finish`; each gives float32 samples, together a hop for each frame
-    (`decode` cuts them to the length of the clip)."""
+    (`decode` cuts them to the length of the clip). One decoder is for one clip, too."""
 
     def feed(self, codes: np.ndarray) -> np.ndarray: ...
 
@@ -106,11 +107,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode(self, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Float32 signals `[N_i]`, each of at least one frame -> integer codes `[T_i, K]`."""
+        """Float32 signals `[N_i]`, each of at least one frame -> integer codes `[T_i, K]`. The signals are the
+        caller's: not to be written into."""
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        """Codes `[T, K]` -> float32 samples at the spec's rate."""
-        raise NotImplementedError
+        """Codes `[T, K]` -> float32 samples at the spec's rate. The codes are the caller's: not to be written into."""
+        raise NotImplementedError(f"{type(self).__name__} has no `_decode`; without one its spec is has_decoder=False")
 
     def encode(self, clips: Sequence[AudioClip]) -> list[Codes]:
         """Tokenize clips, which are at `spec.sample_rate_hz` (`slm.audio` resamples); order is kept.
@@ -147,7 +149,10 @@ class Tokenizer(ABC):
             raise ValueError(f"{codes.id}: {codes.num_samples} samples are no length")
         if not len(codes.codes):
             return np.zeros(0, np.float32)
-        return self._decode(codes.codes)[: codes.num_samples].astype(np.float32, copy=False)
+        samples = self._decode(codes.codes)
+        if not _is_array_of(samples, np.floating) or samples.ndim != 1:
+            raise ValueError(f"{self.spec.name} decoded {codes.id} to {_told(samples)}, not to an array of floats [N]")
+        return samples[: codes.num_samples].astype(np.float32, copy=False)
 
     def stream_encoder(self) -> StreamEncoder:
         """Codes while the audio comes in: equal to `encode`, but for rounding. UsageError where that cannot be."""
@@ -176,10 +181,14 @@ class Tokenizer(ABC):
 
     def _all_codes(self, clips: Sequence[AudioClip], made: Sequence[np.ndarray]) -> list[Codes]:
         """`made` is of the clips that are long enough for a frame."""
+        coded = [self.spec.num_frames(len(clip.samples)) > 0 for clip in clips]
+        if not isinstance(made, Sequence) or len(made) != sum(coded):
+            told = f"{len(made)} results" if isinstance(made, Sequence) else _told(made)
+            raise ValueError(
+                f"{self.spec.name} gave {told} for {sum(coded)} signals: `_encode` returns a list, one each"
+            )
         left, empty = iter(made), np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
-        return [
-            self._codes(clip, next(left) if self.spec.num_frames(len(clip.samples)) > 0 else empty) for clip in clips
-        ]
+        return [self._codes(clip, next(left) if long else empty) for clip, long in zip(clips, coded, strict=True)]
 
     def check_clip(self, clip: AudioClip) -> None:
         """ValueError for a clip that is not fit to be coded; see `encode`."""
@@ -204,6 +213,8 @@ class Tokenizer(ABC):
     def _codes(self, clip: AudioClip, codes: np.ndarray) -> Codes:
         spec = self.spec
         expected = (spec.num_frames(len(clip.samples)), spec.num_codebooks)
+        if not _is_array_of(codes, np.integer):
+            raise ValueError(f"{spec.name} gave {_told(codes)} for {clip.id}, not an array of integers {expected}")
         if codes.shape != expected:
             raise ValueError(f"{spec.name} gave codes of shape {codes.shape} for {clip.id}; its spec says {expected}")
         if _leave_their_codebooks(codes, spec):
@@ -217,13 +228,21 @@ TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", package="slm.tokenizers"
 def check_codes(codes: Codes, spec: TokenizerSpec) -> None:
     """ValueError for codes that are none of the spec's: another shape or type, a code outside its codebook."""
     values = codes.codes
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-        told = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+    if not _is_array_of(values, np.integer) or values.ndim != 2:
+        told = _told(values)
         raise ValueError(f"{codes.id}: codes must be an array of integers [T, {spec.num_codebooks}], not {told}")
     if values.shape[1] != spec.num_codebooks:
         raise ValueError(f"{codes.id}: codes of {values.shape[1]} codebooks, but {spec.describe()}")
     if _leave_their_codebooks(values, spec):
         raise ValueError(f"{codes.id}: a code outside its codebook of {spec.describe()}")
+
+
+def _is_array_of(values: Any, kind: Any) -> bool:
+    return isinstance(values, np.ndarray) and np.issubdtype(values.dtype, kind)
+
+
+def _told(values: Any) -> str:
+    return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
 
 
 def _leave_their_codebooks(codes: np.ndarray, spec: TokenizerSpec) -> bool:

@@ -197,17 +197,20 @@ class FrameByFrame:
 
         self._layout, self._dtype = layout, code_dtype
         self._codec = pycodec2.Codec2(layout.bitrate)
-        self._waiting = np.zeros(0, np.int16)
+        self._waiting: np.ndarray | None = np.zeros(0, np.int16)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Mono float32 samples `[n]` at 8 kHz -> the next codes `[t, K]`."""
         check_chunk(samples)
+        if self._waiting is None:
+            raise ValueError("the stream is finished: open another one for the next clip")
         hop, pcm = self._layout.hop_samples, np.concatenate([self._waiting, _pcm(samples)])
         frames, self._waiting = np.split(pcm, [len(pcm) // hop * hop])
         packed = b"".join(self._codec.encode(frame) for frame in frames.reshape(-1, hop))
         return self._layout.unpack(packed).astype(self._dtype)
 
     def finish(self) -> np.ndarray:
+        self._waiting = None
         return self._layout.unpack(b"").astype(self._dtype)
 
 

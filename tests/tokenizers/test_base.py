@@ -62,9 +62,82 @@ class Long(ArithmeticTokenizer):
         return np.pad(super()._decode(codes), (self.spec.hop_samples, 0))
 
 
+class Fractional(ArithmeticTokenizer):
+    """Gives floats, which would be cut to codes."""
+
+    def _encode(self, signals):
+        return [codes + 0.9 for codes in super()._encode(signals)]
+
+
+class Missing(ArithmeticTokenizer):
+    """Loses the last signal."""
+
+    def _encode(self, signals):
+        return super()._encode(signals)[:-1]
+
+
+class Doubled(ArithmeticTokenizer):
+    """Gives a result of nothing."""
+
+    def _encode(self, signals):
+        return super()._encode([*signals, signals[0]])
+
+
+class Fresh(ArithmeticTokenizer):
+    """Its first call gives other codes than all later ones."""
+
+    calls = 0
+
+    def _encode(self, signals):
+        self.calls += 1
+        return [(codes + (self.calls == 1)) % 16 for codes in super()._encode(signals)]
+
+
+class Scribbling(ArithmeticTokenizer):
+    """Writes into the caller's samples, after it has coded them."""
+
+    def _encode(self, signals):
+        made = super()._encode(signals)
+        signals[0][:] = 0
+        return made
+
+
+class Erasing(ArithmeticTokenizer):
+    """Writes into the caller's codes, after it has decoded them."""
+
+    def _decode(self, codes):
+        samples = super()._decode(codes)
+        codes[:] = 0
+        return samples
+
+
+class Noisy(ArithmeticTokenizer):
+    def _decode(self, codes):
+        return super()._decode(codes) * np.random.default_rng().random(dtype=np.float32)
+
+
+class Pcm(ArithmeticTokenizer):
+    def _decode(self, codes):
+        return (super()._decode(codes) * 32767).astype(np.int16)
+
+
+class OnNoDevice(ArithmeticTokenizer):
+    def __init__(self):
+        super().__init__()
+
+
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
+        (Fractional, r"gave float64 \(10, 2\) for noise-0, not an array of integers"),
+        (Missing, "gave 1 results for 2 signals"),
+        (Doubled, "gave 3 results for 2 signals"),
+        (Fresh, "coded again"),
+        (Scribbling, "wrote into its samples"),
+        (Erasing, "wrote into its codes"),
+        (Noisy, "decoded again"),
+        (Pcm, r"decoded noise-0 to int16 \(1600,\)"),
+        (OnNoDevice, "`device`"),
         (Leaky, "batch|neighbours"),
         (Tailed, "shape"),
         (Overflowing, "outside its codebook"),

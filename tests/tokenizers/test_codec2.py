@@ -11,7 +11,7 @@ from slm.errors import UsageError
 from slm.tokenizers import codec2, load_tokenizer
 from slm.tokenizers.codec2 import MODES, Mode
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
+from tests.contracts import streaming_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 pycodec2 = pytest.importorskip("pycodec2", reason="pycodec2 is not installed (extra `codec2`)")
@@ -171,3 +171,17 @@ def test_a_stream_of_codes_decodes_to_the_samples_of_the_whole(name: str) -> Non
         stream.feed(codes.codes[:1])
     with pytest.raises(ValueError, match="outside its codebook"):
         tokenizer.stream_decoder().feed(codes.codes[:1].astype(np.int64) + 1000)
+
+
+def test_a_stream_of_audio_gives_the_codes_of_the_whole() -> None:
+    tokenizer, (clip,) = load_tokenizer("codec2-700c"), real_clips(8000, 1)
+    stream = tokenizer.stream_encoder()
+    made = [stream.feed(chunk) for chunk in np.split(clip.samples, [0, 1, 320, 700])] + [stream.finish()]
+    assert np.array_equal(np.concatenate(made), tokenizer.encode([clip])[0].codes)
+    with pytest.raises(ValueError, match="is finished"):
+        stream.feed(clip.samples)
+
+
+@pytest.mark.thorough
+def test_it_keeps_the_law_of_streams() -> None:
+    streaming_law(load_tokenizer("codec2-700c"), real_clips(8000, 1), wait_frames=0)
