@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,9 +25,11 @@ _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """As `accelerate launch` (or torchrun and ACCELERATE_* variables) asked for it; UsageError where it cannot be."""
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
+    # Which says at each checkpoint that tied weights are written once, and asks whether that is well: it is.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     precision = "bf16" if computes_in_bf16(config.precision) else "no"
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
         _allow_fsdp_on_cpu()

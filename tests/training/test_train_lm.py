@@ -239,9 +239,11 @@ def test_the_card_has_its_figures_though_the_run_was_killed_before_its_end(corpo
     assert "eval_nats_per_code" in card
 
 
-def test_a_finished_run_is_left_alone(corpora, tmp_path, capsys):
-    c = config(corpora["two"], tmp_path / "run", steps=4)
+def test_a_finished_run_is_left_alone(corpora, tmp_path, capsys, caplog):
+    tied = ModelConfig(backbone={**TINY_BACKBONE, "tie_word_embeddings": True})
+    c = config(corpora["two"], tmp_path / "run", steps=4, model=tied)
     train_lm.main(c)
+    assert "shared tensor" not in caplog.text
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "final").iterdir()}
     reset_accelerate()
     train_lm.main(c)
