@@ -249,6 +249,11 @@ def test_a_finished_run_is_left_alone(corpora, tmp_path, capsys, caplog):
     train_lm.main(c)
     assert "finished: nothing to do" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "final").iterdir()}
+    weights = tmp_path / "run" / "final" / "model.safetensors"
+    weights.unlink()
+    reset_accelerate()
+    train_lm.main(c)
+    assert weights.is_file()  # made again of the last checkpoint
 
 
 def test_another_run_in_the_same_folder_is_refused(corpora, tmp_path):
