@@ -118,9 +118,11 @@ class Continuer:
         return np.maximum(1, np.rint(lm.statistics.mean_frames())).astype(np.int64)[runs[:, 0]]
 
     def _as_codes(self, prompt: Codes, codes: np.ndarray) -> Codes:
-        spec = self.lm.spec
-        added = (len(codes) - len(prompt.codes)) * spec.hop_samples
-        return Codes(prompt.id, codes.astype(spec.code_dtype), prompt.num_samples + added, spec)
+        """As long as its frames: what was added is a hop for each, whatever tail of the prompt had no frame, or was
+        filled up to one."""
+        spec, added = self.lm.spec, len(codes) > len(prompt.codes)
+        num_samples = len(codes) * spec.hop_samples if added else prompt.num_samples
+        return Codes(prompt.id, codes.astype(spec.code_dtype), num_samples, spec)
 
 
 def audio_of(chunks: Iterator[np.ndarray], decoder: StreamDecoder, prompt: np.ndarray,
