@@ -214,7 +214,7 @@ class SpokenLM:
 
     def continue_clip(self, clip: AudioClip, seconds: float, seed: int, temperature: float = 1.0,
                       top_k: int | None = None, may_stop: bool = True, **more: Any) -> AudioClip:  # fmt: skip
-        """The clip, as the tokenizer renders it, in whole frames, and its continuation. UsageError without a decoder."""
+        """The clip as the tokenizer renders it, in whole frames, and its continuation. UsageError without a decoder."""
         from slm.generation.sampling import sampling_of
 
         sampling = sampling_of(temperature=temperature, top_k=top_k, may_stop=may_stop, **more)
