@@ -116,7 +116,7 @@ class DocumentScorer:
         for member, alone in zip(members, found, strict=True):
             made[member] = alone
         for laid, values in waiting:
-            flat = values.double().cpu().numpy()
+            flat = values.cpu().double().numpy()
             for member, way in laid.ways:
                 made[member] = flat[way]
         return made
@@ -155,7 +155,7 @@ class DocumentScorer:
                 waiting.append((group, self.model.log_probs(sent(torch.from_numpy(ids), self.model.id_offsets.device))))
         made: list[np.ndarray] = [np.zeros(0)] * len(steps)
         for group, values in waiting:
-            for row, i in zip(values.double().cpu().numpy(), group, strict=True):
+            for row, i in zip(values.cpu().double().numpy(), group, strict=True):
                 made[i] = row[: len(steps[i])]
         return made
 

@@ -96,7 +96,7 @@ class SoundClassifier(Judge):
             places = [heard[b] for b in batch]
             given = self.features([samples[i] for i in places], sampling_rate=self.rate_hz, return_tensors="pt")
             with torch.inference_mode():
-                shares = torch.softmax(self.model(**given.to(self.device)).logits.double(), -1).cpu().numpy()
+                shares = torch.softmax(self.model(**given.to(self.device)).logits.cpu().double(), -1).numpy()
             for place, one in zip(places, shares, strict=True):
                 made[place] = one
         return made
