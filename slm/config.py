@@ -13,7 +13,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -177,10 +178,29 @@ def join_list(args: Sequence[str], option: str, fewest: int = 2) -> list[str]:
     return [*others[:place], option, json.dumps(words), *others[place:]]
 
 
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """`COMMAND | head`: who reads has enough before all is printed. Then the command ends without a word, with the
+    status that shells give for it (128 + SIGPIPE), since what it was about may not be done."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails as well, unless the broken pipe was another: a worker's, say
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it as it ends
+            sys.exit(141)
+        raise
+
+
 Command = tuple[Callable[[Any], int | None], type[Any], tuple[str, ...]]
 """What runs, its options, and which of these the words after the command's name stand for."""
 
 
+@reader_may_leave()
 def run_one_of(commands: Mapping[str, Command], prog: str, about: str, argv: Sequence[str] | None = None) -> None:
     """`PROG NAME WORDS.. --options`: run the command of this name; without a name, `about` and a line on each."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -208,6 +228,7 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
+@reader_may_leave()
 def run_command(
     main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:

@@ -264,6 +264,50 @@ def test_faults_of_the_program_are_not_dressed_up() -> None:
         run_command(main, Settings, ["--out", "a"])
 
 
+READER_HAS_LEFT = """
+import os, sys
+from slm.config import run_command, run_one_of
+from tests.test_config import Settings
+
+def main(config):
+    print("line\\n" * 50_000)
+    print("went on", file=sys.stderr)
+
+def other_pipe(config):
+    ends, starts = os.pipe()
+    os.close(ends)
+    os.write(starts, b"x")
+
+def last(config):
+    print("line")
+
+if sys.argv[1] == "help":
+    run_one_of({"go": (main, Settings, ())}, "prog", "About.", ["--help"])
+run_command(globals()[sys.argv[1]], Settings, ["--out", "a"])
+"""
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_has_enough_ends_a_command_without_a_word(buffered: str) -> None:
+    ends, starts = os.pipe()
+    os.close(ends)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered}
+    started = {
+        case: subprocess.Popen(
+            [sys.executable, "-c", READER_HAS_LEFT, case],
+            stdout=None if case == "other_pipe" else starts,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        for case in ("main", "last", "help", "other_pipe")
+    }
+    os.close(starts)
+    told = {case: process.communicate()[1] for case, process in started.items()}
+    assert b"BrokenPipeError" in told.pop("other_pipe")  # a fault like any other
+    assert told == {"main": b"", "last": b"", "help": b""}
+    assert [process.returncode for process in started.values()] == [141, 141, 141, 1]
+
+
 def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
     script = tmp_path / "command.py"
     script.write_text(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,20 +22,14 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any]]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
-    if args and args[0] in COMMANDS:
+    if not args or args[0].startswith("-"):
+        run_command(list_tokenizers, ListConfig, spell_out_flags(args, ListConfig), prog=PROG)
+    elif args[0] in COMMANDS:
         command, config = COMMANDS[args[0]]
-        return run_command(command, config, args[1:], prog=f"{PROG} {args[0]}")
-    try:
-        try:
-            if not args or args[0].startswith("-"):
-                run_command(list_tokenizers, ListConfig, spell_out_flags(args, ListConfig), prog=PROG)
-            else:
-                page = partial(show, args[0], COMMANDS)
-                run_command(page, ShowConfig, spell_out_flags(args[1:], ShowConfig), prog=f"{PROG} {args[0]}")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough; what is left must go somewhere, or Python complains as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        run_command(command, config, args[1:], prog=f"{PROG} {args[0]}")
+    else:
+        page = partial(show, args[0], COMMANDS)
+        run_command(page, ShowConfig, spell_out_flags(args[1:], ShowConfig), prog=f"{PROG} {args[0]}")
 
 
 if __name__ == "__main__":

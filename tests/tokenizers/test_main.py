@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -55,15 +54,6 @@ def test_plug_ins_are_listed_and_a_broken_one_hides_nobody(
     monkeypatch.setattr(ArithmeticTokenizer, "facts", {"arithmetic": {"quantizer": "XQ"}})
     assert run("arithmetic") == 0
     assert "its `facts` cannot be read: record arithmetic: quantizer XQ is not in the vocabulary" in words(capsys)
-
-
-@pytest.mark.parametrize("asked", ["--json", "codec2-700c"])
-def test_a_reader_that_has_enough_is_no_error(asked: str) -> None:
-    ends, starts = os.pipe()
-    os.close(ends)
-    told = subprocess.run([sys.executable, "-m", "slm.tokenizers", asked], stdout=starts, stderr=subprocess.PIPE)
-    os.close(starts)
-    assert (told.returncode, told.stderr) == (0, b"")
 
 
 def words(capsys: pytest.CaptureFixture[str]) -> str:
