@@ -180,8 +180,8 @@ class TrainConfig:
         given = {name: value for name in positive if (value := getattr(self, name)) is not None}
         wrong = [f"{name} must be at least 1, not {value}" for name, value in given.items() if value < 1]
         wrong += [f"{name} must be a finite number, not {value}" for name, value in _not_finite(asdict(self))]
-        if not 0 <= self.seed < 2**32:
-            wrong.append(f"seed must be in [0, 2^32), not {self.seed}")
+        if not 0 <= self.seed < 2**31:  # each process adds its number, and numpy ends at 2^32
+            wrong.append(f"seed must be in [0, 2^31), not {self.seed}")
         if not 0 <= self.eval_fraction < 1:
             wrong.append(f"eval_fraction must be in [0, 1), not {self.eval_fraction}")
         if not 0 <= self.ema_decay < 1:
