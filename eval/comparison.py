@@ -18,7 +18,7 @@ from eval.benchmarks.pairs import PairBenchmark
 from eval.likelihoods import Convention, Likelihoods
 from eval.metrics.base import sum_groups
 from eval.metrics.paired import paired_test
-from eval.report.rows import headline_score, main_rows, other_rows
+from eval.report.rows import headline_score, main_rows, other_rows, statistic_name
 from eval.results import read_results
 from slm.types import MinimalPair
 
@@ -77,7 +77,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             made.setdefault(
                 f"{row['benchmark']} {row['split']}",
                 f"{row['benchmark']} {row['split']}, {row['name']}: n is {said}. Their values are about other items; "
-                "the tests are about those that both could score.",
+                "tests are about those that both could score.",
             )
     return list(made.values())
 
@@ -89,20 +89,21 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _rows(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every number of the table of a benchmark, with that of each model that has it; the headline comes first."""
-    made: dict[str, dict[str, Any]] = {}
+    """Every number of the table of a benchmark, with that of each model that has it; the headline, if any, comes
+    first."""
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, result in found.items():
-        if not result["headline"]:
-            continue
-        headline = headline_score(result)
-        for row in [*main_rows(result), *other_rows(result)]:
-            score = row.score
-            key = f"{result['benchmark']}/{result['split']}/{row.name}"
+        if result["headline"]:
+            first = headline_score(result)
+            named = [(row.name, row.score) for row in (*main_rows(result), *other_rows(result))]
+        else:
+            first, named = {}, [(statistic_name(result, score), score) for score in result["scores"].get(MODEL, ())]
+        for row, score in named:
             entry = made.setdefault(
-                key,
+                (result["benchmark"], result["split"], row),
                 {
-                    "benchmark": result["benchmark"], "split": result["split"], "name": row.name,
-                    "headline": score["item"] == result["headline"] and score["metric"] == headline["metric"],
+                    "benchmark": result["benchmark"], "split": result["split"], "name": row,
+                    "headline": bool(first) and (score["item"], score["metric"]) == (first["item"], first["metric"]),
                     "metric": score["metric"], "convention": score["convention"], "unit": score["unit"], "scores": {},
                 },
             )  # fmt: skip

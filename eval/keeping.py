@@ -64,7 +64,7 @@ def write_comparison(config: EvalConfig, models: Sequence[Compared], benchmarks:
     missing = [failure for failure in compared["failures"] if failure["model"] not in told]
     build_page([m.folder for m in models], out, failures=missing)
     said = f"comparison: {out / 'comparison.md'}\npage:       {out / 'index.html'}"
-    print(f"\n{comparison_table(compared)}\n\n{said}", flush=True)
+    print("\n" + "\n\n".join(filter(None, [comparison_table(compared), said])), flush=True)
 
 
 def keep_training_curve(config: EvalConfig, out: Path) -> None:

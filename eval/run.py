@@ -70,6 +70,9 @@ class EvalConfig:
     batch_steps: int | None = None
     """Steps that are scored at a time; fewer take less memory, and change the last bits only. 32,768 on a GPU and 1,024
     on a CPU when not given."""
+    compile: bool = False
+    """Compile the layers of the model for scoring: seconds more at first, then faster, above all on a GPU; last digits
+    change. Of continuations, --generation.compile compiles the steps."""
     baselines: Literal["auto", "yes", "no"] = "auto"
     """Score an untrained model and a unigram model too; auto: where ROOT/generated.json says that the benchmark is
     synthetic, so that its shortcuts show."""
@@ -146,7 +149,8 @@ def main(config: EvalConfig) -> int:
         one = replace(config, model=path)
         prepared: Prepared | None = None
         with attempts.apart(name if len(named) > 1 else ""):
-            prepared = prepare(one, processes.device(device), benchmarks, folders[name], generated, processes)
+            prepared = prepare(one, processes.device(device), benchmarks, folders[name], generated, processes,
+                               alone=len(named) == 1)  # fmt: skip
         if prepared is not None and not attempts.last_failed:
             failed = evaluate(one, prepared, benchmarks, name if len(named) > 1 else "", attempts)
             compared.append(Compared(name, folders[name], prepared.run.convention, failed))
@@ -185,8 +189,8 @@ def check_models(paths: Sequence[str]) -> None:
         load_record(find_model(path))
 
 
-def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark]) -> SpokenLM:
-    """A model, its tokenizer known, that every benchmark can score."""
+def load_model(config: EvalConfig, device: str) -> SpokenLM:
+    """A model, its tokenizer known, that can be scored."""
     from slm.spoken_lm import load_lm
 
     given = {"tokenizer": config.tokenizer} if config.tokenizer else {}
@@ -194,10 +198,10 @@ def load_model(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark])
     if lm.spec.is_declared:
         _ = lm.tokenizer  # which says who it is: results and caches are kept under its fingerprint
     lm.precision, lm.batch_steps = config.precision, config.batch_steps
+    if config.compile:
+        lm.compile()
     for asked in (find_convention(config.convention), *find_conventions(config.conventions)):
         asked.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
-    for benchmark in benchmarks:
-        benchmark.check(lm)
     return lm
 
 
@@ -211,11 +215,14 @@ class Prepared:
 
 
 def prepare(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark], out: Path,
-            generated: dict[str, Any] | None, processes: Processes) -> Prepared:  # fmt: skip
-    """UsageError for a model that cannot be scored, and where OUT is another's."""
+            generated: dict[str, Any] | None, processes: Processes, alone: bool) -> Prepared:  # fmt: skip
+    """UsageError for a model that cannot be scored, where OUT is another's, and, of a model `alone`, for a benchmark
+    that cannot score it: of several models that costs this benchmark only."""
     from eval.results import describe_corpus, open_results
 
-    lm = load_model(config, device, benchmarks)
+    lm = load_model(config, device)
+    for benchmark in benchmarks if alone else ():
+        benchmark.check(lm)
     record = open_results(out, lm, str(config.model))
     if config.corpus:
         record["corpus"] = describe_corpus(Path(config.corpus), lm)
@@ -244,6 +251,7 @@ def evaluate(config: EvalConfig, prepared: Prepared, benchmarks: Sequence[Benchm
     for number, benchmark in enumerate(benchmarks, start=1):
         tell(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}", processes, len(benchmarks) > 1)
         with attempts.apart(name, benchmark.name):
+            benchmark.check(run.lm)
             if processes.is_main:
                 keep_result(record, benchmark.run(run), config, run.out, dict(run.fingerprints), prepared.generated)
             elif isinstance(benchmark, PairBenchmark):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.report.wording import measure
+from eval.report.wording import UNITS, measure
 
 CHANCE = {"pair_accuracy": 0.5}  # what guessing gives, for the metrics that have such a value
 ENOUGH = 6  # items: five are all right or all wrong by guessing more often than once in twenty times
@@ -34,6 +34,11 @@ def headline_score(result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def short_name(result: Mapping[str, Any], item: str) -> str:
     return item.removeprefix(f"{result['benchmark']}/{result['split']}/")
+
+
+def statistic_name(result: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    """What a number of a result without a headline is called."""
+    return f"{UNITS.get(score['metric'], measure(score['metric']))} ({short_name(result, score['item'])})"
 
 
 def main_rows(result: Mapping[str, Any]) -> list[Row]:

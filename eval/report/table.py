@@ -15,10 +15,10 @@ from eval.report.rows import (
     other_rows,
     select,
     short_name,
+    statistic_name,
 )
 from eval.report.wording import (
     PAIRED,
-    UNITS,
     chance_note,
     convention_meaning,
     format_interval,
@@ -74,17 +74,19 @@ def _score_rows(result: Mapping[str, Any]) -> str:
     named += [(row.name, row) for row in other_rows(result)]
     rows = [
         [name, format_value(row.score), format_interval(row.score),
-         *(_with_interval(row.baselines.get(other)) for other in others), str(row.score["count"])]
+         *(_with_interval(row.baselines.get(other), row.score) for other in others), str(row.score["count"])]
         for name, row in named
     ]  # fmt: skip
     return markdown_table([f"convention: {headline['convention']}", MODEL, "95 % interval", *others, "n"], rows)
 
 
-def _with_interval(score: Mapping[str, Any] | None) -> str:
+def _with_interval(score: Mapping[str, Any] | None, beside: Mapping[str, Any] | None = None) -> str:
+    """With its n as well, where it is another than that of the number that it stands `beside`."""
     if score is None:
         return "–"
-    interval = format_interval(score)
-    return format_value(score) + (f" ({interval})" if interval else "")
+    count = f"n {score['count']:,}" if beside and score["count"] != beside["count"] else ""
+    about = "; ".join(filter(None, [format_interval(score), count]))
+    return format_value(score) + (f" ({about})" if about else "")
 
 
 def _statistic_rows(result: Mapping[str, Any]) -> str:
@@ -98,9 +100,8 @@ def _statistic_rows(result: Mapping[str, Any]) -> str:
     }
     has_intervals = any(s.get("interval") for s in scores)
     rows = [
-        [f"{UNITS.get(s['metric'], measure(s['metric']))} ({short_name(result, s['item'])})", format_value(s),
-         *([format_interval(s)] if has_intervals else []),
-         *(_with_interval(found.get((s["item"], s["metric"]))) for found in others.values()), str(s["count"])]
+        [statistic_name(result, s), format_value(s), *([format_interval(s)] if has_intervals else []),
+         *(_with_interval(found.get((s["item"], s["metric"])), s) for found in others.values()), str(s["count"])]
         for s in scores
     ]  # fmt: skip
     header = [scores[0]["convention"], MODEL, *(["95 % interval"] if has_intervals else []), *others, "n"]
@@ -131,16 +132,21 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
         for m in compared["models"]
     ]
     parts = ["# " + ", ".join(names), markdown_table(["model", "path", "weights", "tokenizer"], models)]
-    if headlines := [row for row in compared["rows"] if row["headline"]]:
-        parts += ["## In short", comparison_table(compared)]
+    if short := comparison_table(compared):
+        parts += ["## In short", short]
     for benchmark, split in dict.fromkeys((row["benchmark"], row["split"]) for row in compared["rows"]):
         rows = [row for row in compared["rows"] if (row["benchmark"], row["split"]) == (benchmark, split)]
         cells = [[row["name"], *(_cell(row, name) for name in names)] for row in rows]
-        parts += [f"## {benchmark}, {split}", markdown_table([f"convention: {rows[0]['convention']}", *names], cells)]
+        if any(row["headline"] for row in rows):
+            header = f"convention: {rows[0]['convention']}"
+        else:
+            made = {row["convention"] for row in rows}
+            header = made.pop() if len(made) == 1 else "how each was made: results.md of each model"
+        parts += [f"## {benchmark}, {split}", markdown_table([header, *names], cells)]
         tests = [t for t in compared["tests"] if (t["benchmark"], t["split"]) == (benchmark, split)]
         if tests:
             parts.append(_tests_table(tests))
-    if headlines and compared["tests"]:
+    if compared["tests"]:
         parts.append(PAIRED)
     if failures := compared.get("failures"):
         parts += ["## Could not be evaluated", _failures([(f["model"], f["benchmark"], f["reason"]) for f in failures])]
@@ -153,7 +159,7 @@ def _failures(found: Sequence[tuple[str, str, str]]) -> str:
 
 
 def comparison_table(compared: Mapping[str, Any]) -> str:
-    """One row a model, one column a benchmark, and what of it may be luck."""
+    """One row a model, one column a benchmark that has a first number, and what of it may be luck."""
     columns = [row for row in compared["rows"] if row["headline"]]
     header = ["", *(f"{row['benchmark']} {row['split']}, {row['name']} ({row['convention']})" for row in columns)]
     rows = [[m["name"], *(_cell(row, m["name"]) for row in columns)] for m in compared["models"]]
@@ -161,12 +167,14 @@ def comparison_table(compared: Mapping[str, Any]) -> str:
     noise = [t for t in compared["tests"] if t["within_noise"] and (t["benchmark"], t["split"], t["name"]) in keys]
     lines = [f"WARNING: {t['second']} and {t['first']} differ on {t['benchmark']} {t['split']}, {t['name']}, by less "
              f"than the noise: {_difference(t)} on {t['count']:,} items." for t in noise]  # fmt: skip
-    return "\n\n".join([markdown_table(header, rows), *lines, *(f"NOTE: {note}" for note in compared.get("notes", ()))])
+    table = [markdown_table(header, rows)] if columns else []
+    return "\n\n".join([*table, *lines, *(f"NOTE: {note}" for note in compared.get("notes", ()))])
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
     score = row["scores"].get(name)
-    return "–" if score is None else _with_interval({**score, "unit": row["unit"]})
+    first = next(iter(row["scores"].values()))
+    return _with_interval(score and {**score, "unit": row["unit"], "metric": row["metric"]}, first)
 
 
 def _tests_table(tests: Sequence[Mapping[str, Any]]) -> str:

@@ -77,3 +77,16 @@ def test_what_may_be_guessing_and_what_was_not_scored_is_said():
 
 def test_p_values_are_short():
     assert [format_p(p) for p in (1.0, 0.0312, 0.00002, 0.0)] == ["1.000", "0.031", "2e-05", "0"]
+
+
+def test_a_number_of_other_items_than_the_one_beside_it_says_of_how_many():
+    def score(value, count):
+        return {"item": "g/prompts/continuation", "metric": "gen_ppl", "convention": "c", "unit": "perplexity",
+                "value": value, "interval": [value - 1, value + 1], "count": count}  # fmt: skip
+
+    result = {**_result(), "benchmark": "g", "split": "prompts", "headline": "",
+              "scores": {"model": [score(10, 10)], "same": [score(11, 10)], "recordings": [score(12, 2)]}}  # fmt: skip
+    row = next(line for line in result_table(result).splitlines() if line.startswith("| gen ppl"))
+    assert [cell.strip() for cell in row.split("|")[4:-1]] == [
+        "11.0 perplexity (10.0–12.0)", "12.0 perplexity (11.0–13.0; n 2)", "10",
+    ]  # fmt: skip

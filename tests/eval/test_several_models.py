@@ -92,6 +92,27 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
     assert (out / "index.html").read_text().count("runs/bad/final") >= 1
 
 
+def test_numbers_without_a_first_one_are_compared_too_and_a_benchmark_that_a_model_is_unfit_for_costs_no_other(
+    root, models, capsys
+):
+    for lm in models.values():
+        object.__setattr__(lm.spec, "has_decoder", False)
+    with pytest.raises(UsageError, match=r"(?s)else .* is done.*good, generation: .*no decoder.*bad, generation: "):
+        main(config(root, model=["runs/good/final", "runs/bad/final"], benchmarks="continuation,generation",
+                    prompts=str(root / "prompts")))  # fmt: skip
+    out = root.parent / "out"
+    [row] = json.loads((out / "comparison.json").read_text())["rows"]
+    assert (row["benchmark"], row["headline"]) == ("continuation", False)
+    for name, cell in row["scores"].items():
+        [result] = json.loads((out / name / "results.json").read_text())["results"]
+        assert cell["value"] == next(s["value"] for s in result["scores"]["model"] if s["metric"] == row["metric"])
+    assert "\n| share of frames equal to the one before (codes)" in (out / "comparison.md").read_text()
+    assert "|" not in capsys.readouterr().out.split("page:")[-2]  # no table without columns
+    with pytest.raises(UsageError, match=r"^generation: .*no decoder"):  # of one model, before any work
+        main(config(root, model="runs/good/final", benchmarks="continuation,generation", out=str(out / "one")))
+    assert not (out / "one").exists()
+
+
 def test_a_difference_is_that_of_the_items_one_by_one(root, models):
     """Accuracy by hand, from the tables of likelihoods and the gold file."""
     main(config(root, model=["runs/good/final", "runs/bad/final"], benchmarks="swuggy", baselines="no",
