@@ -67,7 +67,10 @@ class Inputs:
     def free_name(self, name: str, folder: Path) -> str:
         """`name`, or a longer one where something else is called so already."""
         taken = {e.key.lower() for e in self.evaluated}  # folders: not every disk tells case apart
-        choices = [name, f"{name} ({folder.name})", *(f"{name} ({n})" for n in range(2, 10_000))]
+        where = folder.name
+        if where == name:  # one of several models of a run, whose folder is the one above
+            where = folder.resolve().parent.name
+        choices = [name, f"{name} ({where})", *(f"{name} ({n})" for n in range(2, 10_000))]
         return next(choice for choice in choices if slug(choice).lower() not in taken)
 
 

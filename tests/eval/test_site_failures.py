@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,13 @@ def test_results_of_one_checkpoint_are_said_to_be(given, tmp_path):
     page = (tmp_path / "site/index.html").read_text()
     assert "first, second are results of one checkpoint" in page
     assert "other are" not in page
+
+
+def test_results_of_one_name_are_told_apart_by_their_runs(given, tmp_path):
+    for place in ("monday/good", "tuesday/good", "wednesday"):
+        shutil.copytree(given[0], tmp_path / place)
+    found = read_inputs([tmp_path / "monday", tmp_path / "tuesday", tmp_path / "wednesday"])
+    assert [e.name for e in found.evaluated] == ["good", "good (tuesday)", "good (wednesday)"]
 
 
 def test_a_tokenizer_that_failed_is_named_though_it_left_no_folder(given, tmp_path):
