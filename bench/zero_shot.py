@@ -1,7 +1,7 @@
 """Pairs scored in a second: the usual way, from the audio each time, against `eval/run.py`'s, from warm caches.
 
     python -m bench.zero_shot [--device cuda] [--body small|357m] [--words 40] [--stories 8] [--batch 8] [--dev]
-                              [--precision bf16] [--threads 1] [--turns 3]
+                              [--precision bf16] [--compile] [--threads 1] [--turns 3]
 
 The same model and tokenizer on both sides: a fresh Llama or Qwen2 over deduplicated units (25 Hz, 500) of an untrained
 HuBERT of the published size, so that its speed is true and its units mean nothing. Words are cuts of 0.4 to 1.1 s of
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     on = torch.cuda.get_device_name() if cuda else f"CPU, {options.threads} thread(s)"
     with TemporaryDirectory(prefix="bench-zero-shot-") as folder:
         lm = make_lm(Path(folder), options)
+        if options.compile:
+            lm.compile()
         parameters = sum(p.numel() for p in lm.model.causal_lm.parameters())
         print(f"{on}, {parameters / 1e6:,.0f} M parameters, {options.precision}")
         print(f"{'':<22} {'usual':>12} {'here':>12} {'times':>8} {'apart':>9}")
@@ -83,6 +85,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of scoring, on both sides")
+    parser.add_argument("--compile", action="store_true", help="compile the layers of the model, on this side alone")
     parser.add_argument("--dev", action="store_true", help="also score as much as all of sWUGGY's dev set")
     return parser.parse_args(arguments)
 
@@ -225,7 +228,7 @@ def padded_scores(lm: SpokenLM, units: Sequence[np.ndarray]) -> list[float]:
     rows = [torch.tensor([stream.bos_id, *u.tolist(), stream.eos_id]) for u in units]
     x = pad_sequence(rows, batch_first=True, padding_value=stream.empty_id).to(lm.device)
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=lm.precision == "bf16")
-    with torch.no_grad(), bf16:
+    with torch.no_grad(), bf16, torch.compiler.set_stance("force_eager"):
         logits = lm.model.causal_lm(input_ids=x).logits
         mask = x[:, 1:] != stream.empty_id
         losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), x[:, 1:], reduction="none") * mask

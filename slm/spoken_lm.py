@@ -126,6 +126,11 @@ class SpokenLM:
     def batch_steps(self, steps: int | None) -> None:
         self.scorer.batch_steps = steps
 
+    def compile(self) -> None:
+        """Compile the layers of the model (torch.compile), once for rows of any shape: scoring takes seconds longer at
+        first, and less time from then on. Of generation, `Speed(compile=True)` compiles the steps."""
+        self.model.compile(dynamic=True)
+
     @property
     def end_codebooks(self) -> list[int]:
         """The first codebook of each stream: what the end of the stream is counted with."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partialmethod
 from itertools import pairwise
 
 import numpy as np
@@ -267,3 +269,33 @@ def test_on_a_gpu_rows_in_float32_have_keys_for_every_head(window, monkeypatch):
         np.testing.assert_allclose(end, known_end, atol=1e-5)
     assert heads == {(4, 4, 4, False)}
     assert model.causal_lm.base_model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("kind", "device"), [("flat", "cuda"), ("delay", "cpu")])
+def test_compiled_it_is_the_same_and_compiled_once_for_rows_of_any_shape(kind, device, monkeypatch):
+    """On a GPU rows in float32 attend otherwise: compiled too."""
+    pattern, rng, graphs = make_pattern(kind), np.random.default_rng(3), []
+    backbone = {**TINY_BACKBONE, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model, books = make_model(pattern, backbone), pattern.num_codebooks
+    given = [*documents(books), *(rng.integers(0, 16, (n, books)) for n in (100, 70, 96, 200, 98, 400))]
+    monkeypatch.setattr(DocumentScorer, "device_type", device)
+    expected = DocumentScorer(model, pattern).score(given)
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=counted(graphs)))
+    torch._dynamo.reset()
+    model.compile(dynamic=True)
+    scorer = DocumentScorer(model, pattern)
+    for most in (None, 512, 100):
+        assert_close(scorer.score(given, most), expected)
+    many = len(graphs)
+    assert 4 <= many <= 8, "of layers and of the loss: rows with a mask and without, one and several"
+    assert_close(scorer.score(given[::2], 300), expected[::2])
+    assert len(graphs) == many
+
+
+def counted(graphs: list) -> Callable:
+    def compiled(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    return compiled

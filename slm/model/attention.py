@@ -242,10 +242,14 @@ def _register_full_heads() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    # Modules that say no more than this, such as how few heads of keys they have. Where attention is compiled, none can
+    # be made.
+    causal, full = (SimpleNamespace(is_causal=which) for which in (True, False))
+
     def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **others: Any) -> Any:
         if (groups := query.shape[1] // key.shape[1]) > 1:
             key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-        told = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+        told = causal if getattr(module, "is_causal", True) else full
         return sdpa_attention_forward(told, query, key, value, *rest, **others)  # type: ignore[arg-type]
 
     AttentionInterface.register(_FULL_HEADS, attention)

@@ -202,7 +202,12 @@ def test_conventions_that_do_not_fit_are_refused_before_any_work(root, real_lm, 
             main(config(root, benchmarks="swuggy", conventions=asked))
 
 
-def test_bf16_is_said_in_the_results(root, real_lm):
+def test_bf16_is_said_in_the_results_and_layers_are_compiled_where_asked_for(root, real_lm, monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr("slm.model.acoustic_lm.AcousticLM.compile", lambda _, dynamic: asked.append(dynamic))
     main(config(root, benchmarks="swuggy", precision="bf16", baselines="no"))
+    assert not asked
+    main(config(root, benchmarks="swuggy", precision="bf16", baselines="no", compile=True))
+    assert asked == [True]
     [result] = json.loads((root.parent / "out/results.json").read_text())["results"]
     assert result["details"]["precision"] == result["config"]["precision"] == "bf16"
