@@ -33,11 +33,24 @@ def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **se
             )
         return tokenizer
     name, from_file = _read_source(str(source))
+    _check_name(name)
     wanted = {**from_file, **settings}
     mode = wanted.pop("mode", EXACT)
     tokenizer = _create(name, device, wanted)
     tokenizer.use_mode(mode)
     return tokenizer
+
+
+def _check_name(name: str) -> None:
+    """UsageError that leads on from the names of files and of records, which are not those to load by."""
+    if name in TOKENIZERS.names():
+        return
+    if (file := Path("configs/tokenizers", f"{name}.yaml")).is_file():
+        raise UsageError(f"unknown tokenizer {name!r}; did you mean {file}?")
+    from slm.tokenizers.database import records
+
+    if name in {row.name for row in records()}:
+        raise UsageError(f"tokenizer {name!r} is not loaded by this name: `python -m slm.tokenizers {name}` tells more")
 
 
 def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from slm.errors import UsageError
-from slm.tokenizers import TOKENIZERS
+from slm.tokenizers import TOKENIZERS, load_tokenizer
 from slm.tokenizers.codec2 import MODES
 from slm.tokenizers.database import TokenizerRecord, find_records, read_record, records, taxonomy_of
 
@@ -121,6 +121,16 @@ def test_finding_one() -> None:
     assert [row.name for row in find_records("Ti-Codec")] == ["ticodec"]
     with pytest.raises(UsageError, match=r"^unknown tokenizer 'mimmi'; did you mean 'mimi'"):
         find_records("mimmi")
+
+
+def test_names_that_are_not_those_to_load_by_lead_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^tokenizer 'hubert-base-l9' is not loaded by this name: .* -m"):
+        load_tokenizer("hubert-base-l9")
+    (tmp_path / "configs/tokenizers").mkdir(parents=True)
+    (tmp_path / "configs/tokenizers/whisper-l3.yaml").write_text("name: ssl-kmeans\n")
+    with pytest.raises(UsageError, match=r"did you mean configs/tokenizers/whisper-l3\.yaml\?$"):
+        load_tokenizer("whisper-l3")
 
 
 @pytest.mark.parametrize(
