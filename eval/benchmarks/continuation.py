@@ -108,7 +108,8 @@ class Continuation(Benchmark):
         g = self.generation
         kept = [f"top {g.top_k}" if g.top_k else "", f"top-p {g.top_p:g}" if g.top_p else "",
                 f"min-p {g.min_p:g}" if g.min_p else ""]  # fmt: skip
-        parts = [f"{g.prompt_s:g} s prompts", f"{g.continue_s:g} s more", f"temperature {g.temperature:g}"]
+        parts = [f"prompts of up to {g.prompt_s:g} s", f"{'up to ' if g.may_stop else ''}{g.continue_s:g} s more"]
+        parts += [f"temperature {g.temperature:g}"]
         parts += [k for k in kept if k] or ["all codes"]
         parts += [f"repetition penalty {g.repetition_penalty:g}"] if g.repetition_penalty != 1 else []
         parts += [f"guidance {g.guidance:g}"] if g.guidance != 1 else []

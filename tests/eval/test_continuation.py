@@ -69,13 +69,14 @@ def test_sampling_that_makes_no_sense_is_refused_before_any_model_is_loaded(tmp_
 
 def test_the_convention_names_every_setting_that_matters(tmp_path):
     write_level(tmp_path / "a.wav", 0.1)
-    settings = Generation(temperature=0.8, top_p=0.9, min_p=0.05, repetition_penalty=1.1, guidance=2.0)
+    settings = Generation(temperature=0.8, top_p=0.9, min_p=0.05, repetition_penalty=1.1, guidance=2.0, may_stop=True)
     made = Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=settings))
     assert made._convention(3) == (
-        "2 s prompts, 3 s more, temperature 0.8, top-p 0.9, min-p 0.05, repetition penalty 1.1, guidance 2, seed 3"
+        "prompts of up to 2 s, up to 3 s more, temperature 0.8, top-p 0.9, min-p 0.05, repetition penalty 1.1, "
+        "guidance 2, seed 3"
     )
     plain = Continuation(Setup(tmp_path, prompts=str(tmp_path)))
-    assert plain._convention(0) == "2 s prompts, 3 s more, temperature 1, all codes, seed 0"
+    assert plain._convention(0) == "prompts of up to 2 s, 3 s more, temperature 1, all codes, seed 0"
 
 
 def test_a_prompt_that_leaves_no_room_is_left_out_and_named(root, real_lm):
