@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from eval.failures import is_out_of_memory, is_told, reason_of
 from eval.processes import Processes, ProcessGone
 from eval.report.wording import run_name
-from slm.config import disk_is_full
+from slm.config import disk_is_full, reader_has_left
 from slm.errors import StoppedError, UsageError
 
 
@@ -61,7 +61,8 @@ class Attempts:
     @contextmanager
     def apart(self, model: str = "", benchmark: str = "") -> Iterator[None]:
         """What is inside, done by all processes together, may fail: that is told, and what follows goes on. Of an error
-        that nobody foresaw the place in the code is shown. A full disk and a process that is gone end the run."""
+        that nobody foresaw the place in the code is shown. A full disk, a process that is gone and a reader who has left
+        (`| head`) end the run."""
         self.last_failed = False
         try:
             with self.processes.together():
@@ -70,7 +71,7 @@ class Attempts:
             raise
         except Exception as error:
             self.last_failed = True
-            if disk_is_full(error):
+            if disk_is_full(error) or reader_has_left(error):
                 raise
             if not is_told(error):
                 traceback.print_exception(error)

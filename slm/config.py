@@ -178,6 +178,16 @@ def join_list(args: Sequence[str], option: str, fewest: int = 2) -> list[str]:
     return [*others[:place], option, json.dumps(words), *others[place:]]
 
 
+def reader_has_left(error: BaseException) -> bool:
+    """Whether the pipe that broke is the one that is printed to, and no other, such as a worker's."""
+    if isinstance(error, BrokenPipeError):
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            return True
+    return False
+
+
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
     """`COMMAND | head`: who reads has enough before all is printed. Then the command ends without a word, with the
@@ -187,13 +197,11 @@ def reader_may_leave() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        try:
-            print(flush=True)  # fails as well, unless the broken pipe was another: a worker's, say
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it as it ends
-            sys.exit(141)
-        raise
+    except BrokenPipeError as error:
+        if not reader_has_left(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it as it ends
+        sys.exit(141)
 
 
 Command = tuple[Callable[[Any], int | None], type[Any], tuple[str, ...]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -14,8 +15,9 @@ import soundfile
 
 import eval.tokens
 from eval.conventions import find_convention
+from eval.processes import ALONE
 from eval.run import EvalConfig, main
-from eval.several import name_models
+from eval.several import Attempts, name_models
 from eval.tokens import tokenize_items
 from slm.config import run_command
 from slm.data.store import CodeStore
@@ -262,3 +264,17 @@ def test_memory_is_let_go_of_before_the_next_is_scored(root, monkeypatch):
     assert run_several(root, {"a/final": Holding(name="a"), "b/final": LevelLM(name="b")}, monkeypatch) == 1
     record = json.loads((root.parent / "out/a/results.json").read_text())
     assert [r["benchmark"] for r in record["results"]] == ["swuggy"]
+
+
+def test_a_reader_who_leaves_ends_the_run_and_is_no_failure_of_a_benchmark(monkeypatch):
+    class Left(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    attempts = Attempts(ALONE, 2)
+    with attempts.apart("a", "swuggy"):
+        raise BrokenPipeError("a worker's")
+    monkeypatch.setattr("sys.stdout", Left())
+    with pytest.raises(BrokenPipeError), attempts.apart("a", "sblimp"):
+        print("a table")
+    assert [f.where for f in attempts.failures] == ["a, swuggy"]
