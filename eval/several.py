@@ -61,8 +61,8 @@ class Attempts:
     @contextmanager
     def apart(self, model: str = "", benchmark: str = "") -> Iterator[None]:
         """What is inside, done by all processes together, may fail: that is told, and what follows goes on. Of an error
-        that nobody foresaw the place in the code is shown. A full disk, a process that is gone and a reader who has left
-        (`| head`) end the run."""
+        that nobody foresaw the place in the code is shown. A full disk, a process that is gone and a reader who has
+        left (`| head`) end the run."""
         self.last_failed = False
         try:
             with self.processes.together():
