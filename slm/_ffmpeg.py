@@ -27,7 +27,9 @@ def _open(source: AudioInput) -> Iterator[Any]:
         with ExitStack() as stack:
             # Without `file:` a name with a colon would be a URL.
             file = stack.enter_context(source.open()) if isinstance(source, AudioStream) else f"file:{source}"
-            container = stack.enter_context(av.open(file, format=headerless, metadata_errors="ignore"))
+            # PyAV 19 reads tags that are no UTF-8 by itself, and no longer takes the argument.
+            lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+            container = stack.enter_context(av.open(file, format=headerless, **lenient))
             if not container.streams.audio:
                 raise AudioError("not audio: no audio stream in the file")
             yield container
