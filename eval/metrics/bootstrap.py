@@ -16,13 +16,15 @@ METHOD = (
     f"{FEW} wrong, exact binomial limits (Clopper-Pearson), over parts combined by MOVER (Zou and Donner 2008) and "
     "never narrower than those of the effective number of items (Korn and Graubard 1998)"
 )
+LEAST = 6
+"""Of 2 to 5 observations resampled intervals hold the truth in 50 to 83 of 100 samples (of normal numbers)."""
 MAX_CELLS = 4_000_000  # of one block of draws: 32 MB
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; `count` observations were behind it. None of those that are all alike, or of a
-    single one: they do not tell how observations differ."""
+    """A value with its 95 % interval; `count` observations were behind it. None of those that are all alike, or too
+    few: they do not tell how observations differ."""
 
     value: float
     interval: tuple[float, float] | None
@@ -33,12 +35,13 @@ def estimate(strata: Sequence[Observations], resamples: int, seed: int, share: b
     """The mean of the strata's values (one stratum: its value), each resampled within itself.
 
     The interval spans the 2.5th to the 97.5th percentile of `resamples` values. Of a `share`, a mean of values within
-    [0, 1], it is that of `few_share` where some stratum has too few for that.
+    [0, 1], it is that of `few_share` where some stratum has too few for that; of other values, of fewer than `LEAST` in
+    all, there is none.
     """
     value, count = float(np.mean([s.value for s in strata])), sum(len(s) for s in strata)
     if share and (found := few_share([s.numerators / s.denominators for s in strata])) is not None:
         return Estimate(value, found, count)
-    if all(len(_distinct(s)[0]) == 1 for s in strata):
+    if count < LEAST or all(len(_distinct(s)[0]) == 1 for s in strata):
         return Estimate(value, None, count)
     rng = np.random.default_rng(seed)
     drawn = np.mean([resample(s, resamples, rng) for s in strata], axis=0)

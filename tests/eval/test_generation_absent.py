@@ -10,6 +10,7 @@ import pytest
 from eval.benchmarks.base import Generation
 from eval.judges.config import Judges
 from eval.judges.panel import Panel
+from eval.metrics import bootstrap
 from tests.eval.test_generation import GENERATION, Ear, ear, panel, run, spoken, table
 
 __all__ = ["ear", "panel", "spoken"]
@@ -58,8 +59,10 @@ def test_no_errors_against_recordings_without_a_recording(spoken, lm, panel):
     assert {"dwer", "dcer", "fad", "fad_inf", "kld"} <= set(result["details"]["absent"])
 
 
-def test_one_prompt_has_no_intervals(spoken, lm, panel):
-    """Resampling one clip would give an interval of no width, as if all were known."""
+def test_few_prompts_have_no_intervals(spoken, lm, panel, monkeypatch):
+    """Resampling one clip would give an interval of no width, as if all were known; of two, these two."""
+    assert {s["interval"] for s in run(spoken)["scores"]["model"]} == {None}
+    monkeypatch.setattr(bootstrap, "LEAST", 2)
     for scorer in ("model", "recordings"):
         found = run(spoken, generation=replace(GENERATION, max_prompts=1))["scores"][scorer]
         assert found
