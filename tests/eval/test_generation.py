@@ -275,7 +275,8 @@ def test_a_sheet_notes_what_has_no_value():
     assert sheet.add("x", [], "c") == {}
     sheet.add("x", [Transcript("a", ())], "c")
     assert {"distinct_1 of model, x", "vert of model, x", "self_bleu_2 of model, x"} <= set(sheet.undefined)
-    made = sheet.add("x", [TextLikelihood(name, nll, 1) for name, nll in zip("abcdef", 3 * (1.0, 3.0), strict=True)], "c")
+    heard = [TextLikelihood(name, nll, 1) for name, nll in zip("abcdef", 3 * (1.0, 3.0), strict=True)]
+    made = sheet.add("x", heard, "c")
     assert made["gen_ppl"] == pytest.approx(math.exp(2))
     score = next(s for s in sheet.scores["model"] if s.metric == "gen_ppl")
     assert math.e - 1e-9 <= score.interval[0] <= score.value <= score.interval[1] <= math.e**3 + 1e-9
