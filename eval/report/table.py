@@ -164,9 +164,13 @@ def comparison_table(compared: Mapping[str, Any]) -> str:
     header = ["", *(f"{row['benchmark']} {row['split']}, {row['name']} ({row['convention']})" for row in columns)]
     rows = [[m["name"], *(_cell(row, m["name"]) for row in columns)] for m in compared["models"]]
     keys = {(row["benchmark"], row["split"], row["name"]) for row in columns}
-    noise = [t for t in compared["tests"] if t["within_noise"] and (t["benchmark"], t["split"], t["name"]) in keys]
-    lines = [f"WARNING: {t['second']} and {t['first']} differ on {t['benchmark']} {t['split']}, {t['name']}, by less "
-             f"than the noise: {_difference(t)} on {t['count']:,} items." for t in noise]  # fmt: skip
+    noise: dict[str, list[str]] = {}
+    for t in compared["tests"]:
+        if t["within_noise"] and (t["benchmark"], t["split"], t["name"]) in keys:
+            said = f"{t['second']} and {t['first']} by {_difference(t)} on {t['count']:,} items"
+            noise.setdefault(f"{t['benchmark']} {t['split']}, {t['name']}", []).append(said)
+    lines = [f"WARNING: on {where}, these differ by less than the noise: {'; '.join(said)}."
+             for where, said in noise.items()]  # fmt: skip
     table = [markdown_table(header, rows)] if columns else []
     return "\n\n".join([*table, *lines, *(f"NOTE: {note}" for note in compared.get("notes", ()))])
 

@@ -82,7 +82,7 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
                 own = scores(out / name, row["benchmark"])[row["name"], row["convention"]]
                 assert cell["value"] == own["value"]
     printed = capsys.readouterr()
-    assert "WARNING: same and good differ on swuggy dev, all, by less than the noise" in printed.out
+    assert "WARNING: on swuggy dev, all, these differ by less than the noise: same and good by +0.0 (" in printed.out
     assert "bad and good differ" not in printed.out
     assert "model 3 of 3: bad" in printed.err
     markdown = (out / "comparison.md").read_text()
