@@ -165,6 +165,8 @@ def test_families_that_do_not_leak_pass(backbone, backend):
 def test_varlen_binds_what_torch_calls_it():
     """Causal, and grouped heads where they must be asked for: by the names of the torch that is installed."""
     bound = attention._varlen_attention()
+    if bound is None:
+        pytest.skip("torch before 2.11 has none")
     assert bound.keywords["window_size"] == (-1, 0)
     assert set(bound.keywords) <= set(inspect.signature(bound.func).parameters)
 

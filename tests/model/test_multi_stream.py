@@ -42,8 +42,8 @@ def test_what_is_saved_in_shards_is_what_is_opened(tmp_path, backbone, fields):
 
 
 def test_a_family_without_sdpa_has_several_streams_too(tmp_path):
-    lm, pattern = build({"model_type": "gptj", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64,
-                         "rotary_dim": 8})  # fmt: skip
+    lm, pattern = build({"model_type": "gpt_neo", "hidden_size": 32, "num_layers": 1, "num_heads": 2,
+                         "attention_types": [[["global"], 1]], "max_position_embeddings": 64})  # fmt: skip
     assert lm.model.config._attn_implementation == "eager"
     lm.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
