@@ -143,6 +143,8 @@ class Tokenizer(ABC):
         fewer. The same errors."""
         if not self.spec.has_decoder:
             raise UsageError(f"tokenizer {self.spec.name!r} has no decoder: its codes cannot be turned into audio")
+        if not isinstance(codes, Codes):
+            raise ValueError(f"decode takes the Codes of one clip, as `encode` gives them, not {_told(codes)}")
         check_same_spec(self.spec, codes.spec)
         check_codes(codes, self.spec)  # before a network looks them up: on a GPU, a wrong one ends the process
         if codes.num_samples < 0:
@@ -175,6 +177,8 @@ class Tokenizer(ABC):
 
     def _checked(self, clips: Sequence[AudioClip]) -> list[AudioClip]:
         """Those that are long enough for a frame, all being fit to be coded."""
+        if isinstance(clips, AudioClip):
+            raise ValueError("encode takes a list of clips: [clip] for one")
         for clip in clips:
             self.check_clip(clip)
         return [clip for clip in clips if self.spec.num_frames(len(clip.samples)) > 0]
@@ -192,7 +196,11 @@ class Tokenizer(ABC):
 
     def check_clip(self, clip: AudioClip) -> None:
         """ValueError for a clip that is not fit to be coded; see `encode`."""
-        rate_hz, samples = self.spec.sample_rate_hz, clip.samples
+        rate_hz = self.spec.sample_rate_hz
+        if not isinstance(clip, AudioClip):
+            remedy = f"AudioClip(id, slm.audio.read_audio(path, {rate_hz}), {rate_hz})"
+            raise ValueError(f"a clip must be an AudioClip, not {_told(clip)}: {remedy}")
+        samples = clip.samples
         remedy = f": slm.audio.read_audio(path, {rate_hz}) gives what it takes"
         if clip.sample_rate_hz != rate_hz:
             raise ValueError(f"{clip.id}: {clip.sample_rate_hz} Hz, but {self.spec.name} takes {rate_hz}{remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +164,20 @@ def test_decoding_the_codes_of_another_tokenizer_is_refused_and_names_both() -> 
         ours.decode(codes)
     assert ours.spec.fingerprint[:12] in str(caught.value)
     assert other.spec.fingerprint[:12] in str(caught.value)
+
+
+def test_what_is_no_clip_and_no_codes_is_told_so() -> None:
+    tokenizer, clip = ArithmeticTokenizer(), tone(0.1)
+    codes: Any = tokenizer.encode([clip])
+    given: Any = [clip, [clip.samples], "ab"]
+    for wrong, told in zip(
+        given, ("a list of clips", "an AudioClip, not float32", "an AudioClip, not str"), strict=True
+    ):
+        with pytest.raises(ValueError, match=told):
+            tokenizer.encode(wrong)
+    for wrong, told in ((codes, "not list"), (codes[0].codes, "not uint16")):
+        with pytest.raises(ValueError, match=f"the Codes of one clip, .* {told}"):
+            tokenizer.decode(wrong)
 
 
 def test_decoded_audio_is_padded_with_silence_to_the_clip() -> None:
