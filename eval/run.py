@@ -71,8 +71,8 @@ class EvalConfig:
     """Steps that are scored at a time; fewer take less memory, and change the last bits only. 32,768 on a GPU and 1,024
     on a CPU when not given."""
     compile: bool = False
-    """Compile the layers of the model for scoring: seconds more at first, then faster, above all on a GPU; last digits
-    change. Of continuations, --generation.compile compiles the steps."""
+    """Compile the layers of the model for scoring, on a GPU: seconds more at first; last digits change. Of
+    continuations, --generation.compile compiles the steps."""
     baselines: Literal["auto", "yes", "no"] = "auto"
     """Score an untrained model and a unigram model too; auto: where ROOT/generated.json says that the benchmark is
     synthetic, so that its shortcuts show."""
