@@ -47,6 +47,8 @@ class Training:
     flops_per_step: float | None
     audio_s_per_step: float | None = None
     """Repetitions count."""
+    run: Path | None = None
+    """The folder of the run, there or not."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,11 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
 
 
 def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
-    """Once for each curve: a run and its results may both be given."""
+    """Once for each curve: a run and its results, or several results of its model, may be given."""
     lines = [line for line in read_json_lines(metrics) if isinstance(line, dict) and "step" in line]
-    if lines and (name, lines) not in [(t.name, t.lines) for t in made.trainings]:
-        made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s")))
+    run = run.resolve()
+    if lines and (run, lines) not in [(t.run, t.lines) for t in made.trainings]:
+        made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s"), run))
 
 
 def spent_per_step(run: Path, what: str) -> float | None:

@@ -108,6 +108,14 @@ def test_the_table_of_a_plot_has_its_first_and_last_point_and_none_twice(number)
     assert len(rows) <= 13
 
 
+def test_a_curve_is_drawn_once_though_two_results_of_its_model_are_given(given, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(given[0], again)
+    once, twice = read_inputs(given[:1]), read_inputs([given[0], again])
+    assert [t.name for t in twice.trainings] == [t.name for t in once.trainings] == ["good"]
+    assert len(twice.evaluated) == 2
+
+
 def test_plots_stand_where_the_numbers_say(given):
     inputs = read_inputs(given)
     quality = quality_plot(inputs.evaluated)
