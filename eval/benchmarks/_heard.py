@@ -125,8 +125,9 @@ def _perplexities(bench: Bench, asr: Asked, reader: Asked, judged: Sequence[Judg
          "prompt read before, not counted"),
     ]  # fmt: skip
     for scorer, part, texts, before, how in sides:
-        items, empty = likelihoods(reader, texts, before)
-        convention = bench.convention(asr, reader.record().sentence(), how, f"{empty} empty transcripts left out")
+        items, _ = likelihoods(reader, texts, before)
+        # How many are empty is a number of its own: models that differ in it are measured alike.
+        convention = bench.convention(asr, reader.record().sentence(), how, "empty transcripts left out")
         if texts:
             bench.sheet.add(part, items, convention, scorer, kind=TextLikelihood)
         if scorer == MODEL and part == CONTINUATION:
