@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from slm.spoken_lm import load_lm
 from slm.training import checkpoint, estimate, throughput, watch
 from slm.training.budget import Budget, Progress, duration_text
 from slm.training.checkpoint import Checkpoints, list_checkpoints
-from slm.training.config import MixtureConfig, ModelConfig, PatternConfig, SamplesConfig
+from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
 from slm.training.metrics import read_metrics
 from slm.training.setup import load_data, make_loader, make_model, make_pattern
@@ -46,13 +47,23 @@ def test_a_budget_ends_the_run_and_the_schedule(corpora, tmp_path, budget):
 
 
 def test_a_budget_of_time_ends_the_run_when_it_is_over_resumed_or_not(corpora, tmp_path):
-    c = config(corpora["two"], tmp_path / "run", budget="1.5 s", eval_fraction=0.0)
+    run, falling = tmp_path / "run", OptimizerConfig(lr=1e-2, warmup_steps=0)
+    c = config(corpora["two"], run, budget="1 s", eval_fraction=0.0, save_every=1, optimizer=falling)
     train_lm.main(c)
-    steps = steps_done(tmp_path / "run")
+    steps = steps_done(run)
     assert steps >= 2
+    shutil.rmtree(run / "final")
+    shutil.rmtree(run / "checkpoints" / f"step-{steps:07d}")
     reset_accelerate()
     train_lm.main(c)
-    assert steps_done(tmp_path / "run") == steps
+    rates = [line["lr"] for line in read_metrics(run / "metrics.jsonl")]
+    assert len(rates) >= steps
+    assert rates == sorted(rates, reverse=True)  # what was spent before is spent
+    assert rates[-1] == pytest.approx(1e-3)
+    steps = steps_done(run)
+    reset_accelerate()
+    train_lm.main(c)
+    assert steps_done(run) == steps
 
 
 def test_between_two_logs_a_run_asks_no_device_for_a_number(corpora, tmp_path, monkeypatch):

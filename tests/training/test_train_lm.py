@@ -113,7 +113,7 @@ def one_thread():
 def test_kill_9_and_start_again_gives_the_same_losses(corpora, tmp_path, processes, kills):
     start = TORCHRUN if processes == 2 else [sys.executable]
     dropout = {**TINY_BACKBONE, "attention_dropout": 0.1}  # so that random states matter too
-    settings = {"steps": 48, "save_every": 8, "eval_every": 24, "rows_per_batch": 8 // processes,
+    settings = {"steps": 48, "save_every": 8, "eval_every": 24, "rows_per_batch": 8 // processes, "ema_decay": 0.9,
                 "model": ModelConfig(backbone=dropout)}  # fmt: skip
     undisturbed = config(corpora["two"], tmp_path / "undisturbed", **settings)
     if processes == 1:
