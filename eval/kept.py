@@ -25,7 +25,9 @@ from slm.files import atomic_file
 from slm.types import CodeLogProbs, Codes, Scorer, stable_hash
 
 FORMAT = 2
-PART_CODES = 131_072  # a GPU's few seconds, and enough for it to pack well
+PART_CODES = {"cpu": 16_384, "cuda": 131_072}
+"""A GPU's few seconds, and enough for it to pack well; of a CPU, which takes minutes for them where a model is large,
+fewer: as many are lost where a run is killed."""
 LIBRARIES = ("torch", "transformers")  # which another version of may round otherwise
 
 
@@ -37,12 +39,13 @@ class KeptScorer:
     """
 
     def __init__(self, scorer: Scorer, fingerprint: str, folder: Path, name: str = "model",
-                 processes: Processes = ALONE, part_codes: int = PART_CODES):  # fmt: skip
-        self.scorer, self.fingerprint, self.name = scorer, fingerprint, name
-        self.processes, self.part_codes = processes, part_codes
+                 processes: Processes = ALONE, part_codes: int | None = None):  # fmt: skip
+        self.scorer, self.fingerprint, self.name, self.processes = scorer, fingerprint, name, processes
+        device = str(getattr(scorer, "device", "unknown"))
+        self.part_codes = part_codes or PART_CODES.get(device.partition(":")[0], PART_CODES["cuda"])
         precision = str(getattr(scorer, "precision", "float32"))
         versions = {library: version(library) for library in LIBRARIES}
-        self.metadata = {**versions, "precision": precision, "device": str(getattr(scorer, "device", "unknown"))}
+        self.metadata = {**versions, "precision": precision, "device": device}
         self.folder = folder / f"{name}-{stable_hash([FORMAT, fingerprint, precision, versions])[:12]}"
 
     def document(self, codes: Codes) -> np.ndarray:

@@ -273,14 +273,22 @@ def tell(line: str, processes: Processes, worth_it: bool = True) -> None:
 
 
 def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
-    """UsageError for an unknown name, and for missing material."""
+    """UsageError for an unknown name, and for missing material: all of it, a line each."""
     names = [name.strip() for name in config.benchmarks.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--benchmarks names none; known: {', '.join(BENCHMARKS.names())}")
     classes = [BENCHMARKS.get(name) for name in dict.fromkeys(names)]
     setup = Setup(Path(config.data), config.split, config.prompts, config.generation, cache_folder(config) / "audio",
                   config.judges)  # fmt: skip
-    return [cls(setup) for cls in classes]
+    made, missing = list[Benchmark](), list[str]()
+    for cls in classes:
+        try:
+            made.append(cls(setup))
+        except UsageError as error:
+            missing.append(str(error))
+    if missing:
+        raise UsageError("\n".join(dict.fromkeys(missing)))
+    return made
 
 
 def cache_folder(config: EvalConfig) -> Path:

@@ -87,6 +87,11 @@ def test_a_kill_costs_the_part_that_was_being_scored(tmp_path):
     rest = Asked()
     same(KeptScorer(rest, "f", tmp_path, part_codes=48).score_codes(codes), codes)
     assert sorted(killed.asked + rest.asked) == sorted(c.codes.tobytes() for c in codes)
+    first, second = Asked(stop_after=2), random_codes(TOKENIZER, [1_000] * 40, seed=1)  # of a CPU less than of a GPU
+    first.device = "cpu"
+    with pytest.raises(KeyboardInterrupt):
+        KeptScorer(first, "g", tmp_path).score_codes(second)
+    assert len(first.asked) == 2 * 9
 
 
 def test_common_beginnings_come_together(tmp_path):

@@ -319,7 +319,7 @@ def test_broken_files_are_wrong_use(root, lm):
     [
         ({"benchmarks": "swuggy,sblmp"}, "unknown benchmark 'sblmp'; did you mean 'sblimp'"),
         ({"benchmarks": " , "}, "names none; known: "),
-        ({"split": "test"}, "no such benchmark data"),
+        ({"split": "test", "benchmarks": "swuggy"}, "no such benchmark data"),
         ({"corpus": "nowhere"}, "--corpus: no "),
         ({"convention": "average"}, "unknown convention"),
         ({"prompts": "nowhere"}, "no prompts: nowhere does not exist"),
@@ -336,6 +336,12 @@ def test_wrong_use_is_refused_before_the_model_is_loaded(root, monkeypatch, caps
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_all_that_is_missing_is_named_at_once(root):
+    with pytest.raises(UsageError, match=r"(?s)no such benchmark data: .*\nno sSC: .*\nno SALMon: ") as error:
+        main(config(root, benchmarks="swuggy,sblimp,ssc,salmon", split="test"))
+    assert str(error.value).count("\n") == 3
 
 
 def test_an_empty_split_is_none():
