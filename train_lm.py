@@ -141,8 +141,10 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
             if reason := trouble.see(values):
                 if accelerator.is_main_process:
                     watch.write_report(out, at, reason, metrics.lines)
-                raise StoppedError(f"{reason} at step {at}; what was saved before is kept, and {out / watch.REPORT} "
-                                   "says more. Lower optimizer.lr, or lengthen the warm-up, in a new --out")  # fmt: skip
+                raise StoppedError(
+                    f"{reason} at step {at}; what was saved before is kept, and {out / watch.REPORT} says more. "
+                    "Lower optimizer.lr, or lengthen the warm-up, in a new --out"
+                )
         if data.evaluation and (at % config.eval_every == 0 or last):
             with throughput.aside(), averaged():
                 values = evaluate(accelerator, model, data.evaluation, pattern, config)
