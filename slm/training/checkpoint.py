@@ -98,6 +98,8 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """Write `checkpoints/step-N` on all processes: the evaluable model, and in `state/` all that resuming needs."""
+        if self.accelerator.is_main_process:
+            self.statistics()  # which reads the whole corpus, for the first one only: the next need not wait for it
         begun = self.clock()
         self._write(progress)
         self._saved_at = self.clock()
