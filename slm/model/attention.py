@@ -199,6 +199,15 @@ def _attending_by(backend: str, body: Any) -> Iterator[None]:
 
 
 @contextmanager
+def whole_row_attention(body: Any) -> Iterator[None]:
+    """Inside, a body attends causally over each row, without masks, whatever its backend: what is kept for a backward
+    pass is as much as by flash attention within documents."""
+    register_attention("by_document")
+    with _attending_by("by_document", body):
+        yield
+
+
+@contextmanager
 def reference_attention(body: Any) -> Iterator[None]:
     """Inside, a body that attends by flash or flex attention does so by equals that run on any device."""
     backend = body.config._attn_implementation
@@ -211,8 +220,7 @@ def reference_attention(body: Any) -> Iterator[None]:
         return
     if backend == "varlen" and getattr(body.config, "attn_logit_softcapping", None):
         raise ValueError("it has no soft cap of scores")
-    register_attention("by_document")
-    with _attending_by("by_document", body):
+    with whole_row_attention(body):
         yield
 
 

@@ -124,6 +124,18 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
     return fresh
 
 
+def checkpoint_activations(causal_lm: Any) -> None:
+    """Of each layer of a body keep only what goes in while training, and make the rest again for the backward pass
+    (arXiv 1604.06174). UsageError for a family that cannot."""
+    body = causal_lm.base_model  # transformers 5.18 and later have another name for the same
+    enable = getattr(body, "activation_checkpointing_enable", None) or body.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        kind = body.config.model_type
+        raise UsageError(f"model.activation_checkpointing: transformers' {kind!r} cannot; leave it out") from error
+
+
 def use_liger(causal_lm: Any) -> None:
     """Liger's Triton kernels (arXiv 2410.10989) for the norms, rotary positions and gated layers of a body, in place,
     and of all models of its family that this process makes later: they then run on CUDA only. The loss stays

@@ -48,6 +48,8 @@ class ModelConfig:
     attention: str = "auto"
     """auto, sdpa, eager, by_document (what a CPU takes), varlen (PyTorch's flash attention), flash_attention_2,
     flash_attention_3 or flex_attention (never taken by auto); none lets documents see each other."""
+    activation_checkpointing: bool = False
+    """The backward pass makes what is inside a layer again instead of keeping it: less memory, more time."""
     kernels: Literal["torch", "liger"] = "torch"
     """liger: Triton kernels for norms, rotary positions and gated layers (pip install liger-kernel; CUDA)."""
 
@@ -228,7 +230,8 @@ class TrainConfig:
                 "rows_per_batch", "accumulation", "precision", "samples", "trackers", "project", "divergence_nats",
                 "dry_run"}  # fmt: skip
         kept = {key: value for key, value in asdict(self).items() if key not in free}
-        kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("attention", "kernels")}
+        how = ("attention", "activation_checkpointing", "kernels")
+        kept["model"] = {k: v for k, v in kept["model"].items() if k not in how}
         return kept
 
 

@@ -16,7 +16,7 @@ from slm.data.store import CodeStore
 from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.attention import choose_attention, is_flattened
-from slm.model.backbone import build_causal_lm, twist_causal_lm, use_liger
+from slm.model.backbone import build_causal_lm, checkpoint_activations, twist_causal_lm, use_liger
 from slm.model.check import check_attention
 from slm.model.checkpoint import ModelRecord
 from slm.model.statistics import CodeStatistics
@@ -138,6 +138,8 @@ def _make_model(config: TrainConfig, pattern: Pattern, backend: str) -> Acoustic
         raise UsageError(f"row_length {config.row_length} is beyond the model's max_position_embeddings, {longest}")
     model = AcousticLM(body, pattern, config.codebook_weights)
     check_attention(model, pattern, config.row_length)
+    if options.activation_checkpointing:
+        checkpoint_activations(body)
     if options.kernels == "liger":  # now, since its kernels run on CUDA only
         use_liger(body)
     return model

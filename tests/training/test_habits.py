@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,15 +16,14 @@ from safetensors.torch import load_file
 
 import train_lm
 from slm.errors import UsageError
-from slm.model.depth import CHUNK_TOKENS
 from slm.spoken_lm import load_lm
-from slm.training import checkpoint, estimate, throughput, watch
+from slm.training import checkpoint, throughput, watch
 from slm.training.budget import Budget, Progress, duration_text
 from slm.training.checkpoint import Checkpoints, list_checkpoints
 from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, PatternConfig, SamplesConfig
 from slm.training.ema import MovingAverage
 from slm.training.metrics import read_metrics
-from slm.training.setup import load_data, make_loader, make_model, make_pattern
+from slm.training.setup import load_data, make_loader, make_pattern
 from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
 from tests.training.runs import config, losses, reset_accelerate
 
@@ -309,17 +307,6 @@ def test_a_dry_run_tells_and_writes_nothing(corpora, tmp_path, capsys):
     taken = sum(len(c.codes) + 3 for c in markov_codes(ArithmeticTokenizer(2), 120))  # two delayed streams: T + 3 steps
     assert steps == pytest.approx(10 * taken / (8 * 64), rel=0.1)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_dry_run_counts_a_chunk_of_the_depth_transformer_as_memory(corpora, tmp_path):
-    c = config(corpora["two"], tmp_path / "run", rows_per_batch=100)
-    depth = {**TINY_BACKBONE, "hidden_size": 16, "num_hidden_layers": 3}
-    made = []
-    for options in (c, replace(c, model=replace(c.model, depth=depth))):
-        with torch.device("meta"):
-            model = make_model(options, make_pattern(options, load_data(options)))
-        made.append(estimate._activations_gb(model, options, half=False) * 2**30)
-    assert made == pytest.approx([68 * 6400 * 32 * 2, 68 * (6400 * 32 * 2 + CHUNK_TOKENS * 16 * 3)])
 
 
 def test_what_is_heard_is_told_in_a_unit_that_has_digits(corpora, tmp_path, capsys):
