@@ -21,7 +21,7 @@ from slm._headers import HEADER_BYTES, info_of_header
 from slm._segment import AudioInfo, Blocks, check_times, cut, with_surroundings
 from slm._sndfile import can_seek_sndfile, probe_sndfile, sndfile_blocks
 from slm._stream import AudioInput, AudioStream, DecodedAudio, suffix_of, watched
-from slm.errors import AudioError, UnreadableError
+from slm.errors import AudioError, SilentError, UnreadableError
 from slm.files import atomic_file
 from slm.types import AudioClip
 
@@ -228,7 +228,7 @@ def _checked(blocks: Blocks, start_s: float, end_s: float | None, to_hz: int) ->
         position += len(block)
         yield rate_hz, block
     if position is not None and not any_sound:
-        raise AudioError("silent: all samples are 0")
+        raise SilentError("silent: all samples are 0")
 
 
 def _check_rate(rate_hz: int) -> None:

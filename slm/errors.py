@@ -24,6 +24,10 @@ class AudioError(Exception):
     """One audio file cannot be used. The message is the reason, fit for `rejects.jsonl`; other files go on."""
 
 
+class SilentError(AudioError):
+    """All samples are 0: nothing to learn from, but an answer where a model or a codec made it."""
+
+
 class UnreadableError(AudioError):
     """One audio file cannot be opened or read: missing, no permission, a fault of the disk. It may pass."""
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eval.benchmarks.base import LeftOut
-from slm.audio import read_audio
+from eval.silence import read_made
 from slm.corpus.reading import probe_clip, read_clip
 from slm.corpus.sources import SourceClip, list_clips
 from slm.errors import AudioError
@@ -46,7 +44,7 @@ def read_judged(made: Sequence[Mapping[str, Any]], out: Path, sources: Sequence[
         if not record.get("continuation", {}).get("duration_s"):
             left_out.append(LeftOut(record["id"], "the continuation has no audio: the model ended at once"))
             continue
-        clips = {name: _read(folder / record["files"][name], record["id"], rate_hz)
+        clips = {name: AudioClip(record["id"], read_made(folder / record["files"][name], rate_hz), rate_hz)
                  for name in ("prompt", "continuation", "whole")}  # fmt: skip
         found.append(
             Judged(record["id"], clips["prompt"], clips["continuation"], clips["whole"],
@@ -59,19 +57,6 @@ def read_judged(made: Sequence[Mapping[str, Any]], out: Path, sources: Sequence[
 def _text(source: SourceClip, name: str) -> str | None:
     value = source.metadata.get(name)
     return value if isinstance(value, str) and value.strip() else None
-
-
-def _read(path: Path, id: str, rate_hz: int) -> AudioClip:
-    """A file of ours; one that is silent throughout is silence, and not refused."""
-    import soundfile
-
-    try:
-        return AudioClip(id, read_audio(path, rate_hz), rate_hz)
-    except AudioError as error:
-        if not str(error).startswith("silent"):
-            raise
-        info = soundfile.info(str(path))
-        return AudioClip(id, np.zeros(round(info.frames * rate_hz / info.samplerate), np.float32), rate_hz)
 
 
 def read_rest(source: SourceClip, after_s: float, seconds: float, rate_hz: int) -> AudioClip | None:

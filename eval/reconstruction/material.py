@@ -12,7 +12,7 @@ from eval.reconstruction.settings import Reconstruction
 from slm.audio import find_audio, probe, read_blocks
 from slm.corpus.remote import open_text
 from slm.corpus.sources.manifest import json_rows
-from slm.errors import AudioError, UsageError
+from slm.errors import AudioError, SilentError, UsageError
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def why_not(piece: Piece, cut_s: float) -> str:
                 if num_samples < cut_s * rate_hz * (1 - 1e-9):
                     return f"{whose}shorter than {cut_s:g} s"
         except AudioError as error:
+            if path == piece.made and isinstance(error, SilentError):
+                continue  # silence came back: that is judged
             return f"{whose}{error}"
     return ""
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from eval.benchmarks.base import LeftOut
 from eval.reconstruction.material import Piece
+from eval.silence import read_made
 from slm.audio import probe, read_audio
 from slm.errors import AudioError
 from slm.types import AudioClip, Codes
@@ -155,7 +156,7 @@ class Recorded:
             assert piece.made is not None
             try:
                 rate_hz = probe(piece.made).sample_rate_hz
-                samples = read_audio(piece.made, rate_hz, piece.start_s, piece.end_s)
+                samples = read_made(piece.made, rate_hz, piece.start_s, piece.end_s)
             except AudioError as error:
                 left_out.append(LeftOut(piece.id, str(error)))
                 continue

@@ -262,12 +262,14 @@ def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
         ("same", x),
         ("late", np.pad(x, (160, 0))),
         ("noisy", x + noise(1, 0.01, 20_000)),
+        ("silent", 0 * x),
     ):
         write(tmp_path / f"pairs/{name}/a.wav", made)
-    options = Reconstruction(**QUIET, metrics="snr,mel_distance")
+    options = Reconstruction(**QUIET, metrics="snr,mel_distance,si_snr", max_files=1)
     main(EvalConfig("reconstruction", str(tmp_path / "out"), data=str(tmp_path / "pairs"), reconstruction=options))
     points = {p["system"]: p for p in json.loads((tmp_path / "out/reconstruction.json").read_text())["points"]}
-    assert set(points) == {"late", "noisy", "same"}
+    assert set(points) == {"late", "noisy", "same", "silent"}
+    assert points["silent"]["scores"]["si_snr"]["value"] == -100  # as of a tokenizer: it is not left out
     assert points["same"]["scores"]["snr"]["value"] == points["late"]["scores"]["snr"]["value"] == 100
     assert points["late"]["alignment"]["delay_s"] == pytest.approx(0.01)
     assert points["late"]["alignment"]["length_s"] == pytest.approx(0.01)
