@@ -115,14 +115,17 @@ def quality_plot(evaluated: Sequence[Evaluated]) -> Plot:
     made = [View(_axis(m, u), "bits per second of audio", _axis(m, u), _series(found), log_x=True)
             for (m, u), found in views.items()]  # fmt: skip
     about = "What comes back from a tokenizer against the bits per second that it takes, for each number of codebooks."
-    absent = "" if made else "No reconstruction was measured: eval/run.py --tokenizer NAME --benchmarks reconstruction."
+    absent = "" if made else "No tokenizer's reconstruction: eval/run.py --tokenizer NAME --benchmarks reconstruction."
     return Plot("quality", "Quality against bitrate", about, tuple(made), absent)
 
 
 def nominal_bps(run: Evaluated, item: str) -> float:
-    """Of the codebooks that the last number of an item's name counts; of all where it has none."""
+    """Of the codebooks that the last number of an item's name counts; of all where it has none. NaN for recordings of
+    which nobody knows what made them."""
     spec = run.record["tokenizer"]
     sizes, found = spec["codebook_sizes"], COUNT.search(item)
+    if not sizes:
+        return math.nan
     count = int(found[1]) if found else len(sizes)
     return spec["frame_rate_hz"] * sum(math.log2(size) for size in sizes[:count])
 

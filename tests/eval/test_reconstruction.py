@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from eval.reconstruction.pairs import find_pairs
 from eval.reconstruction.scoring import Job, judge, judge_all, pool
 from eval.reconstruction.settings import Reconstruction
 from eval.reconstruction.sources import RoundTrip, entropy_bits
+from eval.report.__main__ import main as report
 from eval.results import read_results
 from eval.run import EvalConfig, main
 from slm.errors import UsageError
@@ -275,7 +277,9 @@ def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
     assert points["late"]["alignment"]["length_s"] == pytest.approx(0.01)
     expected = 10 * math.log10(float(x @ x) / 20_000 / 0.01**2)
     assert points["noisy"]["scores"]["snr"]["value"] == pytest.approx(expected, abs=0.3)
-    assert (tmp_path / "out/index.html").is_file()
+    assert " Hz" not in (tmp_path / "out/index.html").read_text().split('class="facts"')[1].split("</p>")[0]
+    assert report([str(tmp_path / "out"), "--out", str(tmp_path / "site")]) == 0  # of no known bitrate: no plot
+    assert "No tokenizer's reconstruction" in html.unescape((tmp_path / "site/plots.html").read_text())
 
 
 def test_each_number_of_codebooks_is_a_subset_and_all_of_them_the_first(monkeypatch, recordings, tmp_path):
