@@ -36,8 +36,14 @@ def test_what_is_no_decoder_only_family_is_refused_in_a_line_that_names_one(stre
 
 
 def test_what_a_family_needs_is_said_in_the_line():
+    streams = PATTERNS.create("flat", codebook_sizes=(8,))
+    backbone = {"model_type": "qwen2", "hidden_size": 16, "num_attention_heads": 4}
+    with pytest.raises(UsageError, match="4 num_attention_heads cannot share 32 num_key_value_heads, qwen2's"):
+        build_causal_lm(backbone, streams, 0)
+    with pytest.raises(UsageError, match=r"4 num_attention_heads cannot share 3 num_key_value_heads$"):
+        build_causal_lm({**backbone, "num_key_value_heads": 3}, streams, 0)
     with pytest.raises(UsageError, match=r"no modernbert-decoder can be made of this .*'pad_token_id' expected int"):
-        build_causal_lm({**SMALL, "model_type": "modernbert-decoder"}, PATTERNS.create("flat", codebook_sizes=(8,)), 0)
+        build_causal_lm({**SMALL, "model_type": "modernbert-decoder"}, streams, 0)
 
 
 def test_a_leak_is_seen_however_little_fresh_weights_make_of_it():
