@@ -34,7 +34,9 @@ def make_loader(sources, row_length=64, rows_per_batch=4, accumulation=1, rank=0
 
 @pytest.mark.parametrize(("name", "settings"), PATTERNS_TO_TRY)
 @pytest.mark.parametrize("sizes", [(5,), (5, 7, 3)])
-def test_many_documents_are_laid_out_as_each_alone(name, settings, sizes):
+@pytest.mark.parametrize("at_once", [1 << 13, 20])
+def test_many_documents_are_laid_out_as_each_alone(monkeypatch, name, settings, sizes, at_once):
+    monkeypatch.setattr("slm.data.layouts._AT_ONCE", at_once)
     pattern = PATTERNS.create(name, codebook_sizes=sizes, **settings)
     rng = np.random.default_rng(0)
     lengths, ends = rng.integers(0, 9, 30), rng.integers(0, 2, 30)
