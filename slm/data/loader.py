@@ -112,6 +112,11 @@ class TrainLoader:
         heard = zip(self._sizes, self.epochs_at(step), strict=True)
         return sum(size * epochs for size, epochs in heard) / sum(self._sizes)
 
+    def epochs_of_each(self, steps: int) -> list[float]:
+        """About how often each of several sources is heard in so many steps, without laying out their epochs."""
+        counts = self._division.counts(steps * self.rows_per_step)
+        return [rows / size for rows, size in zip(counts, self._sizes, strict=True)]
+
     def codes_and_audio_s(self, step: int) -> tuple[int, float]:
         """Codes, and seconds of audio, that all processes together are trained on at `step`."""
         found = self._pieces(step)

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -71,6 +72,9 @@ def dry_run(config: TrainConfig) -> str:
         "time": f"{duration_text(step_s * steps)} on {world} of this device ({rate / 1e12:.2f} TFLOP/s in "
                 f"matrix products, MFU {ASSUMED_MFU:.0%} assumed)",
     }  # fmt: skip
+    if len(config.corpora) > 1:
+        each = zip(config.corpora, loader.epochs_of_each(steps), strict=True)
+        lines["each"] = ", ".join(f"{Path(name).name} {times:.2g} epochs" for name, times in each)
     told = [f"{name:<9} {text}" for name, text in lines.items()]
     return "\n".join([*told, *warm_up_warnings(config, spends)])
 

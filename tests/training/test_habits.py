@@ -309,6 +309,21 @@ def test_a_dry_run_tells_and_writes_nothing(corpora, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_says_how_often_each_corpus_of_a_mixture_is_heard(corpora, tmp_path, capsys):
+    """All are as large: the third, of next to no weight, is not reached."""
+    mixture = MixtureConfig(weights=[3, 1, 1e-9])
+    three = [str(shutil.copytree(corpora["two"], tmp_path / name)) for name in "abc"]
+    c = config(three, tmp_path / "run", mixture=mixture, dry_run=True, eval_fraction=0.0)
+    train_lm.main(c)
+    told = capsys.readouterr().out
+    line = next(line for line in told.splitlines() if line.startswith("each"))
+    often = [float(part.split()[1]) for part in line.removeprefix("each").split(",")]
+    data = load_data(c)
+    loader = make_loader(c, data, make_pattern(c, data), 0, 1)
+    assert often == pytest.approx(loader.epochs_at(40), rel=0.1)
+    assert often[0] > 2.5 * often[1] > 0 == often[2]
+
+
 def test_what_is_heard_is_told_in_a_unit_that_has_digits(corpora, tmp_path, capsys):
     """The corpus has 0.02 s a frame: seconds, of which no tenth of an hour would be seen."""
     train_lm.main(config(corpora["two"], tmp_path / "run", budget="1 epoch", dry_run=True, eval_fraction=0.0))
