@@ -316,8 +316,8 @@ def test_a_dry_run_says_how_often_each_corpus_of_a_mixture_is_heard(corpora, tmp
     c = config(three, tmp_path / "run", mixture=mixture, dry_run=True, eval_fraction=0.0)
     train_lm.main(c)
     told = capsys.readouterr().out
-    line = next(line for line in told.splitlines() if line.startswith("each"))
-    often = [float(part.split()[1]) for part in line.removeprefix("each").split(",")]
+    line = next(line for line in told.splitlines() if line.startswith("corpora"))
+    often = [float(part.split()[1]) for part in line.removeprefix("corpora").split(",")]
     data = load_data(c)
     loader = make_loader(c, data, make_pattern(c, data), 0, 1)
     assert often == pytest.approx(loader.epochs_at(40), rel=0.1)
