@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slm.data.loader import TrainLoader
-from slm.model.acoustic_lm import AcousticLM, Places
-from slm.model.attention import whole_row_attention
-from slm.model.depth import CHUNK_TOKENS
+from slm.model.acoustic_lm import AcousticLM
 from slm.model.flops import flops_per_step_position
+from slm.model.memory import activation_bytes
 from slm.training.budget import Budget, duration_text
 from slm.training.config import TrainConfig
 from slm.training.setup import TrainingData, computes_in_bf16, load_data, make_loader, make_model, make_pattern
@@ -106,57 +101,8 @@ def _budget_text(budget: Budget, config: TrainConfig) -> str:
 
 
 def _activations_text(model: AcousticLM, config: TrainConfig, half: bool) -> str:
-    kept = activation_bytes(model, config, half)
+    again = config.model.activation_checkpointing
+    kept = activation_bytes(model, config.rows_per_batch, config.row_length, half, again)
     if kept is None:
         return "activations not counted, as of few families"
     return f"{kept / 2**30:.1f} GB for activations of a micro-batch" + (", less if compiled" if config.compile else "")
-
-
-def activation_bytes(model: AcousticLM, config: TrainConfig, half: bool) -> int | None:
-    """What the backward pass of a micro-batch finds kept, layers not compiled: a step on tensors without values tells
-    autograd what to keep, to the byte. What is made again for the backward pass is not held all at once: of layers that
-    is counted for one, of a depth transformer for one chunk. None where a family cannot be followed in this way, as
-    experts cannot.
-    """
-    if any(type(module).__name__.endswith("Experts") for module in model.modules()):
-        return None  # where their rows go depends on values, and PyTorch would print pages about it
-    model = copy.deepcopy(model)
-    rows, steps, streams = config.rows_per_batch, config.rows_per_batch * config.row_length, len(model.stream_sizes)
-    body, depth = model.causal_lm.base_model, getattr(model.causal_lm, "depth", None)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            model.to_empty(device="cpu").train()
-            ids = torch.zeros(rows, config.row_length, streams, dtype=torch.long)
-            places = Places(torch.arange(steps - 1), torch.arange(rows + 1, dtype=torch.int32))
-
-            def step() -> object:
-                return model(ids, torch.ones_like(ids, dtype=torch.bool), None, places)
-
-            with whole_row_attention(body):
-                kept = _kept_bytes(model, step)
-                if config.model.activation_checkpointing:  # which layers do in training only
-                    kept += (_kept_bytes(model.eval(), step) - kept) // body.config.num_hidden_layers
-            if depth is not None and steps > (chunk := CHUNK_TOKENS // streams):
-                hidden = torch.zeros(chunk, body.config.hidden_size, requires_grad=True)
-                kept += _kept_bytes(model, lambda: depth(hidden, ids[0, :1, 1:].expand(chunk, -1)))
-    except (RuntimeError, TypeError):
-        return None
-    return kept
-
-
-def _kept_bytes(model: AcousticLM, forward: Callable[[], object]) -> int:
-    """What autograd keeps of a forward pass beside the model: each storage once."""
-    own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(_storage(tensor), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return sum(t.untyped_storage().nbytes() for storage, t in kept.items() if storage not in own)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata

@@ -11,8 +11,8 @@ import train_lm
 from slm.errors import UsageError
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import checkpoint_activations
+from slm.model.memory import activation_bytes
 from slm.training.config import ModelConfig
-from slm.training.estimate import activation_bytes
 from slm.training.setup import load_data, make_loader, make_model, make_pattern
 from tests.fakes import TINY_BACKBONE
 from tests.training.runs import config
@@ -38,6 +38,10 @@ def step(model: AcousticLM, c) -> tuple[int, torch.Tensor]:
     return sum(storage.nbytes() for place, storage in kept.items() if place not in own), loss
 
 
+def counted_bytes(model: AcousticLM, c, half: bool = False) -> int | None:
+    return activation_bytes(model, c.rows_per_batch, c.row_length, half, c.model.activation_checkpointing)
+
+
 def made(c) -> AcousticLM:
     return make_model(c, make_pattern(c, load_data(c))).train()
 
@@ -51,11 +55,11 @@ def test_activations_are_counted_as_a_step_keeps_them_and_layers_made_again_keep
     again = replace(plain, model=replace(model, activation_checkpointing=True))
     first, second = made(plain), made(again)
     (kept, loss), (kept_again, loss_again) = step(first, plain), step(second, again)
-    counted = activation_bytes(first, plain, half=False)
+    counted = counted_bytes(first, plain)
     assert counted == pytest.approx(kept, rel=0.07)  # rows that are all predicted, and attended to in one piece
-    assert 0.6 * counted < activation_bytes(first, plain, half=True) < 0.8 * counted  # norms are in 32 bits
+    assert 0.6 * counted < counted_bytes(first, plain, half=True) < 0.8 * counted  # norms are in 32 bits
     one_layer = (kept - kept_again) / backbone["num_hidden_layers"]
-    assert activation_bytes(second, again, half=False) == pytest.approx(kept_again + one_layer, rel=0.07)
+    assert counted_bytes(second, again) == pytest.approx(kept_again + one_layer, rel=0.07)
     assert kept_again < kept - one_layer
     loss.backward()
     loss_again.backward()
@@ -65,12 +69,12 @@ def test_activations_are_counted_as_a_step_keeps_them_and_layers_made_again_keep
 
 def test_of_a_depth_transformer_the_activations_of_one_chunk_are_counted(corpora, tmp_path, monkeypatch):
     c = config(corpora["two"], tmp_path / "run", model=ModelConfig(backbone=TINY_BACKBONE, depth=DEPTH))
-    whole = activation_bytes(made(c), c, half=False)
+    whole = counted_bytes(made(c), c)
     without = config(corpora["two"], tmp_path / "run", model=ModelConfig(backbone=TINY_BACKBONE))
-    body = activation_bytes(made(without), without, half=False)
+    body = counted_bytes(made(without), without)
     monkeypatch.setattr("slm.model.depth.CHUNK_TOKENS", 256)  # of 8 x 64 steps x 2 streams
-    monkeypatch.setattr("slm.training.estimate.CHUNK_TOKENS", 256)
-    assert activation_bytes(made(c), c, half=False) == pytest.approx(body + (whole - body) / 4, rel=0.1)
+    monkeypatch.setattr("slm.model.memory.CHUNK_TOKENS", 256)
+    assert counted_bytes(made(c), c) == pytest.approx(body + (whole - body) / 4, rel=0.1)
 
 
 def test_what_cannot_be_counted_or_made_again_is_said(corpora, tmp_path, capsys):
