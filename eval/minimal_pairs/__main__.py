@@ -55,6 +55,8 @@ class MinimalPairsConfig:
             raise UsageError("--minutes must not be below 0, --pairs at least 1, and --workers 0 or more")
         if self.seed < 0:
             raise UsageError("--seed must be 0 or more")
+        if wrong := [voice for voice in self.voices if "," in voice]:
+            raise UsageError(f"--voices {wrong[0]}: give several with blanks between them, and no commas")
         if self.is_closed_world and self.minutes == 0:
             raise UsageError(
                 "--minutes must be above 0: the words of the closed world are counted in what is trained on"

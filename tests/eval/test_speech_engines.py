@@ -87,3 +87,8 @@ def test_french_pairs_by_two_variants_of_espeak(tmp_path):
         lengths = np.array([num_samples(root, task, r) for r in rows]).reshape(-1, 2)
         assert np.abs(lengths[:, 0] - lengths[:, 1]).max() <= 320
     assert {r["type"] for r in gold(root, "syntactic")} == {"determiner_noun_agreement", "subject_verb_agreement"}
+
+
+def test_voices_with_commas_between_are_told_how_they_are_given():
+    with pytest.raises(UsageError, match="--voices espeak:en,espeak:fr: give several with blanks between them"):
+        MinimalPairsConfig("out", voices=["espeak:en,espeak:fr"])
