@@ -86,6 +86,7 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
     budget = config.run_budget()
     finished = budget.is_spent(progress)
     if finished and (out / "final" / "slm.json").is_file() and any((out / "final").glob("model*.safetensors")):
+        accelerator.end_training()
         return say(f"{out} is finished: nothing to do")
     metrics = MetricsLog(out, progress.steps, accelerator, config)
     checkpoints.figures = metrics.last_evaluation()

@@ -137,6 +137,7 @@ class Checkpoints:
                 self._save_model(folder)
         else:
             self._save_model(self.out)
+        self.accelerator.wait_for_everyone()  # where others are seen to end, a launcher stops the one that still writes
 
     def _save_model(self, folder: Path) -> None:
         """Into `folder`, by the main process; all take part, since weights may have to be gathered."""

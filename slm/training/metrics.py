@@ -56,9 +56,10 @@ class MetricsLog:
         return [line[LOSS] for line in self.lines if LOSS in line]
 
     def close(self) -> None:
+        """By all processes: one that ends with its process group is now and then aborted by it, after all was done."""
         if self.enabled:
             self._file.close()
-            self._accelerator.end_training()
+        self._accelerator.end_training()
 
 
 def usable_trackers(names: Sequence[str]) -> list[str]:

@@ -64,16 +64,21 @@ def start(rank: int, job: dict[str, Any], port: int) -> int:
 
 
 def train(arguments: list[str]) -> int:
+    import torch
+
     import train_lm
     from slm.config import run_command
     from slm.training.config import TrainConfig
 
     sys.argv = ["train_lm.py", *arguments]
+    status: Any = 0
     try:
         run_command(train_lm.main, TrainConfig)
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    return 0
+        status = error.code or 0
+    if not status and torch.distributed.is_initialized():
+        return 99  # such a process is now and then aborted where it ends
+    return status if isinstance(status, int) else 1
 
 
 def wait(pids: list[int]) -> list[int]:
