@@ -33,8 +33,11 @@ def test_in_a_browser(site, tmp_path):
             assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), f"{page.name} is too wide"
             assert await tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
             assert await tab.run(UNNAMED) == []
+        await tab.size(1200, 900)
+        await tab.run("localStorage.setItem('theme', 'dark')")  # as its button does, on whichever page
+        await tab.open(next(site.glob("models/*/index.html")))
+        assert await tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
         await tab.open(site / "tokenizers.html")
-        await tab.run("root.dataset.theme = 'dark'")
         await tab.call("Emulation.setEmulatedMedia", media="print")
         style = "(s => [s('body').color, s('.scroll').overflowX])(e => getComputedStyle(document.querySelector(e)))"
         assert await tab.run(style) == ["rgb(29, 27, 24)", "visible"]  # paper is light, and does not scroll
@@ -138,6 +141,8 @@ async def _check_plots(tab, site: Path) -> None:
     assert await tab.run("document.querySelector('[data-plot=zero-shot]').value") == "1"
     assert await tab.run("document.querySelector('.view[data-view=zero-shot-0]').hidden")
     assert "codes" in await tab.run("document.querySelector('#plot-zero-shot').layout.xaxis.title.text")
-    before = await tab.run("document.querySelector('#plot-quality').layout.font.color")
+    ink = "document.querySelector('#plot-quality').layout.font.color"
+    assert await tab.run(ink) == "rgb(29, 27, 24)"
     await tab.run("document.querySelector('#theme').click()")
-    assert await tab.run("document.querySelector('#plot-quality').layout.font.color") != before
+    assert await tab.run(ink) == "rgb(236, 232, 225)"
+    await tab.run("localStorage.removeItem('theme')")

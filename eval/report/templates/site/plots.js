@@ -10,7 +10,7 @@ function draw(select) {
   }
   if (!place || typeof Plotly === "undefined") return;
   const { data, layout } = JSON.parse(document.getElementById(`figures-${key}`).textContent)[select.value];
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colour = (name) => { place.style.color = `var(${name})`; return getComputedStyle(place).color; };
   const narrow = place.clientWidth < 600, title = (axis) => ({ ...axis.title, font: { size: narrow ? 10 : 13 } });
   const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
   const xs = data.flatMap((trace) => trace.x), wide = Math.max(...xs) / Math.min(...xs) > 8;
@@ -25,8 +25,9 @@ function draw(select) {
     shapes: (layout.shapes || []).map((s) => ({ ...s, line: { ...s.line, color: colour("--quiet") } })),
     colorway: COLOURS[isDark() ? "dark" : "light"], font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },
+    // Of very many a legend would leave no room: their points say their names, and the table beneath has them all.
     // At the bottom of the card, however low that is: a share of the plot's height would lie upon the axis on phones.
-    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, showlegend: true,
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, showlegend: data.length <= 40,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--ink") }, hovermode: "closest",
   }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
 }
