@@ -97,6 +97,14 @@ class Processes:
         if self.is_main:
             self.wait()
 
+    def leave(self) -> None:
+        """When all is done: a process that ends with its group is now and then aborted by it, and the launcher then
+        stops the others."""
+        if self.count > 1:
+            import torch.distributed
+
+            torch.distributed.destroy_process_group()
+
     def device(self, chosen: str) -> str:
         """A GPU of its own for each process, where the device chosen is `cuda`."""
         return f"cuda:{self.local_rank}" if self.count > 1 and chosen == "cuda" else chosen

@@ -159,6 +159,7 @@ def main(config: EvalConfig) -> int:
         with attempts.apart("the comparison"):
             if processes.is_main:
                 write_comparison(config, compared, benchmarks, attempts.failures, out)
+    processes.leave()
     if not processes.is_main:
         return 1 if attempts.failures else 0
     attempts.report()

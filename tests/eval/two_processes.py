@@ -62,6 +62,8 @@ def start(rank: int, port: str, log: str, arguments: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
+        if not status and sys.modules["torch"].distributed.is_initialized():
+            status = 99  # such a process is now and then aborted where it ends
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
