@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -149,6 +149,10 @@ def read_results(out: Path) -> dict[str, Any]:
         )
     if not isinstance(record.get("results"), list) or not isinstance(record.get("tokenizer"), dict):
         raise UsageError(f"{path} holds no list of results, or no tokenizer: it was edited; run eval/run.py again")
+    for number, result in enumerate(record["results"], start=1):
+        if lacking := {field.name for field in fields(Result)}.difference(result if isinstance(result, dict) else ()):
+            told = f"result {number} of {path} lacks {', '.join(sorted(lacking))}"
+            raise UsageError(f"{told}: it was edited; remove the file and run eval/run.py again")
     return record
 
 
