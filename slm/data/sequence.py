@@ -98,8 +98,7 @@ class RowSequence:
     @property
     def size(self) -> float:
         """About how many rows an epoch has: as many for each piece as in the first block."""
-        start, end = self._span(0)
-        return self._first_row(1) * len(self.pieces) / (end - start)
+        return self._first_row(1) * len(self.pieces) / self._span(0)[1]
 
     def rows_of_epoch(self) -> int:
         return self._first_row(self.blocks)

@@ -68,6 +68,7 @@ def test_resampling_agrees_with_drawing_index_by_index():
     rng = np.random.default_rng(5)
     observations = Observations(rng.normal(size=40), rng.uniform(1, 3, 40))
     fast = resample(observations, 20_000, np.random.default_rng(0))
+    assert len(fast) == 20_000
     index = rng.integers(0, 40, (20_000, 40))
     slow = observations.numerators[index].sum(axis=1) / observations.denominators[index].sum(axis=1)
     assert fast.mean() == pytest.approx(slow.mean(), abs=0.005)
@@ -91,6 +92,12 @@ def test_what_is_all_alike_does_not_tell_how_it_differs(count):
     ties = Observations(np.full(40, 0.5), np.ones(40))
     low, high = estimate([ties], resamples=100, seed=0, share=True).interval
     assert (low, high) == (pytest.approx(0.5 * 0.025 ** (1 / 40)), pytest.approx(1 - 0.5 * 0.025 ** (1 / 40)))
+
+
+def test_of_fewer_than_six_values_that_are_no_shares_there_is_no_interval():
+    for count in (5, 6):
+        found = estimate([Observations(np.arange(float(count)), np.ones(count))], resamples=100, seed=0)
+        assert (found.interval is None) == (count == 5)
 
 
 def test_intervals_depend_on_the_seed_and_not_on_order_or_blocks(monkeypatch):

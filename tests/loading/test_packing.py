@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,7 @@ def test_every_epoch_holds_every_frame_exactly_once(monkeypatch, packing, name, 
     pattern = PATTERNS.create(name, codebook_sizes=(4, 5))
     rows = RowSequence(Lengths(lengths), pattern, 64, seed, packing)
     number, orders = rows.rows_of_epoch(), []
+    assert rows.size == pytest.approx(number, rel=0.05)
     for epoch in range(2):
         seen: list[tuple[int, int]] = []
         for r in range(epoch * number, (epoch + 1) * number) if epoch == 0 else _second_epoch(rows, number):
@@ -100,6 +103,21 @@ def test_every_epoch_holds_every_frame_exactly_once(monkeypatch, packing, name, 
         assert sorted(seen) == [(d, t) for d, n in enumerate(lengths.tolist()) for t in range(n)]
         orders.append(seen)
     assert (orders[0] == orders[1]) == (seed is None)
+
+
+def test_rows_of_a_seed_are_in_no_order_of_length_and_greedy_ones_in_the_order_of_the_pieces():
+    lengths = np.random.default_rng(0).integers(1, 60, 170).astype(np.int32)
+    pattern = PATTERNS.create("flat", codebook_sizes=(4,))
+
+    def rows_of(seed, packing):
+        rows = RowSequence(Lengths(lengths), pattern, 64, seed, packing)
+        return [rows.row(r)[1] for r in range(rows.rows_of_epoch())]
+
+    longest = [steps.max() for steps in rows_of((3, 0), "best-fit")]
+    by_length = [steps.max() for steps in rows_of(None, "best-fit")]
+    assert by_length == sorted(longest, reverse=True) != longest
+    greedy = rows_of((3, 0), "greedy")
+    assert all(row.sum() + following[0] > 64 for row, following in pairwise(greedy))
 
 
 def _second_epoch(rows, number):

@@ -25,6 +25,9 @@ def test_learning_rate_has_its_peak_its_middle_and_its_end():
     assert made[59] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 50 / 100)))
     assert made[109] == pytest.approx(0.2)
     assert made[9:] == sorted(made[9:], reverse=True)
+    for schedule in ("cosine", "linear", "wsd"):  # a last step may spend more than is left of the budget
+        config = OptimizerConfig(lr=2.0, schedule=schedule, final_lr_ratio=0.1)
+        assert learning_rate(999, 1.4, 0.1, config) == pytest.approx(0.2)
 
 
 def test_a_linear_schedule_is_a_line():
