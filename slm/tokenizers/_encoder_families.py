@@ -118,6 +118,16 @@ def attend_clip_by_clip(model: Any) -> None:
         run_clip_by_clip(block.attention, mask="bool")
 
 
+def forget_hidden_states(model: Any) -> None:
+    """Take out the functions that transformers hooked into layers when hidden states were first asked of a model, and
+    that cannot be pickled; it does so again when it must."""
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if "output_capturing" in getattr(hook, "__qualname__", ""):
+                del module._forward_hooks[key]
+        vars(module).pop("_output_capturing_hooks_installed", None)
+
+
 class ConvEncoder(LayeredEncoder):
     """HuBERT, wav2vec 2.0 or WavLM: unpadded convolutions on the waveform, then Transformer layers.
 

@@ -11,7 +11,7 @@ import numpy as np
 from slm.errors import UsageError
 from slm.tokenizers._checkpoints import fold_in_place
 from slm.tokenizers._codec import conv_context, widest_layer
-from slm.tokenizers._encoder_families import attend_clip_by_clip
+from slm.tokenizers._encoder_families import attend_clip_by_clip, forget_hidden_states
 from slm.tokenizers._pretrained import PretrainedCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -138,6 +138,10 @@ class XCodecTokenizer(PretrainedCodec):
             acoustic = model.acoustic_encoder(heard)
         latents = model.fc(torch.cat([acoustic, semantic], dim=1).transpose(1, 2)).transpose(1, 2)
         return model.quantizer.encode(latents, self._bandwidth).transpose(0, 1)[:, : self.spec.num_codebooks]
+
+    def __getstate__(self) -> dict[str, Any]:
+        forget_hidden_states(self.model)
+        return self.__dict__
 
     def _semantic_frames(self, batch: Batch, clips: Sequence[torch.Tensor], frames: int) -> torch.Tensor:
         """The mean of HuBERT's layers, `[1, frames, D]`, of clips `[1, N]`, each between zeros."""

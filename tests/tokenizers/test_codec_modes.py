@@ -171,6 +171,10 @@ def test_two_branches_hear_each_clip_between_zeros(name: str, semantic: str, tmp
     batching_law(exact, batched, [replace(clip, samples=clip.samples[: 40 * hop])])
     for alone, together in zip(exact.encode(cut), batched.encode(cut), strict=True):
         assert np.array_equal(alone.codes, together.codes), alone.id
+    fresh = load_tokenizer(name, checkpoint=folder)
+    fresh.encode(cut[:1])
+    for tokenizer in (pickle.loads(pickle.dumps(fresh)), fresh):  # though hidden states were asked for
+        assert np.array_equal(tokenizer.encode(cut[1:2])[0].codes, exact.encode(cut[1:2])[0].codes)
 
 
 def test_encodec_for_music_looks_to_both_sides(tmp_path: Path, rows_on_cpu: None) -> None:
