@@ -66,14 +66,10 @@ class InterleavedLM(SpokenLM):
             return codes.codes.astype(np.int64)
         return self.text.speech(super().document(codes))[:, None]
 
-    def score_codes(self, codes: Sequence[Codes], max_steps: int | None = None) -> list[CodeLogProbs]:
-        """Of clips the log-probabilities `[R, 1]` of their units, of what is mixed those `[S - 1, 1]` of all ids but
-        the first."""
-        return self.score_documents(codes, [self.document(c) for c in codes], max_steps)
-
     def score_documents(self, codes: Sequence[Codes], documents: Sequence[np.ndarray],
                         max_steps: int | None = None) -> list[CodeLogProbs]:  # fmt: skip
-        """`score_codes` of clips whose `document` is there already."""
+        """Of clips the log-probabilities `[R, 1]` of their units, of what is mixed those `[S - 1, 1]` of all ids but
+        the first."""
         for c, d in zip(codes, documents, strict=True):
             self.check_length(c.id, len(d))
         given = [1 if c.spec == self.mixed_spec else len(self.text.begin) for c in codes]

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from slm.devices import choose_device
 from slm.errors import UsageError
 from slm.model.checkpoint import ModelRecord, find_model, load_causal_lm, load_record, load_statistics
 from slm.model.interleaved import TextAndUnits, is_interleaved
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = None,
             tokenizer: str | Path | TokenizerSpec | None = None) -> SpokenLM:  # fmt: skip
-    """The language model of a checkpoint folder (`RUN/final`) or hub id. UsageError where there is none.
+    """The language model of a checkpoint folder (`RUN/final`) or hub id, on a `device` (`auto`: cuda where there
+    is one). UsageError where there is no such model or device.
 
     `vocoder` (folder or hub id) gives its tokenizer's units a way back to audio where they were made without one, or
     another than they were made with: it has no part in what the model knows.
@@ -41,7 +43,7 @@ def load_lm(checkpoint: str | Path, device: str = "cpu", vocoder: str | None = N
     tokenized corpus (or spec), whose codes are then scored without the tokenizer's weights. For a model that knows its
     tokenizer it must be that one.
     """
-    folder = find_model(checkpoint)
+    folder, device = find_model(checkpoint), choose_device(device)
     record = load_record(folder)
     spec, made = given_tokenizer(record.tokenizer, tokenizer, device)
     if vocoder:
@@ -114,6 +116,8 @@ class SpokenLM:
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
+        if precision not in get_args(Precision):
+            raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
         steps, self.scorer = self.batch_steps, DocumentScorer(self.model, self.pattern, precision)
         self.batch_steps = steps
 
@@ -161,6 +165,9 @@ class SpokenLM:
         Nothing that stands beside a document reaches its score; a beginning that documents share is computed once;
         equal documents are scored once, so that they tie to the last bit. UsageError for codes of another tokenizer.
         """
+        from slm.generation.asking import check_codes
+
+        check_codes(codes)
         return self.score_documents(codes, [self.document(c) for c in codes], max_steps)
 
     def score_documents(self, codes: Sequence[Codes], documents: Sequence[np.ndarray],
@@ -210,10 +217,10 @@ class SpokenLM:
         `seeds` are one for each prompt, or a number to which its place in the list is added.
         """
         from slm.generation import Sampling, Speed
-        from slm.generation.asking import check_asked, check_prompts, seeds_of
+        from slm.generation.asking import check_asked, check_codes, seeds_of
 
         check_asked(seconds, sampling, speed)
-        check_prompts(prompts)
+        check_codes(prompts)
         own = seeds_of(seeds, len(prompts))
         return self.continuer.codes(prompts, seconds, own, sampling or Sampling(), speed or Speed())
 

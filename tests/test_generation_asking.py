@@ -16,6 +16,7 @@ from tests.fakes import ArithmeticTokenizer, tone
 from tests.test_spoken_lm import make_lm
 
 CLIP = tone(0.3)
+CODES = ArithmeticTokenizer(3).encode([CLIP])[0]
 
 
 class _Asleep(ArithmeticTokenizer):
@@ -59,10 +60,14 @@ WRONG: list[tuple[Callable[[Any], Any], str]] = [
     (lambda lm: lm.continue_clip(CLIP, -1, 0), "seconds must be above 0, not -1"),
     (lambda lm: lm.continue_clip(CLIP, 1, "a"), "seeds must be whole numbers, not 'a'"),
     (lambda lm: lm.continue_clips([CLIP], 1, 0, sampling=0.8), "sampling must be a Sampling"),
-    (lambda lm: lm.continue_codes(CLIP, 1, 0), "a prompt must be Codes, as tokenizer.encode gives them, not AudioClip"),
+    (lambda lm: lm.continue_codes(CLIP, 1, 0), "codes must be Codes, as tokenizer.encode gives them, not AudioClip"),
     (lambda lm: lm.stream(CLIP, "1", 0), "seconds must be a number, not '1'"),
     (lambda lm: lm.stream(CLIP, 1, 0, chunk_frames=1.5), "chunk_frames must be a whole number, not 1.5"),
     (lambda lm: lm.score("a.wav"), "clips must be a list of AudioClip, not 'a.wav'"),
+    (lambda lm: lm.score_codes(CODES), "codes must be a list of Codes, not Codes"),
+    (lambda lm: lm.score_codes([CODES.codes]), "codes must be Codes, as tokenizer.encode gives them, not ndarray"),
+    (lambda lm: setattr(lm, "precision", "fp16"), "precision must be one of float32, bf16, not 'fp16'"),
+    (lambda lm: Sampling(temperature=1e40), r"temperature must be from 0 to 1e\+30, not 1e\+40"),
     (lambda lm: Speed(batch_size="8"), "batch_size must be a whole number of at least 1, not '8'"),  # type: ignore[arg-type]
     (lambda lm: Speed(batch_size=8.0), "batch_size must be a whole number of at least 1, not 8.0"),  # type: ignore[arg-type]
     (lambda lm: Speed(compile="no"), "compile must be True or False, not 'no'"),  # type: ignore[arg-type]

@@ -191,6 +191,8 @@ def test_a_tokenizer_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("name: mimi\ndevice: cuda\n")
     with pytest.raises(UsageError, match="--device"):
         load_tokenizer(str(tmp_path / "bad.yaml"))
+    with pytest.raises(UsageError, match="--device gpu cannot be used"):
+        load_tokenizer("logmel-kmeans", device="gpu")
 
 
 def test_suggestions() -> None:

@@ -132,7 +132,9 @@ def test_a_saved_model_scores_the_same_and_opens_in_transformers(tmp_path, kind)
 
     lm = make_lm(*kind)
     save_model(tmp_path, lm.model.causal_lm, lm.record, lm.statistics)
-    loaded = load_lm(tmp_path)
+    loaded = load_lm(tmp_path, device="auto")
+    with pytest.raises(UsageError, match="--device gpu cannot be used"):
+        load_lm(tmp_path, device="gpu")
     codes = random_codes(ArithmeticTokenizer(kind.books), [9, 5])
     for a, b in zip(lm.score_codes(codes), loaded.score_codes(codes), strict=True):
         np.testing.assert_array_equal(a.log_probs, b.log_probs)

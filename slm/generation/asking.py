@@ -58,11 +58,11 @@ def check_clips(clips: Sequence[AudioClip], tokenizer: Tokenizer) -> None:
             raise UsageError(str(error)) from None
 
 
-def check_prompts(prompts: Sequence[Codes]) -> None:
-    """UsageError for anything but a list of codes. Whose codes they are, the model checks."""
-    for prompt in _several(prompts, Codes, "prompts"):
-        if not isinstance(prompt, Codes):
-            raise UsageError(f"a prompt must be Codes, as tokenizer.encode gives them, not {_told(prompt)}")
+def check_codes(codes: Sequence[Codes]) -> None:
+    """UsageError for anything but a list of `Codes`. Whose codes they are, the model checks."""
+    for one in _several(codes, Codes, "codes"):
+        if not isinstance(one, Codes):
+            raise UsageError(f"codes must be Codes, as tokenizer.encode gives them, not {_told(one)}")
 
 
 def check_asked(seconds: Any, sampling: Any, speed: Any) -> None:

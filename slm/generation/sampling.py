@@ -15,6 +15,7 @@ from torch import Tensor
 from slm.errors import UsageError, did_you_mean
 
 _NEVER = float("-inf")
+_HOT = 1e30  # far beyond it -inf is divided by what float32 takes for infinity: NaN, and any code could come out
 _COLD = 1e-30  # a quotient would be infinite for others than the likeliest, and noise is nothing beside any difference
 
 
@@ -90,8 +91,8 @@ def _wrong_types(settings: Sampling) -> Iterator[str]:
 
 
 def _wrong_values(settings: Sampling) -> Iterator[str]:
-    if not (settings.temperature >= 0 and math.isfinite(settings.temperature)):
-        yield f"temperature must not be below 0, but is {settings.temperature}"
+    if not 0 <= settings.temperature <= _HOT:
+        yield f"temperature must be from 0 to {_HOT:g}, not {settings.temperature}"
     if settings.top_k is not None and not (isinstance(settings.top_k, Integral) and settings.top_k >= 1):
         yield f"top_k must be a whole number of at least 1, not {settings.top_k}"
     for name in ("top_p", "min_p"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slm.devices import choose_device
 from slm.errors import UsageError
 from slm.tokenizers.base import EXACT, TOKENIZERS, Tokenizer, check_same_spec
 from slm.types import TokenizerSpec
@@ -20,8 +21,8 @@ def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **se
     code gives them. Codecs of convolutions also have `batched` (clips of different lengths together: equal in exact
     arithmetic, faster on a GPU) and `bf16`; what is known of their mismatch is in the spec's taxonomy.
 
-    Raises UsageError for an unknown name, setting or mode, for weights that are not there, and, loading from a spec,
-    when what is found is not what made the codes.
+    Raises UsageError for an unknown name, setting, mode or device, for weights that are not there, and, loading from a
+    spec, when what is found is not what made the codes.
     """
     if isinstance(source, TokenizerSpec):
         tokenizer = load_tokenizer(source.name, device, **{**source.settings, **settings})
@@ -36,7 +37,7 @@ def load_tokenizer(source: str | Path | TokenizerSpec, device: str = "cpu", **se
     _check_name(name)
     wanted = {**from_file, **settings}
     mode = wanted.pop("mode", EXACT)
-    tokenizer = _create(name, device, wanted)
+    tokenizer = _create(name, choose_device(device), wanted)
     tokenizer.use_mode(mode)
     return tokenizer
 
