@@ -74,7 +74,8 @@ def main(arguments: Sequence[str]) -> None:
     laws = {"a + b C^-c": fit(flops, losses)} if len(best) > 3 else {}
     laws["b C^-c"] = fit_line(flops, losses)
     for name, law in laws.items():
-        values = "   ".join(f"{k} {v:.4f} ± {e:.4f}" for k, v, e in zip("abc", law[:3], law.errors, strict=True))
+        numbers = zip("abc", law[:3], law.errors, strict=True)
+        values = "   ".join(f"{k} {v:.4f} ± {e:.4f}" for k, v, e in numbers if k in name)
         print(f"{name:<12} {values}   c0 {law.c0:.3g}")
     if len(laws) < 2:
         print(f"a + b C^-c is left out: it needs 4 runs on the hull, not {len(best)}")
