@@ -78,5 +78,5 @@ def common_delay(delays: Sequence[Delay]) -> Delay:
         if len(found) * 2 >= max(1, len(delays)):
             middle = float(np.median([d.delay_s for d in found]))
             return Delay(middle, float(np.median([d.correlation for d in found])), by)
-    sure = sorted((d.delay_s, d) for d in delays if d.by) if any(d.by for d in delays) else []
-    return sure[len(sure) // 2][1] if sure else Delay(0.0, 0.0, "")
+    sure = sorted((d for d in delays if d.by), key=lambda d: d.delay_s)
+    return sure[len(sure) // 2] if sure else Delay(0.0, 0.0, "")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from eval.reconstruction.alignment import align, common_delay, measure_delay
+from eval.reconstruction.alignment import Delay, align, common_delay, envelope, measure_delay
 from eval.reconstruction.command import codebook_counts
 from eval.reconstruction.material import Piece, find_recordings
 from eval.reconstruction.pairs import find_pairs
@@ -165,6 +165,18 @@ def test_delays_of_waveforms(lag):
     assert (found.delay_s, found.by) == (lag / RATE, "waveform")
     first, second = align(x, made, lag)
     np.testing.assert_allclose(-0.3 * first, second)
+    for added, by in ((1.3, "waveform"), (2.2, "")):  # noise so much louder leaves a correlation of 0.61, or of 0.41
+        found = measure_delay(x, (made + 0.3 * added * noise(2, length=len(made))).astype(np.float32), RATE, 0.01)
+        assert found.by == by
+        assert found.correlation == pytest.approx((1 + added**2) ** -0.5, abs=0.03)
+
+
+def test_an_envelope_is_the_loudness_under_a_window():
+    x, window = noise(1, length=8_015), np.sin(np.pi * np.arange(1, 21) / 21) ** 2
+    power = [np.mean(x[i : i + 16].astype(np.float64) ** 2) for i in range(0, 8_000, 16)]
+    slow = np.sqrt([np.dot(power[i : i + 20], window) / window.sum() for i in range(481)])
+    np.testing.assert_allclose(envelope(x, 16), slow - slow.mean())
+    assert [len(envelope(x[: 16 * n], 16)) for n in (299, 300)] == [0, 281]
 
 
 def test_delays_of_envelopes_where_phases_are_new():
@@ -178,6 +190,16 @@ def test_delays_of_envelopes_where_phases_are_new():
     assert (unlike.delay_s, unlike.by) == (0.0, "")
     assert common_delay([found, unlike, unlike, unlike]) == found
     assert common_delay([unlike]).delay_s == 0
+    alike = [Delay(0.0, 0.7, "waveform"), Delay(0.0, 0.6, "envelope")]
+    assert common_delay([*alike, unlike, unlike, unlike, unlike]).delay_s == 0
+
+
+def test_the_common_delay_is_the_median_of_waveforms_where_half_of_them_tell():
+    waveforms = [Delay(s, c, "waveform") for s, c in ((0.03, 0.9), (0.01, 0.6), (0.02, 0.8))]
+    envelopes = [Delay(0.5, 0.9, "envelope")] * 3
+    assert common_delay([*waveforms, *envelopes]) == Delay(0.02, 0.8, "waveform")
+    assert common_delay([*waveforms[:2], *envelopes]) == envelopes[0]
+    assert common_delay([*waveforms[:2], envelopes[0], Delay(0.0, 0.1, ""), *[Delay(0.0, 0.2, "")] * 3]).delay_s == 0.03
 
 
 def test_processes_say_what_one_says():

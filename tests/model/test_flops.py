@@ -20,6 +20,8 @@ EXPERTS = [
     {**TINY_BACKBONE, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
     {**TINY_BACKBONE, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 1,
      "moe_intermediate_size": 16},
+    {**TINY_BACKBONE, "model_type": "afmoe", "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+     "num_dense_layers": 1, "num_shared_experts": 1},  # whose router holds a linear layer
 ]  # fmt: skip
 
 

@@ -50,6 +50,13 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint_of_its_weights(corpo
     assert math.isfinite(read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["eval_nats_per_code"])
 
 
+def test_the_report_is_json_with_the_last_twenty_lines(tmp_path):
+    lines = [{"step": step, watch.LOSS: 2.5 if step < 30 else math.nan} for step in range(1, 31)]
+    watch.write_report(tmp_path, 30, "why", lines)
+    shown = json.loads((tmp_path / "stopped.json").read_text(), parse_constant=pytest.fail)["last_metrics"]
+    assert shown == [*lines[10:29], {"step": 30, watch.LOSS: "nan"}]
+
+
 def test_a_loss_that_runs_away_is_told_from_one_bad_batch():
     trouble = watch.Trouble(1.0)
     complaints = [trouble.see({"train_nats_per_code": v}) for v in (3.0, 2.0, 9.0, 2.5, 3.1, 3.2, 2.9, 3.5, 3.6, 3.7)]
