@@ -33,6 +33,7 @@ PARTS = {
 }
 PAIRS = 200  # in each of them
 NAMES = ("SALMon", "salmon_benchmark")  # of its folder, in any case
+SITE = "https://github.com/slp-rl/salmon"
 COLUMNS = ("positive_audio", "negative_audio")
 _SAMPLE = re.compile(r"sample_(\d+)_(\d+)")
 
@@ -55,7 +56,7 @@ class Salmon(PairBenchmark):
         else:
             found = _table_pairs(setup)
         self.take(found)
-        self.notes = _notes(setup.data, found.pairs)
+        self.notes = _notes(setup.data, found.pairs, folder if parts else None)
 
     def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
         parts = stratify(pairs, lambda p: p.labels["part"])
@@ -65,18 +66,20 @@ class Salmon(PairBenchmark):
         ]
 
 
-def _notes(data: Path, pairs: Sequence[MinimalPair]) -> list[str]:
-    """What is not there of the parts, and which of them are short."""
+def _notes(data: Path, pairs: Sequence[MinimalPair], folder: Path | None) -> list[str]:
+    """What is not there of the parts, and which of them are short. Beside a `folder` of parts no other is read."""
     there = Counter(pair.labels["part"] for pair in pairs)
     missing = [part for part in PARTS if part not in there]
-    notes = [f"Parts that are missing: {', '.join(missing)}; {_fetch(data)}"] if missing else []
+    beside = folder is not None and data in (folder, folder.parent)  # no archive unpacked
+    fetch = f"put their folders into {folder} ({SITE} tells where they are)" if beside else _fetch(data)
+    notes = [f"Parts that are missing: {', '.join(missing)}; {fetch}"] if missing else []
     return notes + short_of(data, ((there[part], PAIRS, f"pairs of {part}") for part in PARTS if part in there))
 
 
 def _fetch(data: Path) -> str:
     root = data / "SALMon"
     return (
-        f"put the folders of its parts into {root} (https://github.com/slp-rl/salmon tells where they are), or "
+        f"put the folders of its parts into {root} ({SITE} tells where they are), or "
         f"`hf download --repo-type dataset slprl/SALMon --local-dir {root}`"
     )
 

@@ -87,6 +87,10 @@ def test_a_whole_set_has_no_note(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("eval.benchmarks.salmon.PAIRS", 2)
     assert not Salmon(Setup(tmp_path)).notes
+    write_parts(tmp_path / "few" / "salmon", {"bg_alignment": 2})
+    (lacking,) = Salmon(Setup(tmp_path / "few")).notes
+    assert f"put their folders into {tmp_path / 'few' / 'salmon'} (" in lacking
+    assert "hf download" not in lacking  # a table beside folders is not read
 
 
 def test_a_table_of_all_parts(tmp_path, lm):
