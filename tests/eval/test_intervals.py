@@ -62,13 +62,19 @@ def test_many_right_and_wrong_are_the_bootstrap():
 def test_parts_are_combined_by_the_distances_of_their_limits():
     from scipy.stats import beta, binomtest
 
-    found = share([1.0] * 2, [1.0] * 150 + [0.0] * 50)
-    one, other = (binomtest(*seen).proportion_ci(0.95, "exact") for seen in ((2, 2), (150, 200)))
-    worth = 4 / (1 / 2 + 1 / 200)
-    low = 0.875 - np.hypot(1 - one.low, 0.75 - other.low) / 2
-    high = 0.875 + (other.high - 0.75) / 2
-    least, most = beta.ppf(0.025, 0.875 * worth, 0.125 * worth + 1), beta.ppf(0.975, 0.875 * worth + 1, 0.125 * worth)
-    assert found == pytest.approx((min(low, least), max(high, most)), abs=1e-9)
+    for seen in ([(2, 2), (150, 200)], [(1, 1), (90, 100), (60, 100)], [(9, 60), (20, 60), (25, 60)]):
+        right, sizes = np.array(seen).T
+        limits = [binomtest(*part).proportion_ci(0.95, "exact") for part in seen]
+        shares, parts, worth = right / sizes, len(seen), len(seen) ** 2 / sum(1 / sizes)
+        low = shares.mean() - np.linalg.norm(shares - [part.low for part in limits]) / parts
+        high = shares.mean() + np.linalg.norm([part.high for part in limits] - shares) / parts
+        as_right = shares.mean() * worth
+        least = beta.ppf(0.025, as_right, worth - as_right + 1)
+        most = beta.ppf(0.975, as_right + 1, worth - as_right)
+        values = [[1.0] * k + [0.0] * (n - k) for k, n in seen]
+        assert share(*values) == pytest.approx((min(low, least), max(high, most)), abs=1e-9)
+        turned = share(*([1 - v for v in part] for part in values))
+        assert turned == pytest.approx((1 - max(high, most), 1 - min(low, least)), abs=1e-9)
 
 
 SIZES = [(3,), (12,), (2, 2), (3, 3, 3), (2, 40), (1, 1, 25), (2, 4, 8)]
