@@ -55,7 +55,7 @@ class Convention:
             by = "the weights of the model's loss" if self.weights is None else ":".join(f"{w:g}" for w in self.weights)
             what += f", weighed by {by},"
         if self.after_first:
-            what += " but the first"
+            what += " but the first code of the clip"
         end = " and of the end of the clip" if self.eos else ", without the end of the clip"
         said = f"{'mean' if self.mean else 'sum'} of the log-probabilities of {what}{end}".replace(",,", ",")
         if self.window_s is not None:

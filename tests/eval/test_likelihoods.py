@@ -120,8 +120,20 @@ def test_names_say_all_of_a_convention():
     assert [c.name for c in find_conventions("sum, mean,sum,")] == ["sum", "mean"]
     made = find_convention("local-0.25s-weighted-100:1.5-sum+eos-strict")
     assert (made.window_s, made.weights, made.mean, made.eos, made.tie) == (0.25, (100.0, 1.5), False, True, 0.0)
-    assert "100:1.5" in made.meaning
-    assert "0.25 s" in made.meaning
+    assert made.meaning == (
+        "sum of the log-probabilities of all codes of all codebooks, weighed by 100:1.5, and of the end of the clip, in "
+        "the first 0.25 s after the two items of a pair part; a tie is a miss"
+    )
+    for name, meaning in (
+        ("first-mean", "mean of the log-probabilities of the codes of the first codebook, without the end of the clip"),
+        ("weighted-sum", "sum of the log-probabilities of all codes of all codebooks, weighed by the weights of the "
+         "model's loss, without the end of the clip"),
+        ("normalized", "sum of the log-probabilities of all codes of all codebooks, without the end of the clip, after "
+         "the two items of a pair part, given what they share less given nothing"),
+        ("salmon", "mean of the log-probabilities of all codes of all codebooks but the first code of the clip, "
+         "without the end of the clip"),
+    ):  # fmt: skip
+        assert find_convention(name).meaning == meaning
     assert find_convention("local-0.5s").mean
     assert not find_convention("normalized").mean
     assert find_convention("normalized-mean").mean
