@@ -77,7 +77,7 @@ def cut(items: Sequence[Item], codes: Mapping[str, np.ndarray], rate_hz: float) 
         whole = codes[item.file]
         start = max(0, ceil(rate_hz * item.onset_s - 0.5))
         end = min(len(whole), floor(rate_hz * item.offset_s - 0.5))
-        if start >= len(whole) or end <= start:
+        if end <= start:
             left_out.append(LeftOut(name, f"no frame at {rate_hz:g} Hz"))
         else:
             segments.append(Segment(item, whole[start:end]))

@@ -182,6 +182,10 @@ def test_parts_are_cut_where_the_model_doubts_most():
         (190 * frame + 256, 250 * frame),
     ]
     assert cut_at_doubt((5, 90 * frame), 100 * frame, sure) == [(5, 90 * frame)]
+    sure[95] = 0.0  # whose rest would be shorter than a quarter of a window
+    seam = 70 * frame + 256
+    assert cut_at_doubt((0, 110 * frame), 100 * frame, sure) == [(0, seam), (seam, 110 * frame)]
+    assert cut_at_doubt((0, 1601), 1600, sure) == [(0, 800), (800, 1601)]  # no frame lies between
 
 
 def test_parts_are_joined_over_short_pauses_up_to_a_window():

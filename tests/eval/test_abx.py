@@ -184,6 +184,10 @@ def test_the_frames_of_an_item_are_libri_lights():
         ("line 3: f 0.1-0.12 s", "no frame at 50 Hz"), ("line 5: g 0.1-0.3 s", "its recording was not tokenized"),
         ("line 6: f 3-4 s", "no frame at 50 Hz"),
     ]  # fmt: skip
+    for onset, offset in np.sort(np.random.default_rng(0).uniform(0, 0.4, (50, 2))).tolist():
+        segments, _ = cut([Item(2, "f", onset, offset, "p", ("a", "b"), "s")], frames, 50.0)
+        within = [i for i in range(20) if onset <= (i + 0.5) / 50 <= offset][:-1]
+        assert [s.codes[:, 0].tolist() for s in segments] == [within] * bool(within)
 
 
 def write_corpus(root: Path, phones: int = 2) -> None:

@@ -121,8 +121,8 @@ def test_names_say_all_of_a_convention():
     made = find_convention("local-0.25s-weighted-100:1.5-sum+eos-strict")
     assert (made.window_s, made.weights, made.mean, made.eos, made.tie) == (0.25, (100.0, 1.5), False, True, 0.0)
     assert made.meaning == (
-        "sum of the log-probabilities of all codes of all codebooks, weighed by 100:1.5, and of the end of the clip, in "
-        "the first 0.25 s after the two items of a pair part; a tie is a miss"
+        "sum of the log-probabilities of all codes of all codebooks, weighed by 100:1.5, and of the end of the clip, "
+        "in the first 0.25 s after the two items of a pair part; a tie is a miss"
     )
     for name, meaning in (
         ("first-mean", "mean of the log-probabilities of the codes of the first codebook, without the end of the clip"),
