@@ -95,6 +95,19 @@ def test_regions_are_those_of_the_package(speech, probabilities, theirs, ours, s
     assert len(found) > 3
 
 
+def test_regions_of_any_probabilities_are_those_of_the_package():
+    """Speech at either end, too, and silences of just the least length: of three frames."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        probabilities = np.repeat(rng.random(20), rng.integers(1, 8, 20)).astype(np.float32)
+        num_samples = len(probabilities) * 512 - int(rng.integers(0, 512))
+        found = _silero.speech_regions(probabilities, num_samples, **{**DEFAULTS, "min_silence_s": 0.096})
+        expected = silero_vad.get_speech_timestamps_from_probs(
+            probabilities, RATE_HZ, audio_length_samples=num_samples, min_silence_duration_ms=96
+        )
+        assert found == [(region["start"], region["end"]) for region in expected]
+
+
 def test_a_short_recording_as_a_whole(speech, model):
     samples = speech[1][: 7 * RATE_HZ + 123]
     found = _silero.speech_regions(*_silero.speech_probabilities([samples]), **DEFAULTS)

@@ -306,3 +306,8 @@ def test_a_table_without_what_a_convention_needs_says_so():
     for name in ("normalized", "local-0.5s"):
         with pytest.raises(UsageError, match="is one of pairs"):
             table.scores(find_convention(name))
+    codes, pairs = pair_of(A, B)
+    table = Likelihoods.measure(Counting(), list(codes.values()), Wanted(find_partings(Units((16,)), codes, pairs)))
+    for name, message in (("normalized", "needs continuations scored alone"), ("local-0.5s", "score with --per_frame")):
+        with pytest.raises(UsageError, match=message):
+            table.scores(find_convention(name))
