@@ -15,7 +15,8 @@ document ends there."""
 
 
 class Source(Protocol):
-    """N documents of one kind; another kind is one class more.
+    """N documents of one kind. Another kind is one class more: speech after a text that it is given, both interleaved,
+    or prompts with a better and a worse answer (two documents each, of whose prompt nothing is predicted).
 
     Documents are cut into pieces where a row is too short for them. A piece takes
     `prefix_steps[document] + pattern.num_steps(end - start)` steps of its row.
