@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.base import Generation, LeftOut, Run, Setup
-from eval.benchmarks.continuation import Continuation
+from eval.benchmarks.continuation import Continuation, hash_of_prompts
 from eval.tokens import item_list_hash
 from slm.files import read_json, write_json
 
@@ -29,7 +29,7 @@ def find_or_make(setup: Setup, run: Run, temperature: float) -> tuple[list[dict[
         "generation": settings_of(benchmark.generation),
         "seed": run.seed,
         "item_list_sha256": item_list_hash(entry.id for entry in benchmark.prompts),
-        "prompts": str(setup.prompts or setup.data / "prompts"),
+        "prompts": hash_of_prompts(benchmark.read_prompts(run.lm)[0].values()),
     }
     if found := _of_continuation(run, wanted):
         return found[0], run.out, found[1]
@@ -53,14 +53,12 @@ def _of_continuation(run: Run, wanted: dict[str, Any]) -> tuple[list[dict[str, A
     made = next((r for r in record["results"] if r["benchmark"] == "continuation"), None)
     if made is None or record["model"]["fingerprint"] != wanted["model"]:
         return None
-    config = made["config"]
-    source = str(config.get("prompts") or Path(config["data"], "prompts"))
     spec = record["tokenizer"]
     same = (
         {k: v for k, v in made["details"]["generation"].items() if k not in _SPEED} == wanted["generation"]
         and made["details"]["seed"] == wanted["seed"]
         and made["item_list_sha256"] == wanted["item_list_sha256"]
         and [spec["fingerprint"], spec["decoder_fingerprint"]] == wanted["tokenizer"]
-        and source == wanted["prompts"]
+        and made["details"].get("prompt_audio_sha256") == wanted["prompts"]
     )
     return (read_json(prompts), [LeftOut(**item) for item in made["left_out"]]) if same else None

@@ -6,7 +6,8 @@ it can be listened to and so that generation metrics have something to read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ class Continuation(Benchmark):
     def run(self, run: Run) -> Result:
         """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made."""
         made: list[dict[str, Any]] = []
-        prompts, left_out = self._prompts(run.lm)
+        clips, unfit = self.read_prompts(run.lm)
+        prompts, left_out = self._usable(run.lm, clips, unfit)
         codes = [heard for _, heard in prompts.values()]
         seeds = [prompt_seed(run.seed, prompt.id) for prompt in codes]
         wholes = continue_prompts(codes, run.lm, self.generation, seeds)
@@ -73,13 +75,14 @@ class Continuation(Benchmark):
             details={
                 "generation": asdict(self.generation),
                 "seed": run.seed,
+                "prompt_audio_sha256": hash_of_prompts(clips.values()),
                 "note": ". ".join(n[0].upper() + n[1:] for n in notes),
                 "prompts": made,
             },
         )
 
-    def _prompts(self, lm: SpokenLM) -> tuple[dict[int, tuple[AudioClip, Codes]], list[LeftOut]]:
-        """Number -> recording and codes of the prompts that can be continued; UsageError where none can."""
+    def read_prompts(self, lm: SpokenLM) -> tuple[dict[int, AudioClip], dict[int, str]]:
+        """Number -> what the model hears of a recording, and of those that cannot be read, why."""
         clips: dict[int, AudioClip] = {}
         unfit: dict[int, str] = {}
         for number, entry in enumerate(self.prompts):
@@ -87,8 +90,14 @@ class Continuation(Benchmark):
                 clips[number] = self._read(entry, lm)
             except AudioError as error:
                 unfit[number] = str(error)
+        return clips, unfit
+
+    def _usable(
+        self, lm: SpokenLM, clips: Mapping[int, AudioClip], unfit: Mapping[int, str]
+    ) -> tuple[dict[int, tuple[AudioClip, Codes]], list[LeftOut]]:
+        """Number -> recording and codes of the prompts that can be continued; UsageError where none can."""
         codes = dict(zip(clips, lm.tokenizer.encode(list(clips.values())), strict=True))
-        unfit |= find_without_room(lm, codes, self.generation.continue_s)
+        unfit = {**unfit, **find_without_room(lm, codes, self.generation.continue_s)}
         left_out = [LeftOut(self.prompts[number].id, unfit[number]) for number in sorted(unfit)]
         if len(unfit) == len(self.prompts):
             first = left_out[0]
@@ -128,6 +137,12 @@ def _heard(lm: SpokenLM) -> str:
 def prompt_seed(seed: int, prompt_id: str) -> int:
     """A prompt's own seed: the same whatever other prompts are continued with it."""
     return int(stable_hash([seed, prompt_id])[:8], 16)
+
+
+def hash_of_prompts(clips: Iterable[AudioClip]) -> str:
+    """Of their ids and samples (16 bit): equal only where the same audio was heard."""
+    pcm = {clip.id: np.rint(clip.samples.astype(np.float64) * 32768).astype("<i4").tobytes() for clip in clips}
+    return stable_hash(sorted((id, hashlib.sha256(samples).hexdigest()) for id, samples in pcm.items()))
 
 
 def _sampling(g: Generation) -> Sampling:
@@ -170,7 +185,6 @@ def write_continuation(prompt: AudioClip, codes: Codes, whole: Codes, lm: Spoken
         "text": prompt.metadata.get("text"),
         "files": files,
         "prompt_frames": len(codes.codes),
-        "prompt_sha256": stable_hash(np.asarray(codes.codes).tolist()),
         "prompt": describe_clip(prompt),
         "codes": describe_codes(codes, whole),
     }

@@ -7,13 +7,10 @@ length, rate and judges, so it is the one to hold the model's against.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from eval.benchmarks import _judgement
 from eval.benchmarks._continuations import find_or_make
@@ -23,11 +20,11 @@ from eval.benchmarks._judgement import CONTINUATION, GIVEN, RECORDINGS, WHOLE, B
 from eval.benchmarks._sheet import Sheet
 from eval.benchmarks._sweep import sweep
 from eval.benchmarks.base import BENCHMARKS, Benchmark, LeftOut, Result, Run, Setup
-from eval.benchmarks.continuation import Continuation
+from eval.benchmarks.continuation import Continuation, hash_of_prompts
 from eval.judges.panel import Panel
 from eval.tokens import item_list_hash
 from slm.errors import UsageError
-from slm.types import AudioClip, stable_hash
+from slm.types import AudioClip
 
 if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
@@ -116,7 +113,7 @@ class JudgedGeneration(Benchmark):
                 "absent": bench.panel.missing,
                 "undefined": bench.sheet.undefined,
                 "not_told": bench.unheard,
-                "prompt_audio_sha256": hash_of_prompts(bench.judged),
+                "prompt_audio_sha256": hash_of_prompts(j.prompt for j in bench.judged),
                 "sweep": swept,
                 "samples": samples,
                 "judged": [{"id": j.id, **bench.notes.get(j.id, {})} for j in bench.judged],
@@ -131,12 +128,6 @@ def meanings() -> dict[str, str]:
         f"generation/prompts/{WHOLE}": "The prompt and what the model added, heard and read as one.",
         f"generation/prompts/{GIVEN}": "What the model added, read by the text model after the prompt.",
     }
-
-
-def hash_of_prompts(judged: Sequence[Judged]) -> str:
-    """Of the prompts' ids and samples (16 bit): equal for two models only if they were judged on the same audio."""
-    pcm = {j.id: np.rint(j.prompt.samples.astype(np.float64) * 32768).astype("<i4").tobytes() for j in judged}
-    return stable_hash(sorted((id, hashlib.sha256(samples).hexdigest()) for id, samples in pcm.items()))
 
 
 def note_of(bench: Bench) -> str:
