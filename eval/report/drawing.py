@@ -48,7 +48,7 @@ def draw_lines(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
     xs, ys = zip(*(p for _, _, points in curves for p in points), strict=True)
     x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
     left, right = min(xs), max(xs)
-    low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
+    low, high = y_ticks[0], y_ticks[-1]
 
     def place(x: float, y: float) -> str:
         return f"{WIDTH * _share(x, left, right):.1f} {HEIGHT * (1 - _share(y, low, high)):.2f}"

@@ -153,6 +153,14 @@ def test_distances_do_not_depend_on_what_they_are_computed_with(monkeypatch):
     assert np.array_equal(together[::-1], segment_distances(segments, pairs[::-1], UNITS))
 
 
+@pytest.mark.parametrize("speaker", ["within", "across"])
+def test_errors_do_not_depend_on_how_many_distances_are_held(monkeypatch, speaker):
+    segments = corpus(5, 20)
+    together = phone_errors(segments, speaker, UNITS, ALL)
+    monkeypatch.setattr("eval.abx.score.HELD_DISTANCES", 9)
+    assert phone_errors(segments, speaker, UNITS, ALL) == together != {}
+
+
 def test_an_oracle_makes_no_error_and_a_constant_errs_half_the_time():
     segments = corpus(1)
     for codes, expected in ((lambda s: [[int(s.item.phone[1])]] * 3, 0.0), (lambda s: [[0]] * 3, 0.5)):

@@ -33,7 +33,8 @@ def test_a_waveform_is_as_high_as_its_peak_and_marks_the_prompt(tmp_path):
     signal = np.where(np.arange(8000) < 4000, 0.1, 0.2) * np.where(np.arange(8000) % 2, 1, -1)
     soundfile.write(str(tmp_path / "x.wav"), signal, 8000)
     wave = draw_waveform(tmp_path / "x.wav", prompt_s=0.25, bins=10)
-    heights = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", wave.path)]
+    places, heights = np.array(re.findall(r"([\d.]+) ([\d.]+)", wave.path), float).T
+    assert places.tolist() == [*range(50, 1000, 100), *range(950, 0, -100)]
     assert np.allclose(heights[:5], 26, atol=0.2)
     assert np.allclose(heights[5:10], 2, atol=0.2)
     assert np.allclose(heights[10:15], 98, atol=0.2)
