@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -167,11 +168,15 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_folder(out: Path, option: str = "--out") -> None:
-    """UsageError where a file stands in the way of the folder to write."""
+def check_folder(out: Path, option: str = "--out", written: bool = True) -> None:
+    """UsageError where a file stands in the way of the folder to write, or it may not be written to. One that is not
+    sure to be `written` need not be writable where it is there."""
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise UsageError(f"{option} {out}: {path} is a file; give a folder")
+    there = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
+    if (written or there != out) and not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {out}: {there} cannot be written to; give another folder")
 
 
 def versions() -> dict[str, str]:

@@ -38,6 +38,7 @@ from slm.errors import UsageError, did_you_mean
 from slm.types import Scorer, stable_hash
 
 if TYPE_CHECKING:
+    from slm.model.checkpoint import ModelRecord
     from slm.spoken_lm import SpokenLM
 
 
@@ -129,17 +130,18 @@ def main(config: EvalConfig) -> int:
         return 0
     find_conventions(config.conventions)
     find_convention(config.convention)
-    check_folder(cache_folder(config), "--cache")
+    check_folder(Path(config.out))
+    check_folder(cache_folder(config), "--cache", written=False)
     if config.corpus:
         check_corpus(Path(config.corpus))
     benchmarks = make_benchmarks(config)
     out, description = Path(config.out), Path(config.data, "generated.json")
     named = name_models(config.models)
     folders = {name: out / name if len(named) > 1 else out for name in named}
-    for folder in (out, *folders.values()):
+    for folder in folders.values():
         check_folder(folder)
     if len(named) > 1:
-        check_models(config.models)
+        check_models(config)
     generated = read_object(description) if description.is_file() else None
     device = choose_device(config.device)
     processes = join_processes()
@@ -182,12 +184,23 @@ def is_reconstruction(config: EvalConfig) -> bool:
     return not config.model
 
 
-def check_models(paths: Sequence[str]) -> None:
-    """UsageError for one that is no checkpoint: before hours with those before it."""
+def check_models(config: EvalConfig) -> None:
+    """UsageError for one that is no checkpoint, or has other codebooks than a convention weighs: before hours with
+    those before it."""
     from slm.model.checkpoint import find_model, load_record
 
-    for path in paths:
-        load_record(find_model(path))
+    for path in config.models:
+        record = load_record(find_model(path))
+        try:
+            check_conventions(config, record)
+        except UsageError as error:
+            raise UsageError(f"--model {path}: {error}") from None
+
+
+def check_conventions(config: EvalConfig, record: ModelRecord) -> None:
+    """UsageError for one that does not fit the codebooks of a model."""
+    for asked in (find_convention(config.convention), *find_conventions(config.conventions)):
+        asked.for_model(record.codebook_weights, len(record.units.sizes))
 
 
 def load_model(config: EvalConfig, device: str) -> SpokenLM:
@@ -201,8 +214,7 @@ def load_model(config: EvalConfig, device: str) -> SpokenLM:
     lm.precision, lm.batch_steps = config.precision, config.batch_steps
     if config.compile:
         lm.compile()
-    for asked in (find_convention(config.convention), *find_conventions(config.conventions)):
-        asked.for_model(lm.record.codebook_weights, len(lm.record.units.sizes))
+    check_conventions(config, lm.record)
     return lm
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
 from eval.processes import ALONE, Processes
+from eval.results import check_folder
 from slm.corpus.sources.base import readable
 from slm.data.store import CodeStore
 from slm.devices import available_cores
@@ -68,6 +69,7 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     contents = sorted(zip(present, _digests(list(present.values())), strict=True))
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
     if processes.count > 1 or not _is_whole(corpus):  # all meet, whatever each of them finds
+        check_folder(folder, "--cache")
         folder.mkdir(parents=True, exist_ok=True)
         _tokenize_together(present, lm, corpus, processes)
     codes = _stored(corpus)

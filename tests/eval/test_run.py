@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -312,6 +313,18 @@ def test_broken_files_are_wrong_use(root, lm):
         main(config(root, benchmarks="swuggy", out=str(root.parent / "file/out")))
     with pytest.raises(UsageError, match=r"--cache .*file is a file; give a folder"):
         main(config(root, benchmarks="swuggy", cache=str(root.parent / "file")))
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_and_a_shared_cache_may_be_such(root, lm, monkeypatch):
+    cache = root.parent / "cache"
+    main(config(root, benchmarks="swuggy", baselines="no", cache=str(cache)))
+    plain = os.access
+    for locked, named in ((root.parent, "--out .*new/out: .* cannot be written to"), (cache, None)):
+        monkeypatch.setattr(os, "access", lambda path, mode, locked=locked: path != locked and plain(path, mode))
+        with pytest.raises(UsageError, match=named) if named else nullcontext():
+            main(config(root, benchmarks="swuggy", out=str(root.parent / "new/out"), baselines="no", cache=str(cache)))
+    with pytest.raises(UsageError, match=r"--cache .*cache: .* cannot be written to"):
+        main(config(root, benchmarks="sblimp", baselines="no", cache=str(cache)))
 
 
 @pytest.mark.parametrize(

@@ -172,10 +172,14 @@ def test_every_model_has_a_name_of_its_own():
         name_models(["a", "a"])
 
 
-def test_a_model_that_is_none_is_refused_before_the_first_is_scored(root, monkeypatch, tmp_path):
+def test_a_model_that_is_none_or_has_other_codebooks_is_refused_before_the_first_is_scored(root, monkeypatch, tmp_path):
     monkeypatch.setattr("slm.spoken_lm.load_lm", lambda *_: pytest.fail("loaded a model"))
     with pytest.raises(UsageError, match=r"no model at .*nothing"):
         main(config(root, model=[str(tmp_path / "nothing"), str(tmp_path / "neither")], benchmarks="swuggy"))
+    save_published(tmp_path / "one")
+    with pytest.raises(UsageError, match=r"--model .*one: .*: 2 weights for 1 codebooks"):
+        main(config(root, model=[str(tmp_path / "one"), str(tmp_path / "two")], benchmarks="swuggy",
+                    conventions="weighted-3:1-mean"))  # fmt: skip
 
 
 def save(folder: Path, seed: int) -> Path:
