@@ -205,6 +205,11 @@ def test_settings_that_make_no_segments(settings, complaint):
         Segmentation(**settings)
 
 
+def test_what_is_just_as_short_or_long_as_asked_for_is_kept():
+    limits = Segmentation("windows", window_s=0.1, min_s=1.0, max_s=2.0)
+    assert [limits.complaint(length) is None for length in (0.999, 1.0, 2.0, 2.001)] == [False, True, True, False]
+
+
 def test_voice_activity_needs_its_package(monkeypatch):
     monkeypatch.setattr(_silero, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs Silero VAD: pip install 'slm-toolkit\[vad\]'"):

@@ -17,10 +17,11 @@ from eval.abx.distance import Embedded, OneHot, Padded, align, segment_distances
 from eval.abx.fast import fastabx_errors, fastabx_version
 from eval.abx.items import Item, Segment, cut, read_items
 from eval.abx.score import Limits, make_cells, phone_errors
-from eval.benchmarks.abx import ABX, error_score
+from eval.benchmarks.abx import ABX, error_score, representations
 from eval.benchmarks.base import Setup
 from eval.run import main
 from slm.errors import UsageError
+from slm.tokenizers._kmeans import Centroids
 from tests.eval.material import config, scores, write_level
 
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
@@ -246,6 +247,8 @@ def test_both_orders_of_two_phones_are_one_observation():
     expected = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
     assert score.interval == pytest.approx(expected, abs=0.015)
     assert score.interval[1] - score.interval[0] > 0.15
+    of_one = error_score("x", {("a", "b"): 0.0, ("b", "a"): 0.0}, "one-hot", 100, 0)
+    assert (of_one.count, of_one.interval) == (1, (0.0, pytest.approx(0.975)))  # Clopper and Pearson of 0 of 1
 
 
 def test_a_tokenizer_is_judged_without_a_language_model(tmp_path, lm, monkeypatch, capsys):
@@ -260,6 +263,38 @@ def test_a_tokenizer_is_judged_without_a_language_model(tmp_path, lm, monkeypatc
     assert found == {s["item"]: s["value"] for s in of_model}
     assert len(found) == 2
     assert "abx error, triphone-dev-clean within" in capsys.readouterr().out
+
+
+def test_centroids_are_compared_by_their_features_after_one_hot_vectors(tmp_path, lm, monkeypatch):
+    """Of phones that one speaker says nothing is compared across speakers."""
+    write_corpus(tmp_path / "data")
+    lines = (tmp_path / "data/triphone-dev-clean.item").read_text().splitlines()
+    alone = tmp_path / "data/phoneme-dev-clean.item"
+    alone.write_text("\n".join(line for line in lines if not line.endswith("s1")))
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(3.0, 2.0, (16, 4)))
+    mean, scale = features.mean(dim=0), features.std(dim=0)
+    centroids = (Centroids((features - mean) / scale, mean, scale),)
+    monkeypatch.setattr(lm.tokenizer, "centroids", centroids, raising=False)
+    x, y = np.arange(16)[:, None, None], np.arange(16)[None, :, None]
+    expected = Embedded([features.numpy()]).between(x, y)
+    np.testing.assert_allclose(representations(lm.tokenizer)["centroids"].between(x, y), expected, atol=1e-6)
+    monkeypatch.setattr("slm.tokenizers.load_tokenizer", lambda name, device: lm.tokenizer)
+    start = AbxConfig("arithmetic", str(tmp_path / "data"), str(tmp_path / "alone"), device="cpu")
+    judge_tokenizer(start)
+    (result,) = json.loads((tmp_path / "alone/abx-dev.json").read_text())["results"]
+    assert [(s["convention"].split(",")[0], s["item"]) for s in result["scores"]["model"]] == [
+        (kind, f"abx/dev/{item}") for kind in ("one-hot", "centroids")
+        for item in ("triphone-dev-clean within", "triphone-dev-clean across", "phoneme-dev-clean within")
+    ]  # fmt: skip
+    for path in (tmp_path / "data").glob("*.item"):
+        path.write_text(lines[1])
+    with pytest.raises(UsageError, match="abx: no two items of triphone-dev-clean, phoneme-dev-clean can be compared"):
+        judge_tokenizer(start)
+    (tmp_path / "data/more").mkdir()
+    (tmp_path / "data/more/phoneme-dev-clean.item").write_text(lines[1])
+    with pytest.raises(UsageError, match=r"has two files phoneme-dev-clean\.item; keep one of them"):
+        judge_tokenizer(start)
 
 
 def test_fastabx_computes_where_it_is_asked_to(tmp_path, lm, monkeypatch):

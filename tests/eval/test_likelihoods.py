@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from eval.conventions import CONVENTIONS, find_convention, find_conventions, usual_conventions
+from eval.frames import FrameLikelihoods
 from eval.likelihoods import Likelihoods, Wanted
 from eval.partings import Parting, continuations, find_partings, unit_starts
 from slm.errors import UsageError
@@ -288,6 +289,17 @@ def test_normalized_and_local_by_hand(tmp_path):
     assert of_b.frame.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert of_b.log_prob_nats.tolist() == [-1, -2, -3, -4, -5, -6, -0.5]
     assert of_b.is_end.tolist() == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize("ends", [1, 0])
+def test_what_each_unit_got_is_read_as_it_was_written(ends):
+    """Last units of two and three frames; without an end, nothing says how long they are."""
+    starts, given = ([0, 2, 4, 6], [0, 2, 3, 6]), np.arange(-12.0, 0).reshape(2, 3, 2)
+    eos_sums, eos_counts = np.array([[-0.5, 0.0]] * 2) * ends, np.array([[1, 0]] * 2) * ends
+    table = FrameLikelihoods((*given,), (*map(np.array, starts),), eos_sums, eos_counts, 50.0).to_table(("a", "b"))
+    read = FrameLikelihoods.from_table(table, np.full((2, 2), 3), eos_sums, eos_counts, 50.0)
+    assert np.array_equal(read.log_probs, given)
+    assert [s.tolist()[: 3 + ends] for s in read.starts] == [s[: 3 + ends] for s in starts]
 
 
 def test_items_of_the_same_codes_tie_in_every_convention_and_what_has_nothing_has_no_score():
