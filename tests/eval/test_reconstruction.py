@@ -163,6 +163,7 @@ def test_delays_of_waveforms(lag):
     made = -0.3 * np.pad(x, (lag, 0)) if lag >= 0 else -0.3 * x[-lag:]
     found = measure_delay(x, made.astype(np.float32), RATE, 0.01)
     assert (found.delay_s, found.by) == (lag / RATE, "waveform")
+    assert measure_delay(x, made.astype(np.float32), RATE, abs(lag) / RATE).delay_s == found.delay_s
     first, second = align(x, made, lag)
     np.testing.assert_allclose(-0.3 * first, second)
     for added, by in ((1.3, "waveform"), (2.2, "")):  # noise so much louder leaves a correlation of 0.61, or of 0.41
@@ -186,6 +187,7 @@ def test_delays_of_envelopes_where_phases_are_new():
     found = measure_delay(x.astype(np.float32), y.astype(np.float32), RATE, 0.1)
     assert found.by == "envelope"
     assert found.delay_s == pytest.approx(0.02, abs=0.004)
+    assert abs(measure_delay(x.astype(np.float32), y.astype(np.float32), RATE, 0.01).delay_s) <= 0.01
     unlike = measure_delay(noise(6, length=16_000), noise(7, length=16_000), RATE, 0.01)
     assert (unlike.delay_s, unlike.by) == (0.0, "")
     assert common_delay([found, unlike, unlike, unlike]) == found

@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import eval.tokens
+from eval import comparison
+from eval.benchmarks.pairs import Subset
+from eval.comparison import Compared
+from eval.conventions import find_convention
 from eval.run import EvalConfig, main, name_models
 from slm.config import join_list, parse_config
 from slm.data.store import CodeStore
@@ -21,6 +26,7 @@ from slm.model.backbone import build_causal_lm
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
 from slm.tokenizers import TOKENIZERS
+from slm.types import MinimalPair
 from slm.units import Units
 from tests.eval.material import (
     LevelLM,
@@ -133,6 +139,19 @@ def test_a_difference_is_that_of_the_items_one_by_one(root, models):
     assert differences.mean() < 0
     assert (test["better"], test["worse"]) == ((differences > 0).sum(), (differences < 0).sum())
     assert test["count"] == len(differences)
+    for failed in (True, False):  # what an earlier run left is no result of this one
+        good = Compared("good", out / "good", find_convention("mean"), frozenset(["swuggy"] * failed))
+        assert (good.result(SimpleNamespace(name="swuggy", split="dev")) is None) == failed
+
+
+def test_pairs_of_which_a_model_could_score_one_item_only_are_compared_with_none(tmp_path):
+    pairs = [MinimalPair(f"{name}+", f"{name}-", name) for name in "ab"]
+    benchmark = SimpleNamespace(name="x", split="dev", all_pairs=pairs,
+                                subsets=lambda pairs: [Subset("all", "", (tuple(pairs), ()))])  # fmt: skip
+    known = {"one": {"a+": 1.0, "a-": 0.0, "b+": 0.0}, "two": {"a+": 0.0, "a-": 1.0, "b+": 1.0, "b-": 0.0}}
+    one, two = (Compared(name, tmp_path, find_convention("mean")) for name in known)
+    [test] = comparison._tests(benchmark, one, two, known, 100, 0)
+    assert (test["count"], test["difference"], test["worse"]) == (1, -1.0, 1)
 
 
 def test_another_cache_is_used_by_later_runs(root, models, tmp_path, monkeypatch):
