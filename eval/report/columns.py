@@ -15,7 +15,7 @@ from eval.benchmarks.base import MODEL
 from eval.report.failed import Failed
 from eval.report.inputs import Evaluated, slug
 from eval.report.rows import short_name
-from eval.report.wording import UNITS, format_number, format_span, measure
+from eval.report.wording import UNITS, format_number, format_span, left_out, measure
 
 # Of numbers that no registered metric of that name tells about.
 DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False, "wer": False, "dwer": False}
@@ -115,8 +115,8 @@ def _rows(run: Evaluated, result: Mapping[str, Any]) -> list[NumberRow]:
 def _notes(result: Mapping[str, Any]) -> list[str]:
     """What was left out and what is absent, in plain words."""
     made = []
-    if left := result["left_out"]:
-        made.append(f"{len(left)} items were left out, such as {left[0]['item']} ({left[0]['reason']}).")
+    if result["left_out"]:
+        made.append(left_out(result))
     absent = result["details"].get("absent") or {}
     items = absent.items() if isinstance(absent, Mapping) else [(str(a), "") for a in absent]
     made += [f"{label(name)} is absent: {reason}" if reason else f"{name} is absent." for name, reason in items]

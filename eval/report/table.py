@@ -25,6 +25,7 @@ from eval.report.wording import (
     format_p,
     format_value,
     format_versions,
+    left_out,
     measure,
     run_name,
 )
@@ -59,8 +60,7 @@ def result_table(result: Mapping[str, Any]) -> str:
         if done is not None and done < counts[name]:
             lines += ["", f"{done:,} of {counts[name]:,} {name} could be used: the numbers are about these."]
     if result["left_out"]:
-        first = result["left_out"][0]
-        lines += ["", f"Left out: {len(result['left_out'])} items, such as {first['item']} ({first['reason']})."]
+        lines += ["", left_out(result)]
     if note := result["details"].get("note"):
         lines += ["", f"Note: {note}."]
     return "\n".join(lines)

@@ -64,6 +64,13 @@ UNITS = {
 }
 
 
+def left_out(result: Mapping[str, Any]) -> str:
+    """How many items, and the first with its reason."""
+    first, number = result["left_out"][0], len(result["left_out"])
+    many = f"{number:,} items, such as " if number > 1 else ""
+    return f"Left out: {many}{first['item']} ({first['reason']})."
+
+
 def run_name(path: str) -> str:
     """What people call a checkpoint: `runs/x/final` is `x`."""
     parts = [p for p in PurePath(path).parts if p not in ("/", ".", "..", "final")]

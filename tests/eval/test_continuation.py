@@ -89,6 +89,7 @@ def test_a_prompt_that_leaves_no_room_is_left_out_and_named(root, real_lm):
     [left_out] = result["left_out"]
     assert left_out["item"] == "long"
     assert "the model has 512 positions" in left_out["reason"]
+    assert "\nLeft out: long (takes " in (root.parent / "out/results.md").read_text()
     assert [made["id"] for made in result["details"]["prompts"]] == ["short"]
     (root / "said/short.wav").unlink()
     with pytest.raises(UsageError, match=r"no prompt can be used; the first: long .* 512 positions"):
