@@ -89,13 +89,8 @@ class InterleavedLM(SpokenLM):
         begins = "what the text tokenizer begins with" if self.text.ids([]) else "<speech>"
         return {**super().convention, "bos": f"{begins}, given", "text_tokenizer": self.text.fingerprint}
 
-    def untrained(self, seed: int) -> InterleavedLM:
-        from slm.model.backbone import from_config
-
-        fresh = from_config(self.model.causal_lm.config, seed).eval()
-        made = InterleavedLM(fresh, self.record, self.statistics, self.text, self.device)
-        made.precision, made.batch_steps = self.precision, self.batch_steps
-        return made
+    def _with(self, causal_lm: Any) -> InterleavedLM:
+        return InterleavedLM(causal_lm, self.record, self.statistics, self.text, self.device)
 
     @cached_property
     def fingerprint(self) -> str:

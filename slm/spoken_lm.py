@@ -145,10 +145,13 @@ class SpokenLM:
         """The same architecture with fresh random weights: what a benchmark's shortcuts alone are worth."""
         from slm.model.backbone import from_config
 
-        fresh = from_config(self.model.causal_lm.config, seed).eval()
-        made = SpokenLM(fresh, self.record, self.statistics, self.device)
+        made = self._with(from_config(self.model.causal_lm.config, seed))
         made.precision, made.batch_steps = self.precision, self.batch_steps
         return made
+
+    def _with(self, causal_lm: Any) -> SpokenLM:
+        """The same over other weights."""
+        return SpokenLM(causal_lm, self.record, self.statistics, self.device)
 
     def unigram(self) -> UnigramLM:
         """The code frequencies of the training corpus as a language model: what unit frequency alone is worth."""
