@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from slm._headers import HEADER_BYTES, info_of_header
+from slm.audio import plain_info
 
 PLAIN = [(format, subtype) for format in ("WAV", "FLAC") for subtype in ("PCM_16", "PCM_24")]
 PLAIN += [("WAV", "PCM_U8"), ("WAV", "PCM_32"), ("FLAC", "PCM_S8")]
@@ -35,6 +36,8 @@ def test_all_but_the_plainest_is_left_to_the_decoders(tmp_path):
     soundfile.write(path, np.zeros(100), 8000, format="WAV", subtype="PCM_16")
     whole = path.read_bytes()
     assert info_of_header(whole[:HEADER_BYTES], len(whole)).num_frames == 100
+    plain = [plain_info(name, whole[:HEADER_BYTES], len(whole)) for name in ("a.wav", "a.m4a")]
+    assert [info is not None for info in plain] == [True, False]  # which is told by its name
     wrong = [
         (whole, len(whole) - 1),  # truncated
         (whole, len(whole) + 2),  # something behind it

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import soundfile
 
-from eval.report.drawing import draw_lines, draw_waveform, nice_ticks
+from eval.report.drawing import draw_lines, draw_waveform, is_recording, nice_ticks
 from eval.report.table import markdown_table, result_table
 from eval.report.wording import format_interval, format_p, format_span, format_value
 
@@ -39,6 +39,14 @@ def test_a_waveform_is_as_high_as_its_peak_and_marks_the_prompt(tmp_path):
     assert np.allclose(heights[5:10], 2, atol=0.2)
     assert np.allclose(heights[10:15], 98, atol=0.2)
     assert (wave.duration_s, wave.prompt_percent) == (1.0, 25.0)
+
+
+def test_what_is_gone_empty_or_no_audio_is_no_recording(tmp_path):
+    soundfile.write(str(tmp_path / "one.wav"), np.zeros(1), 8000)
+    soundfile.write(str(tmp_path / "empty.wav"), np.zeros(0), 8000)
+    (tmp_path / "text.wav").write_text("no audio")
+    known = ("one.wav", "empty.wav", "text.wav", "gone.wav")
+    assert [is_recording(tmp_path / name) for name in known] == [True, False, False, False]
 
 
 def test_a_markdown_table_is_aligned_and_escaped():
