@@ -279,6 +279,11 @@ def test_pairs_are_found_by_what_stands_for_the_ground_truth(tmp_path, truth, ma
     assert (piece.path, piece.made) == (tmp_path / truth, tmp_path / made)
     assert piece.domain == ("music" if "music" in truth else "speech")
     assert [left.item for left in left_out["mimi"]] == ["speech/rec_lonely_7"]
+    with pytest.raises(UsageError, match=r"no pair in .* can be judged; .*: shorter than 60 s"):
+        find_pairs(tmp_path, Reconstruction(cut_s=60))
+    write(tmp_path / "x-gt-1.wav", noise(1))
+    write(tmp_path / "x--1.wav", noise(1))  # of a system without a name
+    assert list(find_pairs(tmp_path, Reconstruction())[0]) == ["mimi"]
 
 
 def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
