@@ -125,11 +125,14 @@ def test_tables_without_audio_files_are_told_with_the_remedy(tmp_path, paths):
     decoded = pa.table({"audio": [{"array": [0.1, 0.2], "sampling_rate": 8000}], "text": ["x"]})
     said = complaint(arrow_file(tmp_path / "decoded", decoded))
     assert "Decoded samples are not read: save the dataset with cast_column(..., Audio())" in said
+    assert "`text` holds no audio files" in complaint(tmp_path / "decoded", audio_column="text")
     two = pa.table({"near": pa.array([None], FILES), "far": pa.array([None], FILES)})
     folder = arrow_file(tmp_path / "two", two)
     assert "has audio in near and far: say which with --source_settings.audio_column" in complaint(folder)
     assert [clip.metadata for clip in open_source(folder, audio_column="far").clips()] == [{}]
-    assert "`mid` holds no audio files" in complaint(folder, audio_column="mid")
+    assert "has no column 'fare' (--source_settings.audio_column); did you mean 'far'" in complaint(
+        folder, audio_column="fare"
+    )
     text = pa.array([b"\xe9"]).view(pa.string())
     broken = arrow_file(tmp_path / "broken", pa.table({"audio": pa.array([None], FILES), "text": text}))
     assert "x.arrow: 'utf-8' codec can't decode" in complaint(broken)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slm.corpus.containers import refused_member
 from slm.corpus.remote import is_remote
 from slm.corpus.sources.base import SourceClip
-from slm.errors import UsageError
+from slm.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,10 @@ def audio_table(
         raise UsageError(
             f"{location} has audio in {' and '.join(found)}: say which with --source_settings.audio_column"
         )
-    if not found or found[0] not in schema.names or not _holds_files(schema.field(found[0]).type):
+    if audio_column is not None and audio_column not in schema.names:
+        known = did_you_mean(audio_column, schema.names)
+        raise UsageError(f"{location} has no column {audio_column!r} (--source_settings.audio_column){known}")
+    if not found or not _holds_files(schema.field(found[0]).type):
         what = f"`{found[0]}` holds no audio files" if found else "has no column of audio files"
         raise UsageError(
             f"{location}: {what}; it has {', '.join(schema.names)}. Decoded samples are not read: save the dataset "
