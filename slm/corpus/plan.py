@@ -132,10 +132,6 @@ class Plan:
     def outside_s(self) -> float:
         return self.head.outside_s
 
-    @property
-    def num_rejects(self) -> int:
-        return sum(self.head.rejects.values())
-
     def clips(self, shard: PlannedShard) -> list[PlannedClip]:
         """The clips of a shard, in the order of its rows."""
         rows = self.table.slice(shard.start, shard.stop - shard.start).to_pylist()

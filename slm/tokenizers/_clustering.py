@@ -54,16 +54,9 @@ def plus_plus(frames: torch.Tensor, k: int, generator: torch.Generator) -> torch
     return frames[chosen].clone()
 
 
-def fit_kmeans(frames: torch.Tensor, k: int, seed: int = 0, restarts: int = 3, iterations: int = 100) -> Fit:
-    """The best of `restarts` runs of Lloyd's algorithm from k-means++ starts on frames `[N, d]`, N >= k."""
-    search = Lloyd(frames, k, seed, restarts, iterations)
-    while search.step():
-        pass
-    return search.best
-
-
 class Lloyd:
-    """`restarts` runs of Lloyd's algorithm on frames `[N, d]`, an iteration a step; `best` is the one that counts.
+    """`restarts` runs of Lloyd's algorithm from k-means++ starts on frames `[N, d]`, N >= k, an iteration a step; `best`
+    is the one that counts.
 
     All frames take part in every iteration; a cluster left without frames moves to the frame farthest from its own
     centroid. The same frames, seed and device give the same centroids.

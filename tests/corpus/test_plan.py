@@ -112,7 +112,7 @@ def test_a_plan_that_was_stopped_looks_anew_at_files_that_changed(tmp_path, monk
             make_plan(out, source, SPEC, settings, 0)
     (tmp_path / "away").rename(tmp_path / "audio" / "clip-1.wav")
     again = make_plan(out, source, SPEC, settings, 0)
-    assert not again.num_rejects
+    assert not again.head.rejects
     assert again.shards == whole.shards
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from slm.errors import UsageError
 from slm.tokenizers import _clustering
-from slm.tokenizers._clustering import Fit, Lloyd, MiniBatch, fit_kmeans, plus_plus
+from slm.tokenizers._clustering import Fit, Lloyd, MiniBatch, plus_plus
 from slm.tokenizers._kmeans import Centroids, nearest
 
 
@@ -21,6 +21,13 @@ def blobs(k: int, per_blob: int, width: int = 5, spread: float = 0.3, seed: int 
     centers = rng.uniform(-5, 5, (k, width))
     points = np.repeat(centers, per_blob, axis=0) + spread * rng.standard_normal((k * per_blob, width))
     return points.astype(np.float32), centers
+
+
+def fit_kmeans(frames: torch.Tensor, k: int, seed: int = 0, restarts: int = 3) -> Fit:
+    search = Lloyd(frames, k, seed, restarts)
+    while search.step():
+        pass
+    return search.best
 
 
 def from_start(frames: torch.Tensor, starts: torch.Tensor, iterations: int = 100) -> Fit:
