@@ -55,8 +55,8 @@ def plus_plus(frames: torch.Tensor, k: int, generator: torch.Generator) -> torch
 
 
 class Lloyd:
-    """`restarts` runs of Lloyd's algorithm from k-means++ starts on frames `[N, d]`, N >= k, an iteration a step; `best`
-    is the one that counts.
+    """`restarts` runs of Lloyd's algorithm from k-means++ starts on frames `[N, d]`, N >= k, an iteration a step;
+    `best` is the one that counts.
 
     All frames take part in every iteration; a cluster left without frames moves to the frame farthest from its own
     centroid. The same frames, seed and device give the same centroids.
