@@ -113,6 +113,12 @@ class SnacTokenizer(NeuralCodec):
     def codebook_counts(self) -> Sequence[int]:
         return self._codebook_counts
 
+    def _to_bfloat16(self) -> None:
+        super()._to_bfloat16()
+        for module in self.model.encoder.modules():
+            if type(module).__name__ == "SinusoidalEmbeddings":
+                module.register_forward_hook(_as_the_keys)
+
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         import torch
 
@@ -201,6 +207,11 @@ def _seed(device: torch.device) -> None:
         torch.default_generator.manual_seed(0)
     else:
         torch.manual_seed(0)
+
+
+def _as_the_keys(_: Any, inputs: tuple[torch.Tensor], given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The package multiplies queries and keys by a one of float32, and attention then finds values of another type."""
+    return tuple(values.to(inputs[0].dtype) for values in given)
 
 
 def _fill_codebooks(model: Any, latents: torch.Tensor) -> None:

@@ -145,6 +145,8 @@ def test_windows_of_attention_stay_whole(tmp_path: Path, rows_on_cpu: None) -> N
     assert isinstance(exact, NeuralCodec)
     assert isinstance(batched, NeuralCodec)
     batching_law(exact, batched, real_clips(16_000)[:2])
+    rounded = load_tokenizer("snac", checkpoint=str(tmp_path / "snac"), mode="bf16")
+    assert 0 < code_mismatch(rounded.encode(real_clips(16_000)), exact.encode(real_clips(16_000))) < 0.9
 
 
 @pytest.mark.filterwarnings("error:Support for mismatched key_padding_mask")
