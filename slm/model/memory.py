@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -35,14 +36,15 @@ def activation_bytes(model: AcousticLM, rows: int, row_length: int, half: bool,
             def step() -> object:
                 return model(ids, torch.ones_like(ids, dtype=torch.bool), None, places)
 
-            with whole_row_attention(body):
+            is_eager = body.config._attn_implementation == "eager"  # which keeps scores, as no other does
+            with nullcontext() if is_eager else whole_row_attention(body):
                 kept = _kept_bytes(model, step)
                 if checkpointing:  # which layers do in training only
                     kept += (_kept_bytes(model.eval(), step) - kept) // body.config.num_hidden_layers
             if depth is not None and steps > (chunk := CHUNK_TOKENS // streams):
                 hidden = torch.zeros(chunk, body.config.hidden_size, requires_grad=True)
                 kept += _kept_bytes(model, lambda: depth(hidden, ids[0, :1, 1:].expand(chunk, -1)))
-    except (RuntimeError, TypeError):
+    except Exception:  # whatever the layers of a family raise, such as one that training will refuse
         return None
     return kept
 

@@ -46,11 +46,14 @@ def made(c) -> AcousticLM:
     return make_model(c, make_pattern(c, load_data(c))).train()
 
 
-@pytest.mark.parametrize(("backbone", "depth"), [(GROUPED, {}), (TINY_BACKBONE, {}), (TINY_BACKBONE, DEPTH)])
+@pytest.mark.parametrize(
+    ("backbone", "depth", "attention"),
+    [(GROUPED, {}, "auto"), (TINY_BACKBONE, {}, "eager"), (TINY_BACKBONE, DEPTH, "auto")],
+)
 def test_activations_are_counted_as_a_step_keeps_them_and_layers_made_again_keep_fewer(
-    corpora, tmp_path, backbone, depth
+    corpora, tmp_path, backbone, depth, attention
 ):
-    model = ModelConfig(backbone=backbone, depth=depth)
+    model = ModelConfig(backbone=backbone, depth=depth, attention=attention)
     plain = config(corpora["two"], tmp_path / "run", model=model, rows_per_batch=16)
     again = replace(plain, model=replace(model, activation_checkpointing=True))
     first, second = made(plain), made(again)
@@ -77,12 +80,18 @@ def test_of_a_depth_transformer_the_activations_of_one_chunk_are_counted(corpora
     assert counted_bytes(made(c), c) == pytest.approx(body + (whole - body) / 4, rel=0.1)
 
 
-def test_what_cannot_be_counted_or_made_again_is_said(corpora, tmp_path, capsys):
+def test_what_cannot_be_counted_or_made_again_is_said(corpora, tmp_path, capsys, monkeypatch):
     experts = {"model_type": "mixtral", **{k: v for k, v in TINY_BACKBONE.items() if k != "model_type"},
                "num_key_value_heads": 2, "num_local_experts": 2}  # fmt: skip
     c = config(corpora["two"], tmp_path / "run", model=ModelConfig(backbone=experts), dry_run=True)
     train_lm.main(c)
-    assert "activations not counted" in capsys.readouterr().out
+    assert "activations not counted, as of few families" in capsys.readouterr().out
+    refused = {"model_type": "mpt", "d_model": 32, "n_heads": 2, "n_layers": 1}  # when it is trained
+    train_lm.main(replace(c, model=ModelConfig(backbone=refused)))
+    assert "activations not counted, as of few families" in capsys.readouterr().out
+    monkeypatch.setattr("slm.training.setup.use_liger", lambda body: None)
+    train_lm.main(replace(c, model=ModelConfig(backbone=TINY_BACKBONE, kernels="liger")))
+    assert "activations not counted, fewer than with model.kernels torch" in capsys.readouterr().out
     body = made(c).causal_lm
     type(body.base_model).supports_gradient_checkpointing = False
     try:
