@@ -48,7 +48,7 @@ def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any
     except Exception as error:
         raise UsageError(f"{option}: no {model_type} can be made of this ({_first_line(error)})") from error
     heads, shared = (made.to_dict().get(n) for n in ("num_attention_heads", "num_key_value_heads"))
-    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:  # Qwen 2 has 32 where nothing is said
+    if isinstance(heads, int) and isinstance(shared, int) and (not shared or heads % shared):  # 32 by default: Qwen 2
         default = "" if "num_key_value_heads" in values else f", {model_type}'s default: give it too"
         raise UsageError(f"{option}: {heads} num_attention_heads cannot share {shared} num_key_value_heads{default}")
     return made

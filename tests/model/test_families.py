@@ -42,6 +42,8 @@ def test_what_a_family_needs_is_said_in_the_line():
         build_causal_lm(backbone, streams, 0)
     with pytest.raises(UsageError, match=r"4 num_attention_heads cannot share 3 num_key_value_heads$"):
         build_causal_lm({**backbone, "num_key_value_heads": 3}, streams, 0)
+    with pytest.raises(UsageError, match="cannot share 0 num_key_value_heads"):
+        build_causal_lm({**backbone, "num_key_value_heads": 0}, streams, 0)
     with pytest.raises(UsageError, match=r"no modernbert-decoder can be made of this .*'pad_token_id' expected int"):
         build_causal_lm({**SMALL, "model_type": "modernbert-decoder"}, streams, 0)
 
