@@ -15,5 +15,6 @@ def read_made(path: Path, rate_hz: int, start_s: float = 0.0, end_s: float | Non
     try:
         return read_audio(path, rate_hz, start_s, end_s)
     except SilentError:
-        end_s = probe(path).duration_s if end_s is None else end_s
+        duration_s = probe(path).duration_s
+        end_s = duration_s if end_s is None else min(end_s, duration_s)  # which may be rounded
         return np.zeros(round((end_s - start_s) * rate_hz), np.float32)

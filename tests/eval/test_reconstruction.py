@@ -21,6 +21,7 @@ from eval.reconstruction.sources import RoundTrip, entropy_bits
 from eval.report.__main__ import main as report
 from eval.results import read_results
 from eval.run import EvalConfig, main
+from eval.silence import read_made
 from slm.errors import UsageError
 from slm.tokenizers.base import Tokenizer, fingerprint
 from slm.types import AudioClip, TokenizerSpec
@@ -301,6 +302,9 @@ def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
     points = {p["system"]: p for p in json.loads((tmp_path / "out/reconstruction.json").read_text())["points"]}
     assert set(points) == {"late", "noisy", "same", "silent"}
     assert points["silent"]["scores"]["si_snr"]["value"] == -100  # as of a tokenizer: it is not left out
+    rounded_s = 20_000 / RATE + 0.09
+    for name in ("same", "silent"):
+        assert len(read_made(tmp_path / f"pairs/{name}/a.wav", RATE, 0, rounded_s)) == 20_000
     assert points["same"]["scores"]["snr"]["value"] == points["late"]["scores"]["snr"]["value"] == 100
     assert points["late"]["alignment"]["delay_s"] == pytest.approx(0.01)
     assert points["late"]["alignment"]["length_s"] == pytest.approx(0.01)
