@@ -15,7 +15,8 @@ import numpy as np
 from slm.audio import joined
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers._modes import inference
-from slm.tokenizers.base import StreamDecoder, StreamEncoder, check_chunk
+from slm.tokenizers.base import StreamDecoder, StreamEncoder, check_chunk, check_codes
+from slm.types import Codes
 
 if TYPE_CHECKING:
     import torch
@@ -151,9 +152,8 @@ class CodecStreamDecoder(_Stream):
 
     def feed(self, codes: np.ndarray) -> np.ndarray:
         """Codes `[t, K]`, any t -> the next samples. ValueError for codes that are not of the codec."""
-        codes, sizes = np.asarray(codes), np.array(self._codec.spec.codebook_sizes)
-        if codes.ndim != 2 or codes.shape[1] != len(sizes) or (codes < 0).any() or (codes >= sizes).any():
-            raise ValueError(f"codes must be [t, {len(sizes)}] within {self._codec.spec.describe()}")
+        codes = np.asarray(codes)
+        check_codes(Codes("stream", codes, 0, self._codec.spec), self._codec.spec)
         return self._audio(self._take(codes.astype(np.int64)))
 
     def finish(self) -> np.ndarray:

@@ -276,8 +276,8 @@ def audio_fault(samples: np.ndarray) -> str | None:
 def check_chunk(samples: np.ndarray) -> None:
     """ValueError for what no stream takes: anything but mono float32 samples `[n]`, finite and no larger than any
     audio."""
-    if samples.ndim != 1 or samples.dtype != np.float32:
-        raise ValueError(f"samples must be mono float32, not {samples.dtype} {samples.shape}")
+    if not _is_array_of(samples, np.float32) or samples.ndim != 1:
+        raise ValueError(f"samples must be mono float32, not {_told(samples)}")
     if len(samples) and (fault := audio_fault(samples)):
         raise ValueError(f"samples must be finite mono float32: {fault}")
 
