@@ -69,7 +69,7 @@ def dry_run(config: TrainConfig) -> str:
     }  # fmt: skip
     if len(config.corpora) > 1:
         each = zip(config.corpora, loader.epochs_of_each(steps), strict=True)
-        lines["corpora"] = ", ".join(f"{Path(name).name} {times:.2g} epochs" for name, times in each)
+        lines["corpora"] = ", ".join(f"{Path(name).name} {float(f'{times:.2g}'):,g} epochs" for name, times in each)
     told = [f"{name:<9} {text}" for name, text in lines.items()]
     return "\n".join([*told, *warm_up_warnings(config, spends)])
 

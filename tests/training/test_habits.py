@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -322,6 +324,8 @@ def test_a_dry_run_says_how_often_each_corpus_of_a_mixture_is_heard(corpora, tmp
     loader = make_loader(c, data, make_pattern(c, data), 0, 1)
     assert often == pytest.approx(loader.epochs_at(40), rel=0.1)
     assert often[0] > 2.5 * often[1] > 0 == often[2]
+    train_lm.main(replace(c, steps=10_000))
+    assert re.search(r"corpora +a [\d,]+00 epochs", capsys.readouterr().out)
 
 
 def test_what_is_heard_is_told_in_a_unit_that_has_digits(corpora, tmp_path, capsys):
