@@ -89,9 +89,8 @@ def load_config(family: str, checkpoint: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(_cannot_load(family, checkpoint, error)) from error
     if config.model_type != family:
-        found = (
-            f"use the tokenizer {config.model_type!r}" if config.model_type in TOKENIZERS.names() else "not supported"
-        )
+        name = config.model_type.replace("_", "-").removesuffix("-tokenizer")  # as Higgs Audio's is called
+        found = f"use the tokenizer {name!r}" if name in TOKENIZERS.names() else "not supported"
         raise UsageError(f"{checkpoint} holds a {config.model_type!r} model, not {family!r}: {found}")
     return config
 

@@ -122,7 +122,7 @@ def refuses_what_does_not_fit(name: str, folder: Path, books: int, tmp_path: Pat
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(UsageError, match="lacks 1 weights"):
         load_tokenizer(name, checkpoint=str(broken))
-    with pytest.raises(UsageError, match="not 'mimi'"):
+    with pytest.raises(UsageError, match=f"not 'mimi': use the tokenizer '{name}'"):
         load_tokenizer("mimi", checkpoint=str(folder))
     with pytest.raises(UsageError, match=r"config\.json"):
         load_tokenizer(name, checkpoint=str(tmp_path))
