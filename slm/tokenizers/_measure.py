@@ -186,8 +186,8 @@ def report(made: Measured) -> dict[str, str]:
     operations = _both(made.encode_macs_per_s, made.decode_macs_per_s, 1e9, " G")
     return told | {
         "parameters": f"{made.parameters / 1e6:.1f} M",
-        "operations": f"{operations} multiply-accumulates per second of audio ({COUNTED})",
-        "as surveyed": f"{made.surveyed_macs_per_s / 1e9:.3g} G both ways, counted as ptflops does, which takes "
+        "operations": f"{operations}, in multiply-accumulates per second of audio ({COUNTED})",
+        "as surveyed": f"{made.surveyed_macs_per_s / 1e9:.3g} G in all, counted as ptflops does, which takes "
         "transposed convolutions for stride times too many",
     }
 

@@ -79,10 +79,14 @@ def test_without_a_checkpoint_random_weights_are_measured_and_it_is_said(monkeyp
 
     written = DacTokenizer.write_untrained
     monkeypatch.setattr(DacTokenizer, "write_untrained", classmethod(write_small))
-    told = report(measure(find_records("dac-16khz")[0], "cpu", 0.5, seed=3))
+    made = measure(find_records("dac-16khz")[0], "cpu", 0.5, seed=3)
+    told = report(made)
     assert wrote == [3]
     assert told["weights"].startswith("random (seed 3); cannot load the dac checkpoint 'descript/dac_16khz'")
     assert {"parameters", "operations", "speed"} <= set(told)
+    one_way = report(replace(made, decode_macs_per_s=None, decode_speed=None))
+    assert "no decoder, in multiply-accumulates" in one_way["operations"]
+    assert "both" not in one_way["as surveyed"]
     other = replace(find_records("dac-44khz")[0], untrained=())
     with pytest.raises(UsageError, match=r"dac-44khz cannot be measured without its weights: .*hf download"):
         measure(other, "cpu", 0.5)  # of another architecture than the one that is written by default
