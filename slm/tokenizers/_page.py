@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from slm.errors import UsageError
@@ -39,6 +39,10 @@ class ShowConfig:
             raise UsageError(f"--seconds must be at most {LONGEST_S}, which are held in memory, not {self.seconds:g}")
         if self.seed < 0:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        how = (f for f in fields(self) if f.name in ("device", "seconds", "seed"))
+        asked = [f.name for f in how if getattr(self, f.name) != f.default]
+        if asked and not self.measure:
+            raise UsageError(f"--{asked[0]} says how to measure: give --measure too")
 
 
 def show(name: str, commands: Iterable[str], config: ShowConfig) -> None:

@@ -115,6 +115,7 @@ def test_the_page_of_one(capsys: pytest.CaptureFixture[str]) -> None:
         (["--domain", "speech,musik"], "unknown domain 'musik'; did you mean 'music'"),
         (["--max_bitrate_bps", "0"], "--max_bitrate_bps must be above 0, not 0"),
         (["--streamble"], "did you mean 'streamable'"),
+        (["mimi", "--seconds", "5"], "--seconds says how to measure: give --measure too"),
         (["mimi", "--measure", "--seconds", "0"], "--seconds must be positive"),
         (["mimi", "--measure", "--seconds", "1e9"], "--seconds must be at most 10800"),
         (["mimi", "--measure", "--seed", "-1"], "--seed must be 0 or more"),
