@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slm.corpus.containers import refused_member
 from slm.corpus.remote import is_remote
 from slm.corpus.sources.base import SourceClip
-from slm.errors import UsageError, did_you_mean
+from slm.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,17 +63,15 @@ def audio_table(
         raise UsageError(
             f"{location} has audio in {' and '.join(found)}: say which with --source_settings.audio_column"
         )
-    if audio_column is not None and audio_column not in schema.names:
-        known = did_you_mean(audio_column, schema.names)
-        raise UsageError(f"{location} has no column {audio_column!r} (--source_settings.audio_column){known}")
+    for column, unless_given in ((audio_column, None), (id_column, "id")):
+        if column not in (unless_given, *schema.names):
+            raise UsageError(f"{location} has no column {column!r}: it has {', '.join(schema.names)}")
     if not found or not _holds_files(schema.field(found[0]).type):
         what = f"`{found[0]}` holds no audio files" if found else "has no column of audio files"
         raise UsageError(
             f"{location}: {what}; it has {', '.join(schema.names)}. Decoded samples are not read: save the dataset "
             "with cast_column(..., Audio()), or write files and a manifest"
         )
-    if id_column not in ("id", *schema.names):
-        raise UsageError(f"{location} has no column {id_column!r}: it has {', '.join(schema.names)}")
     audio = schema.field(found[0])
     columns = [field.name for field in schema if field.name != audio.name and not _is_bulk(field.type)]
     has_path = audio.type.get_field_index("path") >= 0
