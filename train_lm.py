@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm.config import run_command
+from slm.config import ending_at_once, run_command
 from slm.errors import StoppedError
 from slm.training import watch
 from slm.training.budget import Progress, duration_text
@@ -183,5 +183,5 @@ def progress_line(progress: Progress, fraction: float, values: dict[str, Any]) -
 
 
 if __name__ == "__main__":
-    with watch.LeaveSignal():  # while the options are read
+    with ending_at_once(), watch.LeaveSignal():  # which counts while the options are read, too
         run_command(main, TrainConfig)

@@ -33,7 +33,7 @@ from eval.prepared import Prepared, cache_folder, check_models, prepare
 from eval.processes import Processes, join_processes
 from eval.reconstruction.settings import Reconstruction
 from eval.several import Attempts, name_models
-from slm.config import join_list, run_command
+from slm.config import ending_at_once, join_list, run_command
 from slm.errors import UsageError, did_you_mean
 
 
@@ -229,4 +229,5 @@ def make_benchmarks(config: EvalConfig) -> list[Benchmark]:
 
 
 if __name__ == "__main__":
-    run_command(main, EvalConfig, join_list(sys.argv[1:], "--model"))
+    with ending_at_once():
+        run_command(main, EvalConfig, join_list(sys.argv[1:], "--model"))

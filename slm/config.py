@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -266,3 +266,19 @@ def run_command(
         )
         sys.exit(1)
     sys.exit(status or 0)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Around a command that a launcher may start several times: when all is done, such a process ends here. Where the
+    interpreter ends instead, what libraries still hold of a process group (gloo's threads, under DeepSpeed) is now and
+    then an abort, by which the launcher calls the run failed."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            raise
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(0)

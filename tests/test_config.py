@@ -333,6 +333,21 @@ def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("world", "status", "said"), [("1", 0, "done, late"), ("2", 0, "done"), ("2", 3, "done, late")]
+)
+def test_one_of_several_processes_ends_at_once_when_all_is_done(tmp_path, world, status, said):
+    """What would come at the interpreter's end, such as an abort, does not; but where it has failed it ends as ever."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import atexit, sys\nfrom slm.config import ending_at_once\natexit.register(print, ', late')\n"
+        f"with ending_at_once():\n    print('done', end='')\n    sys.exit({status})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": world}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout.strip()) == (status, said)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device", "/data/x"),
