@@ -106,5 +106,5 @@ def _activations_text(model: AcousticLM, config: TrainConfig, half: bool) -> str
     again = config.model.activation_checkpointing
     kept = activation_bytes(model, config.rows_per_batch, config.row_length, half, again)
     if kept is None:
-        return "activations not counted, as of few families"
+        return "activations not counted: the layers of this family cannot be followed without values"
     return f"{kept / 2**30:.1f} GB for activations of a micro-batch" + (", less if compiled" if config.compile else "")

@@ -85,10 +85,10 @@ def test_what_cannot_be_counted_or_made_again_is_said(corpora, tmp_path, capsys,
                "num_key_value_heads": 2, "num_local_experts": 2}  # fmt: skip
     c = config(corpora["two"], tmp_path / "run", model=ModelConfig(backbone=experts), dry_run=True)
     train_lm.main(c)
-    assert "activations not counted, as of few families" in capsys.readouterr().out
+    assert "activations not counted: the layers of this family" in capsys.readouterr().out
     refused = {"model_type": "mpt", "d_model": 32, "n_heads": 2, "n_layers": 1}  # when it is trained
     train_lm.main(replace(c, model=ModelConfig(backbone=refused)))
-    assert "activations not counted, as of few families" in capsys.readouterr().out
+    assert "activations not counted: the layers of this family" in capsys.readouterr().out
     monkeypatch.setattr("slm.training.setup.use_liger", lambda body: None)
     train_lm.main(replace(c, model=ModelConfig(backbone=TINY_BACKBONE, kernels="liger")))
     assert "activations not counted, fewer than with model.kernels torch" in capsys.readouterr().out
