@@ -132,7 +132,7 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
 def checkpoint_activations(causal_lm: Any) -> None:
     """Of each layer of a body keep only what goes in while training, and make the rest again for the backward pass
     (arXiv 1604.06174). UsageError for a family that cannot."""
-    body = causal_lm.base_model  # transformers 5.18 and later have another name for the same
+    body = causal_lm.base_model  # newer versions of transformers have another name for the same
     enable = getattr(body, "activation_checkpointing_enable", None) or body.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
