@@ -113,8 +113,13 @@ def _lock(path: Path, kind: int, output: Output, wait: bool = False) -> Iterator
 def _locked(path: Path, kind: int) -> int | None:
     """An open file that holds the lock; None where another has it."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed just now
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileExistsError, FileNotFoundError):
+            if not path.parent.is_dir() and os.path.lexists(path.parent):
+                raise
+            continue  # it is removed just now, by a run that leaves
         try:
             fcntl.flock(handle, kind)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from slm.corpus import pipeline, workers
+from slm.corpus import locks, pipeline, workers
 from slm.corpus.config import CorpusConfig
 from slm.corpus.engines import local, ray
 from slm.corpus.locks import held
@@ -302,6 +303,20 @@ def test_the_last_part_on_a_machine_removes_what_it_needed_for_a_url(tmp_path, w
     assert tokenize_corpus(parts[2], ArithmeticTokenizer()).num_missing_shards == 0
     assert not list(staging.iterdir())
     assert contents(tmp_path / "afar") == whole
+
+
+def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    real, goes = os.mkdir, iter([True, False])
+
+    def mkdir(path, *mode):
+        if next(goes, False):
+            raise FileExistsError(path)  # it was there, and is gone where one looks what it is
+        real(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    handle = locks._locked(tmp_path / "new" / "lock", fcntl.LOCK_EX)
+    assert handle is not None
+    os.close(handle)
 
 
 def test_a_part_waits_for_one_that_is_leaving(tmp_path, monkeypatch):
