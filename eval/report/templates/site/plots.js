@@ -27,7 +27,7 @@ function draw(select) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },
     // Of very many a legend would leave no room: their points say their names, and the table beneath has them all.
     // At the bottom of the card, however low that is: a share of the plot's height would lie upon the axis on phones.
-    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, showlegend: data.length <= 40,
+    legend: { orientation: "h", yref: "container", y: 0.02, yanchor: "bottom" }, showlegend: data.length <= 40,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--ink") }, hovermode: "closest",
   }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
 }
