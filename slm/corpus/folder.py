@@ -112,7 +112,7 @@ def abandon(output: Output) -> None:
     made = sorted(name for name in output.names() if name.startswith(("data-", "log")))
     shutil.rmtree(output.folder / "plan.parts", ignore_errors=True)
     output.remove(*made, *reversed(PLAN_FILES), "rejects.jsonl", "tokenizer.json")
-    _clear_locks(output)
+    clear_locks(output)
     output.close()
 
 
@@ -127,10 +127,9 @@ def finish(output: Output, summary: CorpusSummary, plan: Plan, source: str) -> N
     output.send(*DESCRIPTION)
     for stale in output.folder.glob(".data-*.tmp-*"):
         stale.unlink(missing_ok=True)
-    _clear_locks(output)
 
 
-def _clear_locks(output: Output) -> None:
+def clear_locks(output: Output) -> None:
     """Of a folder; for a URL they lie where files are made, which goes as a whole once no run is at work there."""
     if output.is_remote:
         return

@@ -13,7 +13,17 @@ from functools import partial
 from slm.corpus.config import CorpusConfig
 from slm.corpus.engines.local import choose_devices, run_processes
 from slm.corpus.engines.ray import run_ray
-from slm.corpus.folder import abandon, begin, check_out, finish, is_finished, load_plan, usable, write_rejects
+from slm.corpus.folder import (
+    abandon,
+    begin,
+    check_out,
+    clear_locks,
+    finish,
+    is_finished,
+    load_plan,
+    usable,
+    write_rejects,
+)
 from slm.corpus.job import Job, Step, make_shards
 from slm.corpus.locks import held, planning
 from slm.corpus.log import Log
@@ -80,6 +90,7 @@ def _make(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine: En
     with planning(output, config.part):  # of parts that end at once, one finishes
         if not is_finished(output, plan):
             finish(output, summary, plan, config.audio)
+        clear_locks(output)  # also of a part that finds all finished, which would leave its own
     return summary
 
 
