@@ -125,8 +125,9 @@ def finish(output: Output, summary: CorpusSummary, plan: Plan, source: str) -> N
     digest = stable_hash([plan.head.source_hash, plan.head.settings, summary.spec.fingerprint])
     write_description(summary, source, plan_features(plan, summary.spec), digest)
     output.send(*DESCRIPTION)
-    for stale in output.folder.glob(".data-*.tmp-*"):
-        stale.unlink(missing_ok=True)
+    for name in ("data-*", *PLAN_FILES):  # parts clear nothing before: others may be at work
+        for stale in output.folder.glob(f".{name}.tmp-*"):
+            stale.unlink(missing_ok=True)
 
 
 def clear_locks(output: Output) -> None:
