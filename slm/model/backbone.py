@@ -21,12 +21,20 @@ def build_causal_lm(backbone: Mapping[str, Any], pattern: Pattern, seed: int, at
     `depth`, for a depth transformer over the streams of a step. `attention` is a backend of transformers (see
     `choose_attention`), or auto: sdpa where the family has it."""
     body = _config("model.backbone", backbone, _vocabulary_fields(pattern))
+    return _fresh("model.backbone", body, pattern, seed, attention, depth)
+
+
+def _fresh(option: str, body: Any, pattern: Pattern, seed: int, attention: str, depth: Mapping[str, Any] | None) -> Any:
+    """`from_config` of a body that an option names; UsageError where transformers makes no such model."""
     try:
         return from_config(_with_streams(body, pattern, depth), seed, attention)
     except UsageError:
         raise
     except Exception as error:  # transformers raises whatever its validation and its layers raise
-        raise UsageError(f"model.backbone: no {body.model_type} can be made of this ({_first_line(error)})") from error
+        reason = _first_line(error)
+        if error.args == (attention,):  # the key that a family's own table of backends lacks (GPT-J, GPT-Neo)
+            reason = f"it has no attention {attention!r}: take model.attention auto"
+        raise UsageError(f"{option}: no {body.model_type} can be made of this ({reason})") from error
 
 
 def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any]) -> Any:
@@ -86,7 +94,9 @@ def _with_streams(body: Any, pattern: Pattern, depth: Mapping[str, Any] | None) 
         return body
     from slm.model.multi_stream import MultiStreamConfig
 
-    vocabulary = {"vocab_size": sum(sizes), "pad_token_id": None, "tie_word_embeddings": False}
+    # A family's own special tokens would lie beyond the streams (GPT-2's are 50256), and transformers warn of them.
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    vocabulary = {"vocab_size": sum(sizes), **special, "tie_word_embeddings": False}
     return MultiStreamConfig(body, sizes, _config("model.depth", depth, vocabulary) if depth else None,
                              **{k: v for k, v in _vocabulary_fields(pattern).items() if k != "vocab_size"})  # fmt: skip
 
@@ -115,7 +125,7 @@ def twist_causal_lm(source: str, pattern: Pattern, seed: int, gguf_file: str | N
     found = _load_config(source, gguf_file) if pretrained is None else pretrained.config
     _check_kind("model.init_from", type(found))
     config = type(found).from_dict({**found.to_dict(), **_vocabulary_fields(pattern)})
-    fresh = from_config(_with_streams(config, pattern, depth), seed, attention)
+    fresh = _fresh("model.init_from", config, pattern, seed, attention, depth)
     if pretrained is None:
         return fresh
     target = fresh if type(fresh) is type(pretrained) else fresh.base_model

@@ -34,6 +34,7 @@ def check_attention(model: AcousticLM, pattern: Pattern, row_length: int) -> Non
     body = model.causal_lm.base_model
     kind, backend = body.config.model_type, body.config._attn_implementation
     length = row_length if depends_on_length(body.config, row_length) else min(row_length, SHORT_ROW)
+    take = f"{TAKE}, or model.attention auto" if is_flattened(backend) or backend == "flex_attention" else TAKE
     training = model.training
     model.eval()
     try:
@@ -41,15 +42,14 @@ def check_attention(model: AcousticLM, pattern: Pattern, row_length: int) -> Non
             packs, is_causal, is_whole = _findings(model, pattern, length)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        remedy = f"{TAKE}, or model.attention sdpa" if is_flattened(backend) or backend == "flex_attention" else TAKE
         raise UsageError(f"model_type {kind!r} with {backend!r} attention cannot be trained on packed documents; "
-                         f"{remedy} (it failed with: {reason})") from error  # fmt: skip
+                         f"{take} (it failed with: {reason})") from error  # fmt: skip
     finally:
         model.train(training)
     if not is_causal:  # first, since documents that see the future are mostly not kept apart either
         raise UsageError(f"model_type {kind!r} sees the future: it is no causal language model; {TAKE}")
     if not packs:
-        remedy = f"{TAKE}, or row_length within its window" if length == row_length else TAKE
+        remedy = f"{take}, or row_length within its window" if length == row_length else take
         raise UsageError(f"model_type {kind!r} does not keep packed documents apart; {remedy}")
     if not is_whole:
         raise UsageError(f"model_type {kind!r} makes its logits in a way that the loss does not know; {TAKE}")

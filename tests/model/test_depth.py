@@ -193,6 +193,13 @@ def test_compiled_it_is_the_same(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
+def test_no_special_token_of_the_family_lies_beyond_the_streams():
+    """Or transformers warns whenever such a configuration is made, or a checkpoint with it is loaded."""
+    model, _ = make(fields={"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2})
+    fields = model.causal_lm.config.depth.to_dict()
+    assert [v for name, v in fields.items() if name.endswith("_token_id") and v is not None] == []
+
+
 def test_wrong_depths_are_one_clear_line():
     flat = PATTERNS.create("flat", codebook_sizes=(8, 8))
     with pytest.raises(UsageError, match="has one: leave it out"):

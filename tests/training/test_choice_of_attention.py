@@ -71,8 +71,21 @@ def test_where_nobody_asked_for_a_backend_such_a_family_has_a_mask():
     model = make_model(config, PATTERNS.create("flat", codebook_sizes=(8,)))
     assert model.causal_lm.base_model.config._attn_implementation == "sdpa"
     asked = replace(config, model=replace(config.model, attention="by_document"))
-    with pytest.raises(UsageError, match="does not keep packed documents apart"):
+    with pytest.raises(UsageError, match=r"does not keep packed documents apart; take .*, or model\.attention auto$"):
         make_model(asked, PATTERNS.create("flat", codebook_sizes=(8,)))
+
+
+def test_a_text_model_of_a_family_with_backends_of_its_own_is_continued_with_one_of_them(tmp_path):
+    from transformers import AutoModelForCausalLM, GPTNeoConfig
+
+    fields = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]}
+    AutoModelForCausalLM.from_config(GPTNeoConfig(vocab_size=50, **fields)).save_pretrained(tmp_path)
+    config, pattern = ModelConfig(init_from=str(tmp_path)), PATTERNS.create("flat", codebook_sizes=(8,))
+    model = make_model(TrainConfig("corpus", "out", model=config, row_length=64), pattern)
+    assert model.causal_lm.base_model.config._attn_implementation == "eager"
+    asked = TrainConfig("corpus", "out", model=replace(config, attention="by_document"), row_length=64)
+    with pytest.raises(UsageError, match=r"init_from: no gpt_neo .* no attention 'by_document': take .*attention auto"):
+        make_model(asked, pattern)
 
 
 def test_a_cpu_computes_document_by_document():
