@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -175,8 +176,14 @@ def check_folder(out: Path, option: str = "--out", written: bool = True) -> None
         if path.exists() and not path.is_dir():
             raise UsageError(f"{option} {out}: {path} is a file; give a folder")
     there = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
-    if (written or there != out) and not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{option} {out}: {there} cannot be written to; give another folder")
+    if not written and there == out:
+        return
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=there))  # permissions do not tell: what a root user may, /proc refuses
+    except OSError as error:
+        raise UsageError(
+            f"{option} {out}: {there} cannot be written to ({error.strerror}); give another folder"
+        ) from None
 
 
 def versions() -> dict[str, str]:

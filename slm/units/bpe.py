@@ -153,12 +153,6 @@ class UnitBPE:
         within = np.bincount(symbols, weights=np.repeat(counts, lengths), minlength=len(self._characters))
         return within[: self.codebook_sizes[0]].astype(np.int64)
 
-    def may_follow(self, ids: np.ndarray) -> np.ndarray:
-        """bool `[V + 1]`: which units, or (last) the end, may come after these `[R, 1]`: the codebook due decides."""
-        begins, lengths = self.codebooks()
-        due = int(lengths[ids[:, 0].astype(np.int64)].sum()) % len(self.codebook_sizes)
-        return np.append(begins == due, due == 0)
-
     def codebooks(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each unit the codebook of its first code, and how many codes it holds: int64 `[V]` each."""
         lengths, starts, symbols = self._pieces

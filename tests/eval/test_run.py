@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -318,9 +320,18 @@ def test_broken_files_are_wrong_use(root, lm):
 def test_a_folder_that_may_not_be_written_to_is_refused_and_a_shared_cache_may_be_such(root, lm, monkeypatch):
     cache = root.parent / "cache"
     main(config(root, benchmarks="swuggy", baselines="no", cache=str(cache)))
-    plain = os.access
-    for locked, named in ((root.parent, "--out .*new/out: .* cannot be written to"), (cache, None)):
-        monkeypatch.setattr(os, "access", lambda path, mode, locked=locked: path != locked and plain(path, mode))
+    plain = tempfile.mkdtemp
+
+    def refused(locked):
+        def make(*, dir):
+            if dir == locked:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return plain(dir=dir)
+
+        return make
+
+    for locked, named in ((root.parent, "--out .*new/out: .* cannot be written to .Permission denied"), (cache, None)):
+        monkeypatch.setattr(tempfile, "mkdtemp", refused(locked))
         with pytest.raises(UsageError, match=named) if named else nullcontext():
             main(config(root, benchmarks="swuggy", out=str(root.parent / "new/out"), baselines="no", cache=str(cache)))
     with pytest.raises(UsageError, match=r"--cache .*cache: .* cannot be written to"):
