@@ -88,17 +88,18 @@ class Registry(Generic[T]):
                 f"{type(error).__name__}: {' '.join(str(error).split())}; mend or uninstall that package"
             ) from error
 
-    def create(self, name: str, /, **settings: Any) -> T:
+    def create(self, name: str, given: Mapping[str, Any] | None = None, /, **settings: Any) -> T:
         """Build it; a setting that the class does not have, or of another type, is a UsageError with suggestions.
 
-        A class that serves several names takes the one asked for as its first parameter, `name`.
+        What is `given` is no setting: a user can neither change it nor is told of it. A class that serves several names
+        takes the one asked for as its first parameter, `name`.
         """
         cls = self.get(name)
         parameters = inspect.signature(cls).parameters
-        if "name" in parameters:
-            settings = {"name": name, **settings}
-        _check_settings(f"{self.kind} {name!r}", parameters, settings)
-        return cls(**settings)
+        given = {**({"name": name} if "name" in parameters else {}), **(given or {})}
+        free = {key: parameter for key, parameter in parameters.items() if key not in given}
+        _check_settings(f"{self.kind} {name!r}", free, settings)
+        return cls(**given, **settings)
 
 
 @cache

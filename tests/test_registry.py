@@ -98,6 +98,12 @@ def test_an_unknown_setting_suggests_the_closest(gadgets: Registry) -> None:
         gadgets.create("ball")
 
 
+def test_what_is_given_is_no_setting(gadgets: Registry) -> None:
+    assert gadgets.create("ball", {"radius": 3}, colour="blue").radius == 3
+    with pytest.raises(UsageError, match=r"^gadget 'ball' has no setting 'radius'; known: colour$"):
+        gadgets.create("ball", {"radius": 3}, radius=1)
+
+
 def test_a_setting_of_another_type_is_refused(gadgets: Registry) -> None:
     typed = gadgets.get("ball")
     typed.__init__.__annotations__.update(radius="int | None", colour="str")  # type: ignore[misc]

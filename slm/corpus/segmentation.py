@@ -38,7 +38,7 @@ class Segmentation:
 
     def segmenter(self) -> Segmenter:
         """UsageError for an unknown kind or setting, and where what it needs is not installed."""
-        return SEGMENTERS.create(self.kind, window_s=self.window_s, **self.settings)
+        return SEGMENTERS.create(self.kind, {"window_s": self.window_s}, **self.settings)
 
     def to_dict(self) -> dict[str, Any]:
         """With all settings of the kind, so that plans by other defaults are told apart."""

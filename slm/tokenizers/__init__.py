@@ -58,7 +58,7 @@ def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:
     """One line for whatever a network answers to a configuration or to weights that are no such thing: there are as
     many errors as ways to be wrong. What it was stays the cause."""
     try:
-        tokenizer = TOKENIZERS.create(name, device=device, **settings)
+        tokenizer = TOKENIZERS.create(name, {"device": device}, **settings)
         named = tokenizer.spec.name  # by which a corpus and a checkpoint will load it
     except (UsageError, MemoryError):
         raise

@@ -91,7 +91,7 @@ def load_data(config: TrainConfig) -> TrainingData:
 
 def make_pattern(config: TrainConfig, data: TrainingData) -> Pattern:
     """UsageError where a row cannot hold one frame of it, whole: as it is evaluated, though training may cut it."""
-    pattern = PATTERNS.create(config.pattern.name, codebook_sizes=data.units.sizes, **config.pattern.settings)
+    pattern = PATTERNS.create(config.pattern.name, {"codebook_sizes": data.units.sizes}, **config.pattern.settings)
     if (needed := pattern.full().num_steps(1)) > config.row_length:
         name = config.pattern.name
         raise UsageError(f"row_length {config.row_length} cannot hold one frame of pattern {name!r}: it takes {needed}")

@@ -198,6 +198,7 @@ def test_segments_of_other_lengths_than_asked_for_are_left_out(tmp_path):
         ({"kind": "vad", "window_s": 0.5}, "max_pause_s must be from 0 to window_s, not 1"),
         ({"kind": "vad", "settings": {"pad": 1}}, "pad"),
         ({"kind": "windows", "settings": {"threshold": 1}}, "threshold"),
+        ({"kind": "windows", "settings": {"window_s": 1}}, "no setting 'window_s'"),
     ],
 )
 def test_settings_that_make_no_segments(settings, complaint):

@@ -142,6 +142,8 @@ def test_what_could_be_two_kinds_is_asked_for(tmp_path, folder):
         open_source(folder, "kladi")
     with pytest.raises(UsageError, match="source 'kaldi' has no setting 'path_column'"):
         open_source(folder, "kaldi", path_column="x")
+    with pytest.raises(UsageError, match=r"source 'kaldi' has no setting 'location'; known: root$"):
+        open_source(folder, "kaldi", location="x")
 
 
 def test_what_is_no_source_is_answered_by_a_line_with_all_kinds(tmp_path):

@@ -67,7 +67,7 @@ class Source(ABC):
 SOURCES: Registry[Source] = Registry("source", package="slm.corpus.sources", group="slm.sources")
 
 
-def open_source(location: str | os.PathLike[str], kind: str = "auto", **settings: Any) -> Source:
+def open_source(location: str | os.PathLike[str], kind: str = "auto", /, **settings: Any) -> Source:
     """The source at a location, of the kind that recognizes it or that is named, with that kind's settings.
 
     Raises UsageError where there is none, where two kinds recognize it, and for an unknown kind or
@@ -75,7 +75,7 @@ def open_source(location: str | os.PathLike[str], kind: str = "auto", **settings
     """
     location = os.fspath(location)
     if kind != "auto":
-        return SOURCES.create(kind, location=location, **settings)
+        return SOURCES.create(kind, {"location": location}, **settings)
     kinds = {name: SOURCES.get(name) for name in SOURCES.names()}
     try:
         found = {name: cls for name, cls in kinds.items() if cls.recognizes(location)}
@@ -87,7 +87,7 @@ def open_source(location: str | os.PathLike[str], kind: str = "auto", **settings
     if len(chosen) > 1:
         raise UsageError(f"{location} could be read as {' or '.join(chosen)}: say which with --source")
     for name in chosen:
-        return SOURCES.create(name, location=location, **settings)
+        return SOURCES.create(name, {"location": location}, **settings)
     what = "cannot be read as audio" if os.path.exists(location) else "no such folder or manifest"
     *known, last = (cls.about for cls in sorted(kinds.values(), key=lambda cls: not cls.is_fallback))
     raise UsageError(f"{what}: {location}; give {', '.join(known)} or {last}")
