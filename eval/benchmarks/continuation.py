@@ -110,7 +110,8 @@ class Continuation(Benchmark):
         end_s = min(end_s, source.start_s + self.generation.prompt_s)
         samples = read_clip(replace(source, end_s=end_s), lm.spec.sample_rate_hz)
         if lm.spec.num_frames(len(samples)) == 0:
-            raise AudioError("shorter than one frame")
+            heard, asked = len(samples) / lm.spec.sample_rate_hz, self.generation.prompt_s
+            raise AudioError(f"gives no frame in the {heard:.2g} s that are heard (generation.prompt_s {asked:g})")
         return AudioClip(source.id, samples, lm.spec.sample_rate_hz, source.metadata)
 
     def _convention(self, seed: int) -> str:

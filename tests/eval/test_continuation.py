@@ -94,3 +94,6 @@ def test_a_prompt_that_leaves_no_room_is_left_out_and_named(root, real_lm):
     (root / "said/short.wav").unlink()
     with pytest.raises(UsageError, match=r"no prompt can be used; the first: long .* 512 positions"):
         main(config(root, prompts=str(root / "said"), **settings, out=str(root.parent / "none")))
+    settings["generation"] = Generation(prompt_s=0.01)
+    with pytest.raises(UsageError, match=r"first: long gives no frame in the 0.01 s .* \(generation.prompt_s 0.01\)"):
+        main(config(root, prompts=str(root / "said"), **settings, out=str(root.parent / "none")))
