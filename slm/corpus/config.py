@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 from slm.corpus.part import Part
@@ -65,10 +66,10 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         for name in ("shard_hours", "batch_seconds"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < inf:
                 raise UsageError(f"--{name} must be above 0, not {getattr(self, name)}")
         for name, least in {"num_workers": 0, "max_rejects": 0, "processes": 1}.items():
-            if getattr(self, name) is not None and not getattr(self, name) >= least:
+            if getattr(self, name) is not None and not least <= getattr(self, name) < inf:
                 raise UsageError(f"--{name} must be {least} or more, not {getattr(self, name)}")
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray_address is for --engine ray: give that too")

@@ -30,6 +30,8 @@ class Output:
     """The files of a corpus by name. `folder` is where they are made."""
 
     def __init__(self, location: str | os.PathLike[str]):
+        if not os.fspath(location):
+            raise UsageError("--out is empty: give a folder")
         self.location = os.fspath(location).rstrip("/") or "/"
         self.is_remote = is_remote(os.fspath(location))
         if self.is_remote and not is_remote(self.location):

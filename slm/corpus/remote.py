@@ -48,7 +48,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             f"{protocol}:// needs a package that is not installed ({error}): "
             f"pip install 'fsspec[{_EXTRAS.get(protocol, protocol)}]'"
         ) from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # such as of an archive (zip://x::file) that is none
         raise UsageError(f"cannot read {url}: {error}") from None
 
 

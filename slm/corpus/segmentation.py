@@ -32,6 +32,9 @@ class Segmentation:
     def __post_init__(self) -> None:
         if not _SHORTEST_WINDOW_S <= self.window_s < inf:
             raise UsageError(f"--segmentation.window_s must be {_SHORTEST_WINDOW_S:g} or more, not {self.window_s:g}")
+        for name, limit_s in {"min_s": self.min_s, "max_s": self.max_s}.items():
+            if limit_s is not None and not 0 <= limit_s < inf:
+                raise UsageError(f"--segmentation.{name} must be 0 or more, not {limit_s:g}")
         if self.max_s is not None and not self.max_s > self.min_s:
             raise UsageError(f"--segmentation.max_s {self.max_s:g} must be above --segmentation.min_s {self.min_s:g}")
         self.segmenter()

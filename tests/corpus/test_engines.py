@@ -345,6 +345,8 @@ def test_a_url_that_holds_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UsageError, match=r"file:///.*other is not empty and not a corpus of codes"):
         tokenize_corpus(config_for(tmp_path, out=f"file://{tmp_path}/other"), ArithmeticTokenizer())
+    with pytest.raises(UsageError, match="--out is empty"):
+        tokenize_corpus(config_for(tmp_path, out=""), ArithmeticTokenizer())
     with pytest.raises(UsageError, match="names no folder"):
         tokenize_corpus(config_for(tmp_path, out="file:///"), ArithmeticTokenizer())
     with pytest.raises(UsageError, match="names a password"):

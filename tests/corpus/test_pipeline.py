@@ -319,7 +319,10 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on(tmp_path, m
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("field", ["shard_hours", "batch_seconds"])
-def test_settings_out_of_range(field):
-    with pytest.raises(UsageError, match=f"--{field} must be above 0"):
-        CorpusConfig("a", "b", "c", **{field: 0})
+@pytest.mark.parametrize(
+    ("field", "least"), [("shard_hours", "above 0"), ("batch_seconds", "above 0"), ("max_rejects", "0 or more")]
+)
+def test_settings_out_of_range(field, least):
+    for value in (-1, float("nan"), float("inf"), *([0] if least == "above 0" else [])):
+        with pytest.raises(UsageError, match=f"--{field} must be {least}, not {value}"):
+            CorpusConfig("a", "b", "c", **{field: value})

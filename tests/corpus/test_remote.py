@@ -285,6 +285,8 @@ def test_wrong_urls_are_told_with_the_remedy(tmp_path):
         open_source("memory://nowhere")
     with pytest.raises(UsageError, match="cannot list the folder memory://nowhere"):
         list_clips("memory://nowhere", "folder")
+    with pytest.raises(UsageError, match=f"cannot read zip://x::{tmp_path}/gone.zip/"):
+        open_source(f"zip://x::{tmp_path}/gone.zip")
     (tmp_path / "m.csv").write_text("path\nnonsense://x.wav\n")
     (clip,) = list_clips(tmp_path / "m.csv")
     with pytest.raises((AudioError, UsageError), match="nonsense"):

@@ -193,6 +193,8 @@ def test_segments_of_other_lengths_than_asked_for_are_left_out(tmp_path):
         ({"window_s": 0}, "window_s must be 0.1 or more, not 0"),
         ({"window_s": float("nan")}, "window_s must be 0.1 or more"),
         ({"window_s": float("inf")}, "window_s must be 0.1 or more"),
+        ({"min_s": float("nan")}, "min_s must be 0 or more, not nan"),
+        ({"max_s": float("inf")}, "max_s must be 0 or more, not inf"),
         ({"min_s": 2.0, "max_s": 2.0}, "max_s 2 must be above --segmentation.min_s 2"),
         ({"kind": "vad", "settings": {"threshold": 1.0}}, "threshold must be between 0 and 1, not 1"),
         ({"kind": "vad", "window_s": 0.5}, "max_pause_s must be from 0 to window_s, not 1"),
