@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from slm.model.acoustic_lm import AcousticLM
+from slm.model.attention import plain_attention
 
 
 class Decoder:
@@ -57,12 +58,12 @@ class Decoder:
     @contextmanager
     def as_it_grows(self) -> Iterator[None]:
         """A model in training may have weights in float32, and be compiled for rows of one length: nothing that was
-        compiled for those is used, and sdpa takes the place of flash and flex attention."""
+        compiled for those is used, and plain attention takes the place of flash, flex and by documents."""
         backend = self._config._attn_implementation
         other = backend not in ("eager", "sdpa")  # else nothing is set, which takes transformers 4 % of a small step
         eager = self._trained_compiled and not self.compiled
         if other:
-            self._config._attn_implementation = "sdpa"
+            self._config._attn_implementation = plain_attention(self.model.causal_lm.base_model)
         try:
             with torch.compiler.set_stance("force_eager") if eager else nullcontext():
                 yield

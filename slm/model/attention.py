@@ -224,13 +224,17 @@ def reference_attention(body: Any) -> Iterator[None]:
         yield
 
 
+def plain_attention(body: Any) -> str:
+    """What a body attends by that is loaded without further words: sdpa, but for families that have none (Gemma 2)."""
+    return "sdpa" if body._supports_sdpa else "eager"
+
+
 @contextmanager
 def scoring_attention(body: Any) -> Iterator[None]:
     """Inside, a body that attends by documents does so as it will when it is loaded to score. Documents are attended to
     causally whatever the family; without them it is the family's own rule, which may be to see the future."""
     backend = body.config._attn_implementation
-    plain = "sdpa" if body._supports_sdpa else "eager"
-    with _attending_by(plain if is_flattened(backend) else backend, body):
+    with _attending_by(plain_attention(body) if is_flattened(backend) else backend, body):
         yield
 
 

@@ -234,7 +234,7 @@ def test_a_soft_cap_of_scores_is_that_of_the_family():
 def test_a_family_that_a_backend_cannot_do_is_refused_with_the_remedy():
     model, pattern = make("flat", (8,), next(b for b in FAMILIES if b["model_type"] == "gpt2"))
     model.causal_lm.base_model.config._attn_implementation = "flex_attention"
-    with pytest.raises(UsageError, match=r"'gpt2' with 'flex_attention' attention .* model\.attention sdpa"):
+    with pytest.raises(UsageError, match=r"'gpt2' with 'flex_attention' attention .* model\.attention auto"):
         check_attention(model, pattern, 64)
 
 

@@ -170,6 +170,20 @@ def test_a_model_in_training_generates_whatever_it_trains_with():
     assert model.causal_lm.base_model.config._attn_implementation == "flash_attention_2"
 
 
+def test_a_model_trained_by_documents_generates_where_its_family_has_no_sdpa():
+    """Gemma 2 caps its scores."""
+    pattern = PATTERNS.create("flat", codebook_sizes=(8,))
+    body = {**TINY_BACKBONE, "model_type": "gemma2", "head_dim": 16, "num_hidden_layers": 1}
+    prompt, sampling = np.arange(3)[:, None], Sampling(temperature=0, may_stop=False)
+    made = [
+        generate_codes(
+            AcousticLM(build_causal_lm(body, pattern, 0, attention), pattern), pattern, prompt, 8, sampling, 0
+        )
+        for attention in ("eager", "by_document")
+    ]
+    assert np.array_equal(*made)
+
+
 def test_compiled_it_is_the_same(monkeypatch):
     """Layers of both transformers are traced, for batches of different lengths; what comes of them is as without."""
     monkeypatch.setattr(loss, "_compiled_rows", lambda: loss._of_rows)  # compiled in tests of its own
