@@ -47,12 +47,14 @@ def _config(option: str, fields: Mapping[str, Any], vocabulary: Mapping[str, Any
         hint = did_you_mean(str(model_type), CONFIG_MAPPING) if model_type else ", such as llama"
         raise UsageError(f"{option} needs a transformers model_type, not {model_type!r}{hint}")
     _check_kind(option, CONFIG_MAPPING[model_type])
-    known = AutoConfig.for_model(model_type)
-    for field in values:
-        if not _has(known, field):
-            raise UsageError(f"{option}: {model_type} has no field {field!r}{did_you_mean(field, known.to_dict())}")
     try:
+        known = AutoConfig.for_model(model_type, **vocabulary)  # of its own, some warn that their ids lie beyond it
+        for field in values:
+            if not _has(known, field):
+                raise UsageError(f"{option}: {model_type} has no field {field!r}{did_you_mean(field, known.to_dict())}")
         made = AutoConfig.for_model(model_type, **{**values, **vocabulary})
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"{option}: no {model_type} can be made of this ({_first_line(error)})") from error
     heads, shared = (made.to_dict().get(n) for n in ("num_attention_heads", "num_key_value_heads"))

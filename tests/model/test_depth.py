@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -207,11 +208,20 @@ def test_compiled_it_is_the_same(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
-def test_no_special_token_of_the_family_lies_beyond_the_streams():
+def test_no_special_token_of_the_family_lies_beyond_the_streams(caplog):
     """Or transformers warns whenever such a configuration is made, or a checkpoint with it is loaded."""
-    model, _ = make(fields={"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2})
+    monitored = logging.getLogger("transformers")
+    monitored.addHandler(caplog.handler)
+    try:
+        model, _ = make(fields={"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2})
+        build_causal_lm(
+            {**TINY_BACKBONE, "model_type": "arcee"}, PATTERNS.create("flat", {"codebook_sizes": (8,)}), seed=0
+        )
+    finally:
+        monitored.removeHandler(caplog.handler)
     fields = model.causal_lm.config.depth.to_dict()
     assert [v for name, v in fields.items() if name.endswith("_token_id") and v is not None] == []
+    assert caplog.text == ""
 
 
 def test_wrong_depths_are_one_clear_line():
