@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slm.errors import UsageError
 from slm.generation import Generator, Request, Sampling, Speed, generate_codes
 from slm.generation.noise import gumbel, step_keys
-from slm.generation.plan import MIXED
+from slm.generation.plan import KNOWN, MIXED, Plan
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import build_causal_lm
 from slm.patterns import PATTERNS
@@ -118,6 +118,20 @@ def test_it_is_what_a_slow_loop_makes(name, settings, depth):
         assert np.array_equal(made, slowly(model, pattern, prompt, 9, sampling, seed))
         lengths.add(len(made) - len(prompt))
     assert len(lengths) > 1
+
+
+@pytest.mark.parametrize(("name", "settings", "depth"), LAYOUTS, ids=named)
+def test_beside_an_end_stands_what_training_has_there(name, settings, depth):
+    pattern = PATTERNS.create(name, codebook_sizes=SIZES, **settings)
+    plan = Plan(pattern, [Request(prompt_of(2), 7, 0)], may_stop=True)
+    placed, kind, if_ended = (array[:, 0] for array in (plan.placed, plan.kind, plan.if_ended))
+    for step, stream in np.argwhere(kind == pattern.num_codebooks):
+        frames = plan.frame_due(0, step)
+        trained, is_code = pattern.apply(prompt_of(frames)).steps[step], pattern.layout(frames)[step] >= 0
+        told = np.where(if_ended == KNOWN, np.where(kind == KNOWN, placed, KNOWN), if_ended)[step]
+        beside = slice(stream + 1, None)
+        assert (if_ended[step, beside][is_code[beside]] == KNOWN).all()
+        assert np.array_equal(told[beside][~is_code[beside]], trained[beside][~is_code[beside]])
 
 
 @pytest.mark.parametrize(("name", "settings", "depth"), often(0, 1, 2)[:6], ids=named)

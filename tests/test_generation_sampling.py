@@ -111,6 +111,13 @@ def test_noise_is_gumbel_and_independent():
     assert stats.chisquare(pairs.ravel()).pvalue > 1e-3
 
 
+def test_the_rarest_noise_is_finite(monkeypatch):
+    """Or a code that may stand would be as unlikely as one that may not: float32 takes the largest words for 2^32."""
+    for word, expected in ((0, 33 * np.log(2)), (2**32 - 1, -np.log(24 * np.log(2)))):
+        monkeypatch.setattr("slm.generation.noise.hash32", lambda words, w=word: torch.full_like(words, w))
+        assert gumbel(torch.zeros(1, 2, dtype=torch.long), torch.arange(1)).item() == pytest.approx(expected)
+
+
 def test_the_hash_is_a_permutation_and_the_same_in_unsigned_arithmetic():
     """lowbias32 as its author writes it, in 32 bits that wrap."""
     words = np.random.default_rng(0).integers(0, 2**32, 5000, dtype=np.uint32)

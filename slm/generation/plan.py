@@ -65,7 +65,6 @@ class Plan:
         """A document has ended at `step` with so many frames: what comes later is laid out anew."""
         self.frames[row] = frames
         self._fill(row, step + 1)
-        self.if_ended[step + 1 :, row] = KNOWN
 
     def frame_due(self, row: int, step: int) -> int:
         """The frame whose codebook 0 may be drawn at a step where `kind` allows the end."""
@@ -82,7 +81,7 @@ class Plan:
 
     def _allow_ends(self, row: int, layout: np.ndarray) -> None:
         books, heard = self.pattern.num_codebooks, len(self.requests[row].prompt)
-        may_end = (layout >= 0) & (layout % books == 0) & (layout // books > heard)
+        may_end = (layout % books == 0) & (layout // books > heard)
         self.kind[:, row][may_end] = books
         for step, stream in zip(*np.nonzero(may_end), strict=True):
             frames = int(layout[step, stream]) // books

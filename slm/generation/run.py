@@ -114,8 +114,8 @@ class Run:
             if self.enough is not None and self._settled[row]:
                 continue
             self.plan.end(row, step, self.plan.frame_due(row, step))
-            for mine, planned in ((self._placed, self.plan.placed), (self._kind, self.plan.kind),
-                                  (self._if_ended, self.plan.if_ended), (self.steps, self.plan.placed)):  # fmt: skip
+            later = (self._placed, self.plan.placed), (self._kind, self.plan.kind), (self.steps, self.plan.placed)
+            for mine, planned in later:
                 mine[step + 1 :, row] = torch.from_numpy(planned[step + 1 :, row]).to(self._device)
         self._last = max(map(self.plan.last_step, range(len(self.plan.frames))))
 
