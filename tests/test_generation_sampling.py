@@ -26,6 +26,7 @@ LOGITS = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (50, 40))).float
     "settings",
     [
         {"temperature": 0.7},
+        {"top_k": 1},
         {"top_k": 5},
         {"top_k": 99},
         {"top_p": 0.8},

@@ -62,9 +62,7 @@ def _crossing(curve: np.ndarray, column: int, level: float) -> np.ndarray:
 
 
 def _area(curve: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """Between two of its points, over VERT; at least 0 however the curve is walked."""
-    if np.isnan(first).any() or np.isnan(second).any():
-        return math.nan
+    """Between two of its points, over VERT; at least 0 however the curve is walked, and NaN where one is."""
     start, end = sorted((first, second), key=lambda point: point[0])
     inner = curve[(curve[:, 0] > start[0]) & (curve[:, 0] < end[0])]
     path = np.concatenate([start[None], inner, end[None]])

@@ -48,6 +48,9 @@ def faults(capsys, out, *options):
     assert status == (1 if lines else 0)
     assert ("is whole" in last) == (not lines)
     assert all(re.fullmatch(r"\S.*: .*; .*", line) for line in lines)
+    anew = {line.split(":")[0] for line in lines if re.search("anew$|made the corpus again$", line)}
+    assert (f"files to be made anew: {len(anew)};" in last) == ("--redo" in options and bool(anew))
+    assert ("each line says what to do" in last) == (bool(lines) and not ("--redo" in options and anew))
     return lines
 
 
@@ -210,7 +213,10 @@ def test_strays_are_named_and_left(corpus, capsys):
 def test_a_damaged_plan(corpus, capsys, name):
     _, out = corpus
     data = (out / name).read_bytes()
-    for broken in (b"", data[: len(data) // 2], data.replace(b'"columns": {', b'"columns": {"x": "tring"'), None):
+    offsets = Plan(out).table["id"].chunk(0).buffers()[1].to_pybytes()
+    beyond = data.replace(offsets, offsets[:4] + b"\xff\xff\xff\x7f" + offsets[8:])  # ids far outside the file
+    columns = data.replace(b'"columns": {', b'"columns": {"x": "tring"')
+    for broken in (b"", data[: len(data) // 2], columns, beyond, None):
         if broken == data:
             continue
         (out / name).unlink()
@@ -289,13 +295,12 @@ def test_codes_beyond_the_codebooks(corpus, capsys):
     """Against the spec, whatever wrote the shard believed."""
     _, out = corpus
     spec = read_json(out / "tokenizer.json")
-    spec["codebook_sizes"] = [16, 3]
+    spec["codebook_sizes"] = [16, 15]
     write_json(out / "tokenizer.json", spec)
-    lines = faults(capsys, out)
-    filled = [path.name for path in shards(out) if read_record(path).num_clips]
-    lines = [line for line in lines if line.split(":")[0] in filled]
-    assert len(lines) == len(filled) > 1
-    assert all(re.search(r"codebook 1 has 3 codes, and here is code ([3-9]|1[0-5]);", line) for line in lines)
+    lines = [line for line in faults(capsys, out) if "codebook 1 has 15 codes, and here is code 15;" in line]
+    beyond = [path.name for path in shards(out) if read_record(path).counts[1][15]]
+    assert [line.split(":")[0] for line in lines] == beyond
+    assert 0 < len(beyond) < len(shards(out))
 
 
 def test_codes_of_another_shape(corpus, capsys):

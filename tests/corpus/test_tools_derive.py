@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 from datasets import concatenate_datasets, load_from_disk
 
+from slm.corpus.locks import held
+from slm.corpus.output import Output
 from slm.corpus.tools import derive
 from slm.data.store import CodeStore
 from slm.errors import UsageError
@@ -159,6 +161,9 @@ def test_a_stopped_merge_goes_on_and_a_finished_one_is_left(two, tmp_path, capsy
     assert {path.name: path.stat().st_mtime_ns for path in shards(whole)} == before
     assert run("merge", *reversed(two), "--out", whole) == 2
     assert "was begun from other corpora or settings" in capsys.readouterr().err
+    with held(Output(whole), None):
+        assert run("merge", *two, "--out", whole) == 2
+    assert "another run is writing" in capsys.readouterr().err
 
 
 def test_a_damaged_shard_of_a_merged_corpus_is_made_anew(two, tmp_path):
@@ -217,11 +222,12 @@ def test_selections_of_all_and_of_their_merge_are_the_whole(two, tmp_path):
 
 
 def test_shards_are_no_larger_than_those_they_come_from(two, tmp_path):
-    assert run("merge", *two, "--out", tmp_path / "C") == 0
-    largest = max(_frames(path) for folder in two for path in shards(folder))
-    made = [_frames(path) for path in shards(tmp_path / "C")]
-    assert max(made) <= largest
-    assert all(a + b > largest for a, b in pairwise(made))  # none could be joined with the next
+    for command, folders, options in (("merge", two, ()), ("select", two[:1], ("--where", "1 < n < 4"))):
+        assert run(command, *folders, *options, "--out", tmp_path / command) == 0
+        largest = max(_frames(path) for folder in folders for path in shards(folder))
+        made = [_frames(path) for path in shards(tmp_path / command)]
+        assert max(made) <= largest
+        assert all(a + b > largest for a, b in pairwise(made))  # none could be joined with the next
 
 
 def _frames(path):

@@ -43,9 +43,9 @@ def test_the_order_of_points_and_points_without_a_value_are_nothing():
 
 
 def test_the_area_agrees_with_fine_steps_along_the_curve():
-    found = anchored(CURVE, vert=0.7, perplexity=120.0)
+    t, v, p = np.array([(1, 2, 3, 4, 5, 6), (0.9, 0.8, 0.5, 0.4, 0.3, 0.1), (5, 9, 40, 60, 200, 250)])
+    found = anchored([CurvePoint(*point) for point in zip(t, v, p, strict=True)], vert=0.7, perplexity=120.0)
     fine = np.linspace(found.vert_temperature, found.perplexity_temperature, 200_001)
-    t, v, p = np.array([(c.temperature, c.vert, c.perplexity) for c in CURVE]).T
     steps = np.interp(fine, t, p)[:-1] * np.diff(np.interp(fine, t, v))
     assert found.area == pytest.approx(abs(steps.sum()), rel=1e-4)
 

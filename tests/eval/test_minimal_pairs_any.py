@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from eval.benchmarks.sblimp import SBlimp
 from eval.benchmarks.swuggy import SWuggy
 from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
 from eval.minimal_pairs.ipa import is_vowel, to_nuclei
+from eval.minimal_pairs.matching import Contrast, equally_long
 from eval.minimal_pairs.wordpairs import shares
 from slm import alone
 from slm.errors import UsageError
@@ -148,6 +150,37 @@ def test_every_voice_reads_every_pair_equally_long(made, task):
     texts = {(i, c): {r.get("word", r.get("transcription")) for r in rows if (r["id"], r["correct"]) == (i, c)}
              for i in {r["id"] for r in rows} for c in "01"}  # fmt: skip
     assert all(len(said) == 1 for said in texts.values())  # all voices say the same
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fastest", "follows", "speeds"),
+    [
+        ((16_000, 15_700), 1.0, 1.0, (1.0, 1.0)),
+        ((16_000, 15_000), 1.0, 1.0, (1.0, 0.938)),
+        ((15_000, 16_000), 1.0, 1.0, (0.938, 1.0)),
+        ((16_000, 15_000), 0.9, 1.0, (0.9, 0.844)),
+        ((16_000, 15_000), 1.0, 0.5, (1.0, 0.908)),  # a voice that follows half is asked again,
+        ((16_000, 15_000), 1.0, 1.5, (1.0, 0.968)),  # as is one that does so too much, of which now the other is longer
+        ((16_000, 15_300), 1.0, 0.2, None),  # but not for ever
+        ((16_000, 13_920), 1.0, 1.0, (1.0, 0.87)),
+        ((16_000, 13_900), 1.0, 1.0, None),
+        ((16_000, 0), 1.0, 1.0, None),
+    ],
+)
+def test_the_shorter_side_is_read_more_slowly(lengths, fastest, follows, speeds):
+    asked = []
+
+    def measure(items):
+        asked.extend(items)
+        return [round(lengths[u.text == "wrong"] / u.speed**follows) for u in items]
+
+    said = {"low": ("r", "w"), "high": ("r", "w")}
+    contrast = Contrast("right", "wrong", said, {"low": ((), ()), "high": ((), ())}, speed=fastest)
+    (found,) = equally_long([contrast], SimpleNamespace(measure=measure), 0)  # type: ignore[arg-type]
+    assert {voice: (p.right.speed, p.wrong.speed) for voice, p in found.items()} == (
+        dict.fromkeys(said, speeds) if speeds else {}
+    )
+    assert len(asked) == len(set(asked)) <= 2 * 4  # both sides, and two corrections of the shorter
 
 
 def test_frequency_is_counted_in_the_transcripts_and_bands_are_dealt_evenly(made, sources):

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,6 +104,15 @@ def test_rates_leave_out_what_is_no_training(monkeypatch):
     told = ("codes_per_s", "times_real_time", "mfu", "eta_s")
     assert [first[name] for name in told] == [20.0, 10.0, 0.5, 90.0]
     assert [then[name] for name in told] == [40.0, 20.0, 1.0, 16.0]
+
+
+def test_the_ceiling_is_the_best_of_a_few_products_and_memory_what_the_system_says(monkeypatch):
+    cpu = torch.device("cpu")
+    times = iter([0.0, 3.0, 10.0, 12.0, 20.0, 24.0, 30.0, 33.0])  # begun and done: the second took 2 s
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(times))
+    assert throughput.matmul_flops_per_s(cpu, torch.float32) == 512**3  # of a multiplication and an addition each
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert throughput.peak_memory_gb(cpu) == pytest.approx(int(peak[1]) / 2**20, rel=0.05)
 
 
 def test_a_moving_average_is_the_sum_it_is_said_to_be():

@@ -181,6 +181,7 @@ def test_a_checkpoint_that_was_cut_is_put_aside_for_the_one_before(corpora, tmp_
     train_lm.main(config(corpora["two"], whole, **settings))
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "final")
+    (cut / "checkpoints" / "damaged-step-0000006" / "of an earlier time").mkdir(parents=True)
     os.truncate(cut / "checkpoints" / "step-0000006" / "state" / name, 50)
     reset_accelerate()
     train_lm.main(config(corpora["two"], cut, **settings))
