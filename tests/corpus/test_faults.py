@@ -16,14 +16,18 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from slm.corpus import pipeline
 from slm.corpus.config import CorpusConfig
+from slm.corpus.job import Step
 from slm.corpus.pipeline import tokenize_corpus
-from slm.corpus.tally import TooManyRejectsError
+from slm.corpus.plan import Plan, Reject
+from slm.corpus.progress import Progress
+from slm.corpus.tally import Tally, TooManyRejectsError
 from slm.data.store import CodeStore
 from slm.errors import UsageError
 from tests.corpus.audio import bad_folder, contents, good_folder
@@ -270,7 +274,22 @@ def test_the_log_tells_of_each_shard_and_each_clip_left_out(tmp_path):
     assert [event["event"] for event in (events[0], events[-1])] == ["start", "end"]
     assert events[0]["options"]["batch_seconds"] == 1.0
     assert [e["index"] for e in events if e["event"] == "shard"] == list(range(summary.num_shards))
+    hours = [e["hours"] for e in events if e["event"] == "shard"]
+    assert hours == sorted(hours)
+    planned_s = Plan(tmp_path / "out").duration_s
+    assert hours[-1] == pytest.approx(planned_s / 3600)
     told = {e["id"]: e["reason"].partition(":")[0] for e in events if e["event"] == "reject"}
     assert told.items() <= kinds.items()
     assert {"silent", "nan", "truncated"} <= set(told)
     assert events[-1]["rejects"] == 8
+
+
+def test_clips_of_a_shard_that_is_made_twice_are_left_out_once():
+    written = []
+    log = SimpleNamespace(write=lambda event, **values: written.append(event))
+    tally = Tally(Progress(10.0, 0.0, 1), log, [Reject("a", "a.wav", "silent")], 2)  # type: ignore[arg-type]
+    for _ in range(2):
+        tally.add(Step(2.0, (Reject("b", "b.wav", "silent"),)))
+    assert (len(tally.rejects), tally.progress.rejects, written) == (2, 2, ["reject"])
+    with pytest.raises(TooManyRejectsError, match="3 clips are left out, and --max_rejects allows 2: 3 silent"):
+        tally.add(Step(2.0, (Reject("c", "c.wav", "silent"),)))

@@ -20,6 +20,7 @@ from slm.corpus.pipeline import tokenize_corpus
 from slm.corpus.tools.check import CheckConfig, check
 from slm.data.store import CodeStore
 from slm.errors import UsageError
+from slm.files import read_json, write_json
 from slm.types import AudioClip
 from tests.corpus.audio import bad_folder, contents, good_folder, write_clip
 from tests.fakes import ArithmeticTokenizer
@@ -120,6 +121,8 @@ def test_card_and_summary_hold_what_can_be_counted_by_hand(corpus, tmp_path):
     assert yaml.safe_load(front)["size_categories"] == ["n<1K"]
     assert "| bitrate, nominal | 600.0 bit/s |" in body
     assert "| empty | 2 |" in body
+    assert f"dataset    {tmp_path / 'out'}\n" in summary.describe()
+    assert "unfinished" not in summary.describe()
     assert "in no segment" not in card + summary.describe()
     silent = replace(summary, outside_s=1800.0)
     assert "| hours in no segment | 0.5000 |\n" in dataset_card(silent, "x")
@@ -238,9 +241,16 @@ def test_an_out_that_cannot_be_is_wrong_use(tmp_path, out):
 def test_a_plan_of_another_version_is_refused(tmp_path):
     good_folder(tmp_path / "audio", clips=1)
     tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
-    (tmp_path / "out" / "plan.json").write_text('{"shards": [], "rejects": []}')
-    with pytest.raises(UsageError, match="not a plan that this version wrote"):
-        tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
+    path = tmp_path / "out" / "plan.json"
+    plan = read_json(path)
+    for other, complaint in (
+        ({"shards": [], "rejects": []}, "not a plan that this version wrote"),
+        ({**plan, "format": plan["format"] + 1}, "not a plan that this version wrote"),
+        ({**plan, "num_rows": plan["num_rows"] + 1}, "and plan.arrow do not belong together"),
+    ):
+        write_json(path, other)
+        with pytest.raises(UsageError, match=complaint):
+            tokenize_corpus(config_for(tmp_path), ArithmeticTokenizer())
 
 
 @pytest.mark.parametrize(("setting", "option"), [("device", "device"), ("name", "tokenizer"), ("source", "tokenizer")])

@@ -125,9 +125,10 @@ def test_faults_that_headers_show_are_rejects_of_the_plan(tmp_path):
 
 def test_segments_of_a_file_are_planned_by_their_own_length(tmp_path):
     write_clip(tmp_path / "a.wav", 2.0)
-    (tmp_path / "m.csv").write_text("id,path,start,end\nx,a.wav,0.5,1.25\ny,a.wav,1.5,\nz,a.wav,0,9\n")
+    (tmp_path / "m.csv").write_text("id,path,start,end\nx#1,a.wav,0.5,1.25\ny,a.wav,1.5,\nz,a.wav,0,9\n")
     plan = plan_of(tmp_path / "m.csv", 1)
     assert [planned.duration_s for planned in plan.clips(plan.shards[0])] == [0.75, 0.5]
+    assert plan.source_ids() == ["x#1", "y", "z"]  # no number of a segment
     assert [reject.reason for reject in plan.rejects()] == ["segment outside the file: 0 to 9 s of 2.000 s"]
 
 

@@ -123,6 +123,7 @@ def test_samples_are_nested_seeded_and_as_long_as_asked(two, tmp_path):
         (["--where", "'x' in speaker"], "`speaker` stands where only text, numbers and lists of them can"),
         (["--where", "n == [1, 2]"], "`[1, 2]` is not known"),
         (["--where", "speaker > 3"], "snr.astype(float) > 1"),
+        (["--where", "speaker is 'x'"], "`is` is not known: use == or isna()"),
         (["--where", "1 < 2"], "does not say yes or no of each clip"),
         (["--where", "codes == 1"], "there is no column 'codes'"),
         (["--where", "__import__('os').getpid() > 0"], "cannot be evaluated"),

@@ -11,6 +11,7 @@ import pytest
 from eval.metrics.base import Observations
 from eval.metrics.binomial import exact_limits
 from eval.metrics.bootstrap import estimate
+from eval.metrics.few import few_difference, few_share
 from eval.metrics.paired import paired_test
 from eval.metrics.unanimous import unanimous_interval
 from eval.report.wording import INTERVAL
@@ -116,6 +117,22 @@ def test_the_true_difference_is_missed_less_often_than_one_time_in_twenty(sizes)
         likely = np.prod(np.meshgrid(*chances, indexing="ij"), axis=0).reshape(-1)
         holds = (low <= better - worse + 1e-9) & (better - worse - 1e-9 <= high)
         assert likely[holds].sum() >= 0.95, (sizes, better, worse)
+
+
+@pytest.mark.parametrize(("better", "worse", "n"), [(1, 0, 4), (3, 2, 12), (0, 5, 9), (15, 9, 40), (12, 30, 42)])
+def test_few_better_or_worse_are_combined_as_paired_shares_are(better, worse, n):
+    """MOVER for a difference (Zou and Donner 2008), of two shares of items of which none is both."""
+    from scipy.stats import binomtest
+
+    (p, (l1, u1)), (q, (l2, u2)) = ((k / n, binomtest(k, n).proportion_ci(0.95, "exact")) for k in (better, worse))
+    r = -np.sqrt(p * q / ((1 - p) * (1 - q)))
+    low = p - q - np.sqrt((p - l1) ** 2 - 2 * r * (p - l1) * (u2 - q) + (u2 - q) ** 2)
+    high = p - q + np.sqrt((u1 - p) ** 2 - 2 * r * (u1 - p) * (q - l2) + (q - l2) ** 2)
+    seen = np.repeat([1.0, -1.0, 0.0], (better, worse, n - better - worse))
+    expected = None if min(better, worse) >= 10 else pytest.approx((max(-1, low), min(1, high)), abs=1e-9)
+    assert few_difference([seen]) == expected
+    assert few_difference([seen, seen[:0]]) is None
+    assert few_share([np.abs(seen), seen[:0]]) is None
 
 
 def test_ties_alone_leave_room_on_both_sides():

@@ -275,6 +275,10 @@ def test_choice_is_near_the_best_of_all_choices():
     picked = choose_balanced(options, np.random.default_rng(1))
     reached = np.square(np.sum([g[i] for g, i in zip(options, picked, strict=True)], axis=0)).sum()
     assert best <= reached <= best + 0.1 * typical
+    options = [rng.normal(size=(4, 3)) for _ in range(60)]
+    total = np.sum(chosen := [g[i] for g, i in zip(options, choose_balanced(options, rng), strict=True)], axis=0)
+    nearest = min(np.square(total - one + g).sum(axis=1).min() for g, one in zip(options, chosen, strict=True))
+    assert nearest >= np.square(total).sum() - 1e-9  # no other choice in one group comes nearer
 
 
 def test_pseudo_words_by_hand():

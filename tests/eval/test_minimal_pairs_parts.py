@@ -125,6 +125,7 @@ def test_pseudo_words_are_the_same_for_a_seed_and_no_regular_forms():
     first, again, other = ([chains.pseudo_words(w, random.Random(s), 3) for w in words[:40]] for s in (0, 0, 1))
     assert first == again
     assert first != other
+    assert chains.pseudo_words(("s", "t"), random.Random(0), 3) == []  # no vowel
     english = Chains([("k", "ˈæ", "t"), ("d", "ˈɔ", "ɡ")], "en")
     assert english.is_word("dɔɡz")
     assert english.is_word(("k", "æ", "t", "ɪ", "ŋ"))

@@ -305,6 +305,7 @@ def test_pairs_on_disk_are_judged_without_a_tokenizer(tmp_path):
     rounded_s = 20_000 / RATE + 0.09
     for name in ("same", "silent"):
         assert len(read_made(tmp_path / f"pairs/{name}/a.wav", RATE, 0, rounded_s)) == 20_000
+        assert len(read_made(tmp_path / f"pairs/{name}/a.wav", RATE, 0.25, rounded_s)) == 20_000 - RATE // 4
     assert points["same"]["scores"]["snr"]["value"] == points["late"]["scores"]["snr"]["value"] == 100
     assert points["late"]["alignment"]["delay_s"] == pytest.approx(0.01)
     assert points["late"]["alignment"]["length_s"] == pytest.approx(0.01)
