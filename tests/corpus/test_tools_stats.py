@@ -130,24 +130,44 @@ def test_lengths_in_bins(durations, expected):
 
 
 def test_text_and_page(tmp_path, capsys):
-    folder = corpus_of(tmp_path / "<c>", [0, 1] * 100, [2, 1, 3])
+    folder = corpus_of(tmp_path / "<c>", [0, 1] * 100, [3, 1, 3], [3, 1, 3])
     assert run("stats", folder, "--plot", tmp_path / "page.html") == 0
     text = capsys.readouterr().out
-    assert "clips       2\n" in text
+    assert "clips       3\n" in text
     assert "frames/s    50 nominal, 50.00 in these clips" in text
-    assert re.search(r"\n +0 +4 +4 +100\.0% .* 1 \(49\.8%\)\n", text)
-    assert re.search(r"\n +0 - 0\.5 +#{40} 1\n", text)
+    assert re.search(r"\n +0 - 0\.5 +#{40} 2\n(.* 0\n)+ +4 - 4\.5 +#{20} +1$", text)
+    entropy = -sum(n / 206 * log2(n / 206) for n in (102, 100, 4))
+    assert "\nunits/s     50.00, runs of equal codes counted once\nbits/s      100.0 nominal" in text
+    assert f"\n            {50 * entropy:.1f} by entropy of the codes (order 0)\n" in text
+    order1 = -(99 * log2(99 / 101) + 2 * log2(2 / 101)) / 203  # 101 pairs begin with 1, of which two go on to 3
+    assert re.search(rf"\n +0 +4 +3 +75\.0% .* {order1:.3f}  1 \(49\.5%\)\n", text)
+    assert f"\n            {50 * order1:.1f} by entropy given the code before (order 1)\n" in text
     page = (tmp_path / "page.html").read_text()
     assert "<h1>" in page
     assert "<c>" not in page  # a name is text
     assert "http" not in page  # nothing to fetch
     drawings = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
     lengths, entropies, ranks = drawings
-    bins = histogram(np.array([4.0, 0.06], np.float32))
-    assert len(lengths.findall("rect")) == len(bins)
-    assert max(float(bar.get("height")) for bar in lengths.findall("rect")) == pytest.approx(202)
-    assert len(entropies.findall("rect")) == 2
-    assert len(ranks.findall("path")) == 1
+    bins = histogram(np.array([4.0, 0.06, 0.06], np.float32))
+    bars = [{key: float(bar.get(key)) for key in ("x", "y", "width", "height")} for bar in lengths.findall("rect")]
+    assert [bar["height"] for bar in bars] == pytest.approx([101 * bin.count for bin in bins])
+    assert [bar["y"] + bar["height"] for bar in bars] == pytest.approx([206] * len(bins))  # above the numbers
+    assert [bar["x"] for bar in bars] == pytest.approx(np.linspace(bars[0]["x"], bars[-1]["x"], len(bars)), abs=0.1)
+    rest, bar = (float(rect.get("width")) for rect in entropies.findall("rect"))
+    assert bar / rest == pytest.approx(entropy / 2, abs=1e-3)  # of four codes
+    mark = re.match(r"M([\d.]+) ", entropies.find("path").get("d"))
+    assert float(mark[1]) - float(entropies.find("rect").get("x")) == pytest.approx(rest * order1 / 2, abs=0.1)
+    assert entropies.findall("text")[-1].text == f"{entropy:.2f}"
+    decades = [[t for t in ranks.findall("text") if t.get("text-anchor") == anchor] for anchor in ("middle", "end")]
+    across, down = ([(float(t.get(at)), np.log10(float(t.text))) for t in some]
+                    for some, at in zip(decades, ("x", "y"), strict=True))  # fmt: skip
+    (curve,) = ranks.findall("path")
+    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", curve.get("d")), float)
+    read = [10 ** np.polyval(np.polyfit(*zip(*axis, strict=True), 1), points[:, i] + 4 * i)
+            for i, axis in enumerate((across, down))]  # fmt: skip
+    assert read[0] == pytest.approx([1, 2, 3], rel=0.01)
+    assert read[1] == pytest.approx(np.array([102, 100, 4]) / 206, rel=0.01)
+    assert max(at for at, _ in down) == 206 + 4  # the lowest line is the floor
     assert run("stats", folder, "--plot", tmp_path / "again.html") == 0
     assert (tmp_path / "again.html").read_text() == page
 

@@ -192,6 +192,8 @@ def test_where_items_part_by_hand(dedup, a, b, expected):
             assert item not in rest
             continue
         assert rest[item].codes.tolist() == codes[item].codes[parting.frame :].tolist()
+        before_s = parting.frame / codes[item].spec.frame_rate_hz
+        assert rest[item].duration_s == pytest.approx(codes[item].duration_s - before_s)
         whole = Units((16,), dedup).apply(codes[item].codes)
         assert Units((16,), dedup).apply(rest[item].codes).tolist() == whole[parting.row :].tolist()
 

@@ -13,9 +13,10 @@ import soundfile
 
 from eval.reconstruction.alignment import Delay, align, common_delay, envelope, measure_delay
 from eval.reconstruction.command import codebook_counts
+from eval.reconstruction.judging import Found
 from eval.reconstruction.material import Piece, find_recordings
 from eval.reconstruction.pairs import find_pairs
-from eval.reconstruction.scoring import Job, judge, judge_all, pool
+from eval.reconstruction.scoring import Job, Judged, judge, judge_all, pool
 from eval.reconstruction.settings import Reconstruction
 from eval.reconstruction.sources import RoundTrip, entropy_bits
 from eval.report.__main__ import main as report
@@ -107,6 +108,17 @@ def test_a_delay_is_measured_corrected_and_reported(monkeypatch, recordings, tmp
     record = run(monkeypatch, KeepsAll(late=40), recordings, tmp_path / "none", alignment="none", metrics="snr")
     assert scores_of(record, "speech")["snr"] < 5
     assert record["results"][0]["details"]["points"][0]["alignment"]["corrected_s"] == 0
+
+
+def test_delays_are_told_of_pieces_that_tell_and_lengths_of_all():
+    told = [(0.25, 0.75, "waveforms", 2.0), (0.125, 0.5, "envelopes", -1.0), (9.0, 0.25, "", 0.5)]
+    judged = [Judged(str(i), "", "speech", Delay(*delay), 250 * i, 1000, length_s, {}, {}, 12.0)
+              for i, (*delay, length_s) in enumerate(told)]  # fmt: skip
+    assert Found("speech", None, sample_rate_hz=1000, judged=judged).alignment == {
+        "corrected_s": 0.25, "delay_s": 0.1875, "delay_range_s": [0.125, 0.25], "correlation": 0.5,
+        "measured_by": {"waveforms": 1, "envelopes": 1, "not alike enough": 1},
+        "other_length": 1, "length_s": 0.5, "length_range_s": [-1.0, 2.0],
+    }  # fmt: skip
 
 
 def test_how_far_it_is_is_told_after_every_chunk(monkeypatch, tmp_path, capsys):
