@@ -1,14 +1,18 @@
 # make quickstart   the whole job on real and synthetic speech, in minutes on two CPU cores
+# make study        tokenizers, patterns and units against each other, in half an hour (docs/study.md)
 # make test         lint, types, tests
 # make test-all     also the tests that take a minute each: DeepSpeed, Ray, TWIST, more kills, more processes
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint install clean
+.PHONY: quickstart study test test-all lint install clean
 
 quickstart: $(VENV)/.core $(VENV)/.offline
 	PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/quickstart/run.sh
+
+study: $(VENV)/.core $(VENV)/.offline
+	PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/study/run.sh
 
 # Tests start dozens of processes: bytecode is kept between them. Three workers, since many tests wait for a process.
 TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal
@@ -51,4 +55,4 @@ $(VENV)/.references: $(VENV)/.core
 	touch $@
 
 clean:
-	rm -rf runs/quickstart .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs/quickstart runs/study .pytest_cache .mypy_cache .ruff_cache

@@ -223,7 +223,7 @@ def test_bf16_autocast_trains_and_is_another_run_than_fp32(corpora, tmp_path):
 def test_every_shipped_configuration_is_valid():
     from slm.config import parse_config
 
-    files = [*ROOT.glob("configs/train/*.yaml"), *ROOT.glob("configs/quickstart/*.yaml")]
+    files = [file for folder in ("train", "quickstart", "study") for file in ROOT.glob(f"configs/{folder}/*.yaml")]
     assert len(files) >= 4
     for file in files:
         parse_config(TrainConfig, ["--config", str(file), "--data", "x", "--out", "y"])
