@@ -15,6 +15,7 @@ from slm.errors import UsageError
 from slm.generation import Generator, Request, Sampling, Speed, generate_codes
 from slm.generation.noise import gumbel, step_keys
 from slm.generation.plan import KNOWN, MIXED, Plan
+from slm.generation.run import CHECK_EVERY
 from slm.model.acoustic_lm import AcousticLM
 from slm.model.backbone import build_causal_lm
 from slm.patterns import PATTERNS
@@ -192,6 +193,21 @@ def test_a_batch_is_its_documents_one_by_one(name, settings, depth):
     for speed in (Speed(batch_size=4), Speed(batch_size=2, static_cache=True)):
         for one, other in zip(alone, generator.make(requests, sampling, speed), strict=True):
             assert np.array_equal(one, other)
+
+
+def test_a_document_ends_where_there_is_enough_of_it_and_no_step_is_made_for_long_after():
+    lm = make_lm("flat", 1)
+    requests = [Request(prompt.codes, 60, i) for i, prompt in enumerate(random_codes(ArithmeticTokenizer(1), [4] * 3))]
+    generator, sampling = Generator(lm.model, lm.pattern), Sampling(may_stop=False)
+    whole = generator.make(requests, sampling)
+    heard = [int(codes[:n].sum()) for codes, n in zip(whole, (5, 22, 37), strict=True)]
+    run = generator.start(
+        requests, sampling, enough=[lambda units, least=least: units.sum() >= least for least in heard]
+    )
+    assert 37 <= max(run) <= 37 + CHECK_EVERY
+    for row, (codes, least) in enumerate(zip(whole, heard, strict=True)):
+        shortest = max(5, int((codes.cumsum() < least).sum()) + 1)  # longer than the prompt
+        assert np.array_equal(run.codes(row), codes[:shortest])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=describe)
