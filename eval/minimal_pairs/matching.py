@@ -53,7 +53,9 @@ def equally_long(contrasts: Sequence[Contrast], studio: Studio, seed: int) -> li
 def _slower(pair: Pair, fastest: float) -> tuple[float, float] | None:
     """Speeds that should make it match; None when that is too slow."""
     (a, b), (right, wrong) = pair.lengths, (pair.right.speed, pair.wrong.speed)
-    # One side is at the fastest speed: the one that was longer at first. (One of no sound is too slow.)
+    if min(a, b) == 0:
+        return None
+    # One side is at the fastest speed: the one that was longer at first.
     right, wrong = (right, wrong * b / a) if right == fastest and (wrong < fastest or a > b) else (right * a / b, wrong)
     speeds = round(right, 3), round(wrong, 3)
     return speeds if SLOWEST * fastest <= min(speeds) and max(speeds) <= fastest else None
