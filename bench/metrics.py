@@ -31,9 +31,9 @@ import numpy as np
 
 from eval.judges.asr import SpeechRecognizer
 from eval.judges.base import MissingJudgeError
-from eval.judges.crew import Asked, Crew, Recipe, processes
 from eval.judges.embedding import embedding_judge
 from eval.judges.mos import DistillMos, Dnsmos
+from eval.judges.pool import Asked, JudgePool, Recipe, processes
 from eval.judges.speaker import speaker_judge
 from eval.metrics.signals import SignalPair
 from eval.reconstruction.scoring import Job, chosen_metrics, judge_all
@@ -59,23 +59,23 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     pairs = make_jobs(options.clips, options.seconds)
     cuda = options.device.startswith("cuda")
-    crew_processes = processes(options.workers)
-    crew = Crew(options.workers, crew_processes)
+    judge_processes = processes(options.workers)
+    judge_pool = JudgePool(options.workers, judge_processes)
     if options.each:
-        with crew_processes:
-            return costs(pairs, crew_processes, options)
+        with judge_processes:
+            return costs(pairs, judge_processes, options)
     on = torch.cuda.get_device_name() if cuda else "CPU"
     print(f"{on}, {options.workers} processes, {options.clips} clips of {options.seconds:g} s")
     print(f"{'':<12} {'one':>12} {'ours':>12} {'times':>7} {'again':>12} {'apart':>9}", flush=True)
     try:
         for name in options.judges:
             if name == "signals":
-                signals(pairs, crew_processes)
+                signals(pairs, judge_processes)
             else:
-                judge(name, pairs, crew, options)
+                judge(name, pairs, judge_pool, options)
     finally:
-        crew.close()
-        crew_processes.shutdown()
+        judge_pool.close()
+        judge_processes.shutdown()
     if options.tokenizer:
         reconstruct(options)
 
@@ -155,7 +155,7 @@ def signals(jobs: Sequence[Job], workers: Any) -> None:
     tell("signals", len(jobs), one_s, ours_s, None, apart)
 
 
-def judge(name: str, jobs: Sequence[Job], crew: Crew, options: argparse.Namespace) -> None:
+def judge(name: str, jobs: Sequence[Job], judge_pool: JudgePool, options: argparse.Namespace) -> None:
     make, given, question = JUDGES[name]
     recipe = Recipe(make, given if name in ("speaker", "embedding") else (*given, options.device))
     try:
@@ -166,7 +166,7 @@ def judge(name: str, jobs: Sequence[Job], crew: Crew, options: argparse.Namespac
     clips = [AudioClip(job.pair_id, job.made, RATE_HZ) for job in jobs]
     ask = getattr(own, question)
     ask(clips[:1])
-    asked = Asked(own, crew, recipe)
+    asked = Asked(own, judge_pool, recipe)
     warm = [AudioClip("w", clip.samples[::-1].copy(), RATE_HZ) for clip in clips[: 4 * options.workers]]
     asked.begin(question, warm)()
     one_s, one = timed(lambda: [ask([clip])[0] for clip in clips])

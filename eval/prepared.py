@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmarks.base import MODEL, Benchmark, Run
 from eval.benchmarks.pairs import PairBenchmark
 from eval.conventions import find_convention, find_conventions
-from eval.keeping import keep_training_curve
-from eval.kept import KeptScorer
+from eval.outputs import keep_training_curve
 from eval.processes import Processes
+from eval.score_cache import CachedScorer
 from slm.errors import UsageError
 from slm.types import Scorer, stable_hash
 
@@ -47,7 +47,7 @@ def prepare(config: EvalConfig, device: str, benchmarks: Sequence[Benchmark], ou
     scorers = {MODEL: lm, **(make_baselines(config, lm, generated is not None) if pairs else {})}
     fingerprints = {name: fingerprint_of(scorer, lm) for name, scorer in scorers.items()}
     kept = {
-        name: KeptScorer(scorer, fingerprints[name], out / "scored", name, processes)
+        name: CachedScorer(scorer, fingerprints[name], out / "scored", name, processes)
         if hasattr(scorer, "fingerprint") else scorer
         for name, scorer in scorers.items()
     }  # fmt: skip

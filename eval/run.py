@@ -28,7 +28,7 @@ from eval.benchmarks.pairs import PairBenchmark
 from eval.comparison import Compared
 from eval.conventions import find_convention, find_conventions
 from eval.judges.config import Judges
-from eval.keeping import keep_failure, keep_result, write_comparison
+from eval.outputs import keep_failure, keep_result, write_comparison
 from eval.prepared import Prepared, cache_folder, check_models, prepare
 from eval.processes import Processes, join_processes
 from eval.reconstruction.settings import Reconstruction

@@ -19,7 +19,7 @@ from slm.spoken_lm import SpokenLM
 from slm.types import CodeLogProbs, Codes, TokenizerSpec, stable_hash
 
 if TYPE_CHECKING:
-    from slm.continuing import Continuer
+    from slm.continuation import Continuer
 
 
 class InterleavedLM(SpokenLM):

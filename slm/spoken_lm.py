@@ -27,7 +27,7 @@ from slm.types import AudioClip, CodeLogProbs, Codes, TokenizerSpec
 from slm.unigram_lm import UnigramLM, units_of
 
 if TYPE_CHECKING:
-    from slm.continuing import Continuer
+    from slm.continuation import Continuer
     from slm.generation import Sampling, Speed
 
 
@@ -168,7 +168,7 @@ class SpokenLM:
         Nothing that stands beside a document reaches its score; a beginning that documents share is computed once;
         equal documents are scored once, so that they tie to the last bit. UsageError for codes of another tokenizer.
         """
-        from slm.generation.asking import check_codes
+        from slm.generation.arguments import check_codes
 
         check_codes(codes)
         return self.score_documents(codes, [self.document(c) for c in codes], max_steps)
@@ -199,8 +199,8 @@ class SpokenLM:
 
     @cached_property
     def continuer(self) -> Continuer:
-        """What goes on; see `slm.continuing` for how units get their durations."""
-        from slm.continuing import Continuer
+        """What goes on; see `slm.continuation` for how units get their durations."""
+        from slm.continuation import Continuer
 
         return Continuer(self)
 
@@ -220,7 +220,7 @@ class SpokenLM:
         `seeds` are one for each prompt, or a number to which its place in the list is added.
         """
         from slm.generation import Sampling, Speed
-        from slm.generation.asking import check_asked, check_codes, seeds_of
+        from slm.generation.arguments import check_asked, check_codes, seeds_of
 
         check_asked(seconds, sampling, speed)
         check_codes(prompts)
@@ -238,7 +238,7 @@ class SpokenLM:
     def continue_clips(self, clips: Sequence[AudioClip], seconds: float, seeds: int | Sequence[int],
                        sampling: Sampling | None = None, speed: Speed | None = None) -> list[AudioClip]:  # fmt: skip
         """What `continue_clip` makes of each clip, many at a time; `seeds` as in `continue_many`."""
-        from slm.generation.asking import check_asked, check_clips, seeds_of
+        from slm.generation.arguments import check_asked, check_clips, seeds_of
 
         self._check_decoder("continue_codes or continue_many")
         check_asked(seconds, sampling, speed)
@@ -256,7 +256,7 @@ class SpokenLM:
     def generate_codes(self, count: int, seconds: float, seeds: int | Sequence[int],
                        sampling: Sampling | None = None, speed: Speed | None = None) -> list[Codes]:  # fmt: skip
         """The codes of `generate`."""
-        from slm.generation.asking import whole_number
+        from slm.generation.arguments import whole_number
 
         count = whole_number("count", count)
         nothing = np.zeros((0, self.spec.num_codebooks), self.spec.code_dtype)
@@ -268,9 +268,9 @@ class SpokenLM:
         """The continuation of a clip (or of nothing) while it is made: float32 samples at the tokenizer's rate, a chunk
         for every `chunk_frames`. Together they are what `continue_clip` adds, but for rounding. UsageError where the
         tokenizer cannot be streamed."""
-        from slm.continuing import audio_of
+        from slm.continuation import audio_of
         from slm.generation import Sampling, Speed
-        from slm.generation.asking import check_asked, seeds_of, whole_number
+        from slm.generation.arguments import check_asked, seeds_of, whole_number
 
         self._check_decoder("continue_codes")
         check_asked(seconds, sampling, speed)
@@ -283,7 +283,7 @@ class SpokenLM:
         return audio_of(codes, decoder, prompt.codes, self.spec.hop_samples)
 
     def _encode(self, clips: Sequence[AudioClip]) -> list[Codes]:
-        from slm.generation.asking import check_clips
+        from slm.generation.arguments import check_clips
 
         check_clips(clips, self.tokenizer)
         return self.tokenizer.encode(clips)

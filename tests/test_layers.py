@@ -21,7 +21,7 @@ LAYERS = [
         "slm.config",
         "slm.registry",
         "slm.files",
-        "slm.alone",
+        "slm.run_lock",
         "slm.devices",
         "slm.hub",
         "slm.load_report",
@@ -40,7 +40,7 @@ LAYERS = [
         "slm.model",
     ],
     ["slm.data", "slm.corpus", "slm.training", "slm.generation", "slm.scoring", "slm.unigram_lm"],
-    ["slm.spoken_lm", "slm.interleaved_lm", "slm.continuing", "slm.samples"],
+    ["slm.spoken_lm", "slm.interleaved_lm", "slm.continuation", "slm.samples"],
     ["eval"],
     ["tokenize_corpus", "train_lm"],
 ]

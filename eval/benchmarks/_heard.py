@@ -9,7 +9,7 @@ from typing import Any
 from eval.benchmarks._judged import Judged
 from eval.benchmarks._judgement import CONTINUATION, GIVEN, RECORDINGS, WHOLE, Bench
 from eval.benchmarks.base import MODEL
-from eval.judges.crew import Asked
+from eval.judges.pool import Asked
 from eval.metrics.gen_perplexity import GenPerplexity
 from eval.metrics.rating import Rating
 from eval.metrics.self_bleu import vert

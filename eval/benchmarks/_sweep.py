@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.benchmarks._heard import curve_values, hear
 from eval.benchmarks._judgement import RECORDINGS, Bench
-from eval.judges.crew import Asked
+from eval.judges.pool import Asked
 from eval.metrics.diversity_curve import Anchored, CurvePoint, anchored
 from slm.types import AudioClip
 

@@ -12,9 +12,9 @@ from eval.judges.answers import FOLDER
 from eval.judges.asr import SpeechRecognizer
 from eval.judges.base import MissingJudgeError
 from eval.judges.config import Judges
-from eval.judges.crew import Asked, Crew, Recipe
 from eval.judges.embedding import embedding_judge
 from eval.judges.mos import MOS_JUDGES
+from eval.judges.pool import Asked, JudgePool, Recipe
 from eval.judges.sounds import Clap, SoundClassifier
 from eval.judges.speaker import speaker_judge
 from eval.judges.text_lm import TextModel
@@ -32,7 +32,7 @@ class Panel:
     def __init__(self, judges: Judges, device: str = "cpu", out: Path | None = None):
         self.judges, self.device = judges, device
         self.folder = out / FOLDER if out else None
-        self.crew = Crew(judges.workers)
+        self.judge_pool = JudgePool(judges.workers)
         self.missing: dict[str, str] = {}
         self._loaded: dict[str, Asked | None] = {}
 
@@ -82,7 +82,7 @@ class Panel:
             self.missing.setdefault(metric, reason)
 
     def close(self) -> None:
-        self.crew.close()
+        self.judge_pool.close()
 
     def _find(self, kind: str, source: str, recipe: Recipe, metrics: Sequence[str], option: str = "") -> Asked | None:
         """The judge; None where none is asked for or it is missing, which is noted for its metrics."""
@@ -90,7 +90,7 @@ class Panel:
             self._loaded[kind] = None
             try:
                 if source:
-                    self._loaded[kind] = Asked(recipe.make(*recipe.arguments), self.crew, recipe, self.folder)
+                    self._loaded[kind] = Asked(recipe.make(*recipe.arguments), self.judge_pool, recipe, self.folder)
                 else:
                     self.lacks(metrics, f"needs {option or f'--judges.{kind}'}")
             except MissingJudgeError as error:

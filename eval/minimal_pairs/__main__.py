@@ -77,7 +77,7 @@ def main(
     """Plan, synthesize, describe. `make_voice()` gives another Voice of the closed world than hibari-tts,
     `make_voices()` others than --voices names (they are called in each process)."""
     from eval.minimal_pairs.engines import Voices
-    from slm.alone import held
+    from slm.run_lock import held
 
     start = time.perf_counter()
     with held(Path(config.out)):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
 from eval.judges.answers import FOLDER
-from eval.judges.crew import Crew, deaths_are_told, is_broken
+from eval.judges.pool import JudgePool, deaths_are_told, is_broken
 from eval.metrics.signals import DOMAINS, SignalMetric
 from eval.processes import ALONE
 from eval.reconstruction.judging import Bench, Found, begin_domain, take_next
@@ -86,8 +86,11 @@ def main(config: EvalConfig) -> None:
 @contextmanager
 def _bench(config: EvalConfig, chosen: Sequence[SignalMetric]) -> Iterator[Bench]:
     settings = config.reconstruction
-    with pool(settings.workers) as workers, closing(Crew(settings.workers if workers else 1, workers)) as crew:
-        opinions = Opinions(settings, _device(config), Path(config.out) / FOLDER, crew)
+    with (
+        pool(settings.workers) as workers,
+        closing(JudgePool(settings.workers if workers else 1, workers)) as judges,
+    ):
+        opinions = Opinions(settings, _device(config), Path(config.out) / FOLDER, judges)
         yield Bench(settings, [m for m in chosen if not m.missing()], workers, opinions)
 
 
@@ -223,7 +226,7 @@ def told_time(found: Found, bench: Bench) -> str:
     before, time_s = len(found.judged) - int(found.time["pieces"]), found.time
     return (
         f"{time_s['clock']:.1f} s (tokenizer {time_s['tokenizer']:.1f} s, metrics {time_s['metrics']:.1f} s in "
-        f"{bench.opinions.crew.workers} processes)" + (f"; {before:,} had been judged before" if before > 0 else "")
+        f"{bench.opinions.judges.workers} processes)" + (f"; {before:,} had been judged before" if before > 0 else "")
     )
 
 

@@ -206,9 +206,9 @@ def _begun(
 def take_next(bench: Bench) -> None:
     """Wait until the chunk that was begun first is judged, and keep it."""
     waiting = bench.waiting.popleft()
-    found, busy_s = waiting.found, bench.opinions.crew.busy_s
+    found, busy_s = waiting.found, bench.opinions.judges.busy_s
     signals, opinions = list(waiting.judged), waiting.opinions()
-    found.time["metrics"] += sum(one.took_s for one in signals) + bench.opinions.crew.busy_s - busy_s
+    found.time["metrics"] += sum(one.took_s for one in signals) + bench.opinions.judges.busy_s - busy_s
     made = {one.pair_id: _with_opinions(one, opinions.get(one.pair_id, {})) for one in signals}
     found.judged += made.values()
     samples = {sample["id"]: sample for sample in found.samples}

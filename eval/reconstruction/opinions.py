@@ -11,8 +11,8 @@ from typing import Any
 from eval.judges.answers import identity_of
 from eval.judges.asr import SpeechRecognizer
 from eval.judges.base import MissingJudgeError
-from eval.judges.crew import Asked, Crew, Recipe
 from eval.judges.mos import MOS_JUDGES
+from eval.judges.pool import Asked, JudgePool, Recipe
 from eval.judges.speaker import speaker_judge
 from eval.metrics.signals import SPEECH
 from eval.metrics.similarity import cosine
@@ -43,10 +43,12 @@ class Opinion:
 
 class Opinions:
     """Loads what is asked for. The ground truth is judged once, whatever comes back of it, and nothing is judged again
-    whose answer is kept in `folder`. The work is the crew's."""
+    whose answer is kept in `folder`. The work is the pool's."""
 
-    def __init__(self, settings: Reconstruction, device: str, folder: Path | None = None, crew: Crew | None = None):
-        self.crew, self.folder = crew or Crew(), folder
+    def __init__(
+        self, settings: Reconstruction, device: str, folder: Path | None = None, judges: JudgePool | None = None
+    ):
+        self.judges, self.folder = judges or JudgePool(), folder
         self.missing: dict[str, str] = {}
         self.measures: dict[str, Opinion] = {}
         self.mos: list[Asked] = []
@@ -62,7 +64,7 @@ class Opinions:
 
     def _load(self, name: str, recipe: Recipe) -> Asked | None:
         try:
-            return Asked(recipe.make(*recipe.arguments), self.crew, recipe, self.folder)
+            return Asked(recipe.make(*recipe.arguments), self.judges, recipe, self.folder)
         except MissingJudgeError as error:
             self.missing[name] = str(error).replace("--judges.utmos ", "--reconstruction.mos utmos=")
             return None

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from eval.judges.crew import deaths_are_told, processes
+from eval.judges.pool import deaths_are_told, processes
 from eval.metrics.base import METRICS, metrics_of
 from eval.metrics.signals import SignalMetric, SignalPair, UndefinedError
 from eval.reconstruction.alignment import Delay, align, measure_delay

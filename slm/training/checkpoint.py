@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from slm import alone
+from slm import run_lock
 from slm.errors import UsageError
 from slm.files import atomic_directory, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
@@ -40,7 +40,7 @@ def start_run(out: Path, identity: Mapping[str, Any]) -> None:
         if differing:
             remedy = "resume it as it was, or use another --out"
             raise UsageError(f"{out} holds another run ({'; '.join(differing)}); {remedy}")
-    elif out.exists() and any(inside.name != alone.NAME for inside in out.iterdir()):
+    elif out.exists() and any(inside.name != run_lock.NAME for inside in out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no run; use another --out")
     else:
         write_json(file, dict(identity))

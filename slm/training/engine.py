@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch import nn
 
-from slm import alone
+from slm import run_lock
 from slm.errors import UsageError
 from slm.training.config import TrainConfig
 from slm.training.metrics import usable_trackers
@@ -81,7 +81,7 @@ def alone_in(out: Path, accelerator: Accelerator) -> Iterator[None]:
         refusal = None
         if accelerator.is_main_process:
             try:
-                stack.enter_context(alone.held(out))
+                stack.enter_context(run_lock.held(out))
             except UsageError as error:
                 refusal = str(error)
         if (refusal := told_by_main(accelerator, refusal)) is not None:

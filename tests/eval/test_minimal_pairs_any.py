@@ -20,11 +20,11 @@ from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
 from eval.minimal_pairs.ipa import is_vowel, to_nuclei
 from eval.minimal_pairs.matching import Contrast, equally_long
 from eval.minimal_pairs.wordpairs import shares
-from slm import alone
+from slm import run_lock
 from slm.errors import UsageError
 from tests.contracts import benchmark_law
 from tests.eval.test_minimal_pairs import ToneVoice, tree
-from tests.training.test_alone import another_process
+from tests.training.test_run_lock import another_process
 
 GRAMMAR = """
 language: tones
@@ -235,7 +235,7 @@ def test_same_bytes_when_interrupted_other_seeds_differ_other_sources_are_refuse
 
 def test_two_commands_on_one_folder_are_one_too_many(sources, tmp_path, monkeypatch):
     """They would clear each other's half-written files."""
-    monkeypatch.setattr(alone, "HERE_S", 0.0)
+    monkeypatch.setattr(run_lock, "HERE_S", 0.0)
     with another_process(tmp_path / "out"), pytest.raises(UsageError, match="is being written to by process"):
         make(tmp_path / "out", **sources)
 

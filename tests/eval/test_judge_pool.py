@@ -16,8 +16,8 @@ from eval.judges._dnsmos import _pooled, windows
 from eval.judges._onnx import read_tensors
 from eval.judges.answers import Answers, answers_of, key_of
 from eval.judges.base import Judge, JudgeRecord, in_equal_batches
-from eval.judges.crew import Asked, Crew, Recipe, weighs_too_much
 from eval.judges.mos import Dnsmos, MosJudge, Utmos
+from eval.judges.pool import Asked, JudgePool, Recipe, weighs_too_much
 from eval.judges.speaker import SpeakerJudge, XVector
 from eval.reconstruction.scoring import pool
 from slm.errors import UsageError
@@ -45,7 +45,7 @@ class Meter(Judge):
         return [(float(len(t)), len(b)) for t, b in zip(texts, before, strict=True)]
 
 
-class Slow(Crew):
+class Slow(JudgePool):
     """Gives no answer before it is waited for, as processes do."""
 
     def ask(self, judge, recipe, question, items):
@@ -75,22 +75,22 @@ def clips(levels, length: int = 4000) -> list[AudioClip]:
 
 
 def test_a_second_run_asks_only_about_what_is_new(tmp_path):
-    asked = Asked(Meter(), Crew(), folder=tmp_path)
+    asked = Asked(Meter(), JudgePool(), folder=tmp_path)
     assert asked.rate(clips([0.25, 0.5, 0.25])) == [{"level": 0.25}, {"level": 0.5}, {"level": 0.25}]
     assert asked.judge.heard == ["c0", "c1"]  # equal ones once
-    again = Asked(Meter(), Crew(), folder=tmp_path)
+    again = Asked(Meter(), JudgePool(), folder=tmp_path)
     assert again.rate([*clips([0.5, 0.75]), AudioClip("empty", np.zeros(0, np.float32), 8000)]) == [
         {"level": 0.5}, {"level": 0.75}, None
     ]  # fmt: skip
     assert again.judge.heard == ["c1", "empty"]
-    assert Asked(Meter(), Crew(), folder=tmp_path).rate(clips([0.75])) == [{"level": 0.75}]
-    other = Asked(Meter("other settings"), Crew(), folder=tmp_path)
+    assert Asked(Meter(), JudgePool(), folder=tmp_path).rate(clips([0.75])) == [{"level": 0.75}]
+    other = Asked(Meter("other settings"), JudgePool(), folder=tmp_path)
     assert other.rate(clips([0.5]))[0] == {"level": 0.5}
     assert other.judge.heard == ["c0"]
 
 
 def test_arrays_and_rows_of_texts_are_kept_to_the_last_bit(tmp_path):
-    first, second = Asked(Meter(), Crew(), folder=tmp_path), Asked(Meter(), Crew(), folder=tmp_path)
+    first, second = Asked(Meter(), JudgePool(), folder=tmp_path), Asked(Meter(), JudgePool(), folder=tmp_path)
     made, kept = first.embed(clips([0.1])), second.embed(clips([0.1]))
     assert (made[0].dtype, made[0].shape) == (kept[0].dtype, kept[0].shape)
     assert np.array_equal(made[0], kept[0])
@@ -134,16 +134,16 @@ def test_other_weights_in_the_same_folder_are_another_judge(tmp_path):
 def test_processes_say_what_one_says(tmp_path):
     """40 clips are worth two processes; the judge of this one hears none of them."""
     levels = np.random.default_rng(0).random(40)
-    crew = Crew(workers=2)
-    beside = Asked(Meter(), crew, Recipe(Meter), tmp_path)
+    judge_pool = JudgePool(workers=2)
+    beside = Asked(Meter(), judge_pool, Recipe(Meter), tmp_path)
     try:
         assert beside.rate(clips(levels, 800)) == Meter().rate(clips(levels, 800))
         assert beside.judge.heard == []
-        assert crew.busy_s > 0
+        assert judge_pool.busy_s > 0
         assert beside.rate(clips([2.0, *levels], 800))[0] == {"level": 2.0}
         assert beside.judge.heard == ["c0"]  # one is not worth a process
     finally:
-        crew.close()
+        judge_pool.close()
     assert len((next(tmp_path.glob("*.jsonl"))).read_text().splitlines()) == 41
 
 
@@ -155,12 +155,12 @@ class Fatal(Meter):
 
 
 def test_the_death_of_a_process_is_told_in_one_line():
-    crew = Crew(workers=2)
+    judge_pool = JudgePool(workers=2)
     try:
         with pytest.raises(UsageError, match=r"was killed, most likely for want of memory.*workers 1"):
-            Asked(Fatal(), crew, Recipe(Fatal)).rate(clips(np.arange(40.0), 80))
+            Asked(Fatal(), judge_pool, Recipe(Fatal)).rate(clips(np.arange(40.0), 80))
     finally:
-        crew.close()
+        judge_pool.close()
     with pytest.raises(UsageError, match="was killed"), pool(2) as workers:
         workers.submit(os._exit, 9).result()
 
@@ -171,13 +171,13 @@ def test_large_weights_stay_in_one_place(monkeypatch):
     assert not weighs_too_much(judge, 2)
     monkeypatch.setattr("os.sysconf", lambda name: 1000 if "PAGES" in name else 64)
     assert weighs_too_much(judge, 2)
-    crew = Crew(workers=2)
+    judge_pool = JudgePool(workers=2)
     try:
-        assert Asked(judge, crew, Recipe(Meter)).rate(clips(np.arange(40.0) / 64))[32] == {"level": 0.5}
+        assert Asked(judge, judge_pool, Recipe(Meter)).rate(clips(np.arange(40.0) / 64))[32] == {"level": 0.5}
         assert len(judge.heard) == 40  # asked from a thread
-        assert crew.processes is None
+        assert judge_pool.processes is None
     finally:
-        crew.close()
+        judge_pool.close()
 
 
 def test_batches_of_one_length_hold_everything_once():

@@ -31,7 +31,7 @@ fewer: as many are lost where a run is killed."""
 LIBRARIES = ("torch", "transformers")  # which another version of may round otherwise
 
 
-class KeptScorer:
+class CachedScorer:
     """A scorer whose answers are kept in `folder`; what is there is not asked again.
 
     `fingerprint` says who the scorer is. Documents are asked in the order of what the model reads, so that those with a

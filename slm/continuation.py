@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slm.errors import UsageError
-from slm.generation.asking import length_s
+from slm.generation.arguments import length_s
 from slm.types import Codes
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from eval.conventions import CONVENTIONS
-from eval.kept import KeptScorer
 from eval.likelihoods import Likelihoods
 from eval.processes import OtherFailed, Processes
+from eval.score_cache import CachedScorer
 from slm.errors import UsageError
 from slm.types import CodeLogProbs
 from slm.units import deduplicate
@@ -51,11 +51,11 @@ def same(made, codes):
 def test_what_is_kept_is_not_asked_again(tmp_path):
     codes = random_codes(TOKENIZER, [5, 9, 1, 7])
     first, second = Asked(), Asked()
-    same(KeptScorer(first, "f", tmp_path).score_codes(codes), codes)
-    same(KeptScorer(second, "f", tmp_path).score_codes(codes[::-1]), codes[::-1])
+    same(CachedScorer(first, "f", tmp_path).score_codes(codes), codes)
+    same(CachedScorer(second, "f", tmp_path).score_codes(codes[::-1]), codes[::-1])
     assert (len(first.asked), len(second.asked)) == (4, 0)
     more = [*codes, *random_codes(TOKENIZER, [3], seed=7)]
-    same(KeptScorer(second, "f", tmp_path).score_codes(more), more)
+    same(CachedScorer(second, "f", tmp_path).score_codes(more), more)
     assert second.asked == [more[-1].codes.tobytes()]
 
 
@@ -63,18 +63,18 @@ def test_names_do_not_matter_and_equal_codes_are_asked_once(tmp_path):
     codes = random_codes(TOKENIZER, [5, 6])
     again = [replace(codes[0], id="other", num_samples=1), *codes]
     scorer = Asked()
-    same(KeptScorer(scorer, "f", tmp_path).score_codes(again), again)
+    same(CachedScorer(scorer, "f", tmp_path).score_codes(again), again)
     assert len(scorer.asked) == 2
 
 
 @pytest.mark.parametrize(("fingerprint", "precision"), [("g", None), ("f", "bf16")])
 def test_another_model_or_precision_starts_anew(tmp_path, fingerprint, precision):
     codes = random_codes(TOKENIZER, [5, 6])
-    KeptScorer(Asked(), "f", tmp_path).score_codes(codes)
+    CachedScorer(Asked(), "f", tmp_path).score_codes(codes)
     scorer = Asked()
     if precision:
         scorer.precision = precision
-    KeptScorer(scorer, fingerprint, tmp_path).score_codes(codes)
+    CachedScorer(scorer, fingerprint, tmp_path).score_codes(codes)
     assert len(scorer.asked) == 2
 
 
@@ -82,15 +82,15 @@ def test_a_kill_costs_the_part_that_was_being_scored(tmp_path):
     codes = random_codes(TOKENIZER, [6] * 20)
     killed = Asked(stop_after=3)
     with pytest.raises(KeyboardInterrupt):
-        KeptScorer(killed, "f", tmp_path, part_codes=48).score_codes(codes)
+        CachedScorer(killed, "f", tmp_path, part_codes=48).score_codes(codes)
     assert len(killed.asked) == 12
     rest = Asked()
-    same(KeptScorer(rest, "f", tmp_path, part_codes=48).score_codes(codes), codes)
+    same(CachedScorer(rest, "f", tmp_path, part_codes=48).score_codes(codes), codes)
     assert sorted(killed.asked + rest.asked) == sorted(c.codes.tobytes() for c in codes)
     first, second = Asked(stop_after=2), random_codes(TOKENIZER, [1_000] * 40, seed=1)  # of a CPU less than of a GPU
     first.device = "cpu"
     with pytest.raises(KeyboardInterrupt):
-        KeptScorer(first, "g", tmp_path).score_codes(second)
+        CachedScorer(first, "g", tmp_path).score_codes(second)
     assert len(first.asked) == 2 * 9
 
 
@@ -100,7 +100,7 @@ def test_common_beginnings_come_together(tmp_path):
     for i, c in enumerate(codes):
         c.codes[:6] = i % 2
     scorer = Asked()
-    KeptScorer(scorer, "f", tmp_path, part_codes=8 * 2 * 6).score_codes(codes)
+    CachedScorer(scorer, "f", tmp_path, part_codes=8 * 2 * 6).score_codes(codes)
     families = [asked[0] for asked in scorer.asked]
     assert families == sorted(families)
     assert scorer.calls == 2
@@ -113,9 +113,9 @@ def test_nan_is_not_kept(tmp_path):
         def score_codes(self, codes):
             return [replace(s, log_probs=s.log_probs * np.nan) for s in super().score_codes(codes)]
 
-    assert np.isnan(KeptScorer(Broken(), "f", tmp_path).score_codes(codes)[0].log_probs).all()
+    assert np.isnan(CachedScorer(Broken(), "f", tmp_path).score_codes(codes)[0].log_probs).all()
     scorer = Asked()
-    same(KeptScorer(scorer, "f", tmp_path).score_codes(codes), codes)
+    same(CachedScorer(scorer, "f", tmp_path).score_codes(codes), codes)
     assert len(scorer.asked) == 1
 
 
@@ -134,7 +134,7 @@ def test_clips_of_which_the_model_reads_the_same_are_one_and_tie(tmp_path):
     codes = random_codes(ArithmeticTokenizer(1), [4, 4, 4])
     slow = [replace(c, id=f"{c.id}-slow", codes=np.repeat(c.codes, 3, axis=0)) for c in codes]
     scorer = Deduplicated()
-    kept = KeptScorer(scorer, "f", tmp_path, part_codes=1)
+    kept = CachedScorer(scorer, "f", tmp_path, part_codes=1)
     table = Likelihoods.measure(kept, [*codes, *slow])
     scores = table.scores(CONVENTIONS["mean+eos"])
     assert [scores[c.id] for c in codes] == [scores[c.id] for c in slow]
@@ -146,29 +146,29 @@ def test_clips_of_which_the_model_reads_the_same_are_one_and_tie(tmp_path):
 
 def test_a_damaged_part_is_scored_again(tmp_path, capsys):
     codes = random_codes(TOKENIZER, [40] * 3)
-    KeptScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes)
+    CachedScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes)
     cut, flipped, _ = sorted(tmp_path.glob("*/part-*"))
     cut.write_bytes(cut.read_bytes()[:100])
     content = bytearray(flipped.read_bytes())
     content[len(content) // 3] ^= 255
     flipped.write_bytes(content)
     again, after = Asked(), Asked()
-    same(KeptScorer(again, "f", tmp_path, part_codes=1).score_codes(codes), codes)
+    same(CachedScorer(again, "f", tmp_path, part_codes=1).score_codes(codes), codes)
     assert len(again.asked) == 2
     assert capsys.readouterr().err.count("is damaged") == 2
-    same(KeptScorer(after, "f", tmp_path).score_codes(codes), codes)
+    same(CachedScorer(after, "f", tmp_path).score_codes(codes), codes)
     assert not after.asked
 
 
 def test_parts_say_what_made_them_and_other_versions_start_anew(tmp_path, monkeypatch):
     codes = random_codes(TOKENIZER, [5])
-    KeptScorer(Asked(), "f", tmp_path).score_codes(codes)
+    CachedScorer(Asked(), "f", tmp_path).score_codes(codes)
     said = pq.read_schema(next(tmp_path.glob("*/part-*"))).metadata
     assert said[b"torch"].decode().split("+")[0] == torch.__version__.split("+")[0]
     assert {b"transformers", b"precision", b"device"} <= said.keys()
-    monkeypatch.setattr("eval.kept.version", lambda library: "0.0")
+    monkeypatch.setattr("eval.score_cache.version", lambda library: "0.0")
     scorer = Asked()
-    KeptScorer(scorer, "f", tmp_path).score_codes(codes)
+    CachedScorer(scorer, "f", tmp_path).score_codes(codes)
     assert len(scorer.asked) == 1
 
 
@@ -196,12 +196,12 @@ def in_threads(work):
 
 def test_processes_share_the_work_and_all_know_the_whole(tmp_path):
     codes = random_codes(TOKENIZER, [3, 5, 7, 9, 11, 4, 6, 8])
-    KeptScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes[:2])
+    CachedScorer(Asked(), "f", tmp_path, part_codes=1).score_codes(codes[:2])
     barrier, board = threading.Barrier(3), {}
     scorers = [Asked() for _ in range(3)]
 
     def work(rank):
-        kept = KeptScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier, board))
+        kept = CachedScorer(scorers[rank], "f", tmp_path, "model", Threads(rank, 3, rank, barrier, board))
         return kept.score_codes(codes)
 
     made = in_threads(work)
@@ -227,7 +227,7 @@ def test_what_one_process_cannot_score_is_an_error_in_all(tmp_path, fault):
     def work(rank):
         processes = Threads(rank, 3, rank, barrier, board)
         with processes.together():
-            Likelihoods.measure(KeptScorer(scorers[rank], "f", tmp_path, "model", processes), codes)
+            Likelihoods.measure(CachedScorer(scorers[rank], "f", tmp_path, "model", processes), codes)
 
     made = in_threads(work)
     if isinstance(fault, Exception):
@@ -274,6 +274,6 @@ def test_what_a_model_reads_of_a_clip_is_made_once(tmp_path, is_kept, monkeypatc
     expected = lm.score_codes(codes)
     made, real = [], type(lm).document
     monkeypatch.setattr(type(lm), "document", lambda self, c: made.append(c.id) or real(self, c))
-    table = Likelihoods.measure(KeptScorer(lm, "f", tmp_path) if is_kept else lm, codes)
+    table = Likelihoods.measure(CachedScorer(lm, "f", tmp_path) if is_kept else lm, codes)
     assert sorted(made) == sorted(c.id for c in codes)
     assert table.sums.tolist() == [s.log_probs.sum(axis=0).tolist() for s in expected]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import train_lm
-from slm import alone
+from slm import run_lock
 from slm.errors import UsageError
 from slm.training import setup
 from slm.training.checkpoint import list_checkpoints
@@ -24,7 +24,7 @@ from tests.training.runs import ENV, ROOT, as_arguments, config
 HOLD = """
 import sys, time
 from pathlib import Path
-from slm.alone import held
+from slm.run_lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
@@ -47,7 +47,7 @@ def another_process(out: Path, **environment: str):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(alone, "HERE_S", 0.0)
+    monkeypatch.setattr(run_lock, "HERE_S", 0.0)
 
 
 def test_a_second_command_is_refused_until_the_first_is_killed(corpora, tmp_path):
@@ -56,15 +56,15 @@ def test_a_second_command_is_refused_until_the_first_is_killed(corpora, tmp_path
         refusal = rf"new/run is being written to by process {other.pid} on .*give another --out"
         with pytest.raises(UsageError, match=refusal):
             train_lm.main(config(corpora["two"], out, steps=2))
-        assert [path.name for path in out.iterdir()] == [alone.NAME]  # nothing was written
-    assert (out / alone.NAME).exists()  # as kill -9 leaves it
+        assert [path.name for path in out.iterdir()] == [run_lock.NAME]  # nothing was written
+    assert (out / run_lock.NAME).exists()  # as kill -9 leaves it
     train_lm.main(config(corpora["two"], out, steps=2))
     assert [step for step, _ in list_checkpoints(out)] == [2]
-    assert not (out / alone.NAME).exists()
+    assert not (out / run_lock.NAME).exists()
 
 
 def test_a_process_that_is_ending_is_waited_for(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(alone, "HERE_S", 60.0)
+    monkeypatch.setattr(run_lock, "HERE_S", 60.0)
     with another_process(tmp_path) as other:
         original = time.sleep
 
@@ -72,9 +72,9 @@ def test_a_process_that_is_ending_is_waited_for(tmp_path, monkeypatch, capfd):
             other.kill()
             original(0.05)
 
-        monkeypatch.setattr(alone.time, "sleep", sleep)
-        with alone.held(tmp_path):
-            assert f"process {os.getpid()} " in alone._named(alone._owner(tmp_path / alone.NAME))
+        monkeypatch.setattr(run_lock.time, "sleep", sleep)
+        with run_lock.held(tmp_path):
+            assert f"process {os.getpid()} " in run_lock._named(run_lock._owner(tmp_path / run_lock.NAME))
         monkeypatch.undo()
     assert f"waiting 60 s for process {other.pid}" in capfd.readouterr().err
 
@@ -86,16 +86,16 @@ def test_a_job_that_slurm_has_queued_again_is_not_refused_by_what_it_was(tmp_pat
             monkeypatch.setenv("SLURM_JOB_ID", job)
             monkeypatch.setenv("SLURM_RESTART_COUNT", count)
             if refused:
-                with pytest.raises(UsageError, match="is being written to"), alone.held(tmp_path):
+                with pytest.raises(UsageError, match="is being written to"), run_lock.held(tmp_path):
                     pass
             else:
-                with alone.held(tmp_path), another_is_refused(tmp_path):
+                with run_lock.held(tmp_path), another_is_refused(tmp_path):
                     pass
 
 
 @contextmanager
 def another_is_refused(out: Path):
-    code = HOLD.replace("with held", "import slm.alone as a; a.HERE_S = 0.0\nwith held")
+    code = HOLD.replace("with held", "import slm.run_lock as a; a.HERE_S = 0.0\nwith held")
     made = subprocess.run([sys.executable, "-c", code, str(out)], cwd=ROOT, env=ENV, capture_output=True, text=True)
     assert f"process {os.getpid()} on" in made.stderr
     yield
@@ -106,7 +106,7 @@ def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, capfd):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", no_locks)
-    with alone.held(tmp_path / "run"):
+    with run_lock.held(tmp_path / "run"):
         pass
     assert "has no locks (No locks available): start no second command" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []  # what was made and stayed empty is gone again
@@ -115,7 +115,7 @@ def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, capfd):
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out, message in [("file", "is a file; give a folder"), ("file/run", "cannot be written to: Not a directory")]:
-        with pytest.raises(UsageError, match=message), alone.held(tmp_path / out):
+        with pytest.raises(UsageError, match=message), run_lock.held(tmp_path / out):
             pass
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -58,7 +58,7 @@ def _answer_there(recipe: Recipe, question: str, items: Sequence[Any]) -> tuple[
     return _answer(_own(recipe), question, items, time.process_time)
 
 
-class Crew:
+class JudgePool:
     """`workers` processes (0: one for each CPU; 1: none beside this one), begun when there is enough to do for them:
     at once where they are begun already. `busy_s` is what all judges took together: of a processor in processes of
     their own, where others may have it in between, and by the clock in this one."""
@@ -166,10 +166,10 @@ def weighs_too_much(judge: Judge, copies: int) -> bool:
 
 
 class Asked:
-    """A judge as benchmarks see it: what it has said before is looked up, the rest is the crew's work."""
+    """A judge as benchmarks see it: what it has said before is looked up, the rest is the pool's work."""
 
-    def __init__(self, judge: Judge, crew: Crew, recipe: Recipe | None = None, folder: Path | None = None):
-        self.judge, self.crew, self.recipe, self.folder = judge, crew, recipe, folder
+    def __init__(self, judge: Judge, judge_pool: JudgePool, recipe: Recipe | None = None, folder: Path | None = None):
+        self.judge, self.judge_pool, self.recipe, self.folder = judge, judge_pool, recipe, folder
         self.name = judge.name
         self._answers: dict[str, Answers] = {}
         self._asked: dict[tuple[str, str], Callable[[], None]] = {}
@@ -186,7 +186,7 @@ class Asked:
         keys, wanted = distinct(items)
         asked = {key: self._asked[question, key] for key in wanted if (question, key) in self._asked}
         new = [key for key in wanted if key not in answers.known and key not in asked]
-        later = self.crew.ask(self.judge, self.recipe, question, [wanted[key] for key in new])
+        later = self.judge_pool.ask(self.judge, self.recipe, question, [wanted[key] for key in new])
 
         @cache
         def learn() -> None:
