@@ -1,5 +1,5 @@
 # make quickstart   the whole job on real and synthetic speech, in minutes on two CPU cores
-# make study        tokenizers, patterns and units against each other, in half an hour (docs/study.md)
+# make study        tokenizers, patterns and units against each other, in 20 minutes (docs/study.md)
 # make test         lint, types, tests
 # make test-all     also the tests that take a minute each: DeepSpeed, Ray, TWIST, more kills, more processes
 PYTHON ?= python3
