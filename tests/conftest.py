@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rights import nothing_is_closed
+
 LONG = (
     "test_twist_from_a_text_model", "test_kill_9_and_start_again", "agree_with_one_process", "agrees_with_one_process",
     "test_from_recordings_to", "test_a_ray_cluster", "test_kills_at_random", "test_fitting_k_means", "dac-bf16",
@@ -33,7 +35,7 @@ def unprivileged():
     """A folder that all can enter, and nobody's rights: root may read everything."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    root = os.geteuid() == 0
+    root = nothing_is_closed()
     try:
         yield folder, lambda: os.seteuid(65534) if root else None
     finally:

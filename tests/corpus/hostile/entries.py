@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.corpus.hostile.base import CASES, Case, Heard, case, encoded, sound
+from tests.rights import nothing_is_closed
 
 THREE_HOURS, WINDOWS = "three hours.wav", 18
 
@@ -42,9 +43,9 @@ def entries() -> None:
     case("a link.wav", lambda path: path.symlink_to("same.wav"), Heard("same.wav"))
     for name in ("loop", "loop of two", "empty folder", ".hidden.wav", "notes.txt"):
         CASES[name] = Case(_ENTRIES[name], None)
-    secret = Heard("secret.wav") if os.geteuid() == 0 else "no permission to read"
+    secret = Heard("secret.wav") if nothing_is_closed() else "no permission to read"
     case("secret.wav", _put_secret, secret)
-    if os.geteuid():  # whom nothing is closed to finds its files
+    if not nothing_is_closed():  # else its files are found
         case("closed folder.wav", _put_closed_folder, "no permission to read")
 
 
