@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -167,23 +165,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{path} is not a JSON object; remove it and make it again")
     return value
-
-
-def check_folder(out: Path, option: str = "--out", written: bool = True) -> None:
-    """UsageError where a file stands in the way of the folder to write, or it may not be written to. One that is not
-    sure to be `written` need not be writable where it is there."""
-    for path in (out, *out.parents):
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{option} {out}: {path} is a file; give a folder")
-    there = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
-    if not written and there == out:
-        return
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=there))  # permissions do not tell: what a root user may, /proc refuses
-    except OSError as error:
-        raise UsageError(
-            f"{option} {out}: {there} cannot be written to ({error.strerror}); give another folder"
-        ) from None
 
 
 def versions() -> dict[str, str]:

@@ -115,8 +115,9 @@ class EvalConfig:
 
 def main(config: EvalConfig) -> int:
     """Every benchmark checks its material before a model is loaded; results are kept after each benchmark."""
-    from eval.results import check_corpus, check_folder, read_object
+    from eval.results import check_corpus, read_object
     from slm.devices import choose_device
+    from slm.files import check_folder
 
     if is_reconstruction(config):
         from eval.reconstruction.command import main as reconstruct

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
 from eval.processes import ALONE, Processes
-from eval.results import check_folder
 from slm.corpus.sources.base import readable
 from slm.data.store import CodeStore
 from slm.devices import available_cores
 from slm.errors import UsageError
-from slm.files import locked, read_json_lines, write_text
+from slm.files import check_folder, locked, read_json_lines, write_text
 from slm.types import Codes, stable_hash
 
 if TYPE_CHECKING:

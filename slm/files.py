@@ -7,10 +7,13 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from slm.errors import UsageError
 
 
 def _temporary(path: Path) -> Path:
@@ -74,6 +77,36 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         _sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(out: Path, option: str = "--out", written: bool = True) -> None:
+    """UsageError where a file stands in the way of the folder to write, or it may not be written to. One that is not
+    sure to be `written` need not be writable where it is there."""
+    there = _lowest_folder(out, f"{option} {out}")
+    if written or there != out:
+        _check_writable(there, f"{option} {out}")
+
+
+def check_new_file(out: Path | str, why: str = "") -> None:
+    """UsageError where the file to write is there already (`why` that matters) or cannot be made."""
+    if os.path.lexists(out) or not str(out):
+        raise UsageError(f"--out {out} exists{why}; choose another name or remove it" if str(out) else "--out is empty")
+    _check_writable(_lowest_folder(Path(out).parent, f"--out {out}"), f"--out {out}")
+
+
+def _lowest_folder(out: Path, named: str) -> Path:
+    """The lowest of `out` and the folders above it that is there."""
+    there = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
+    if there.exists() and not there.is_dir():
+        raise UsageError(f"{named}: {there} is a file; give a folder")
+    return there
+
+
+def _check_writable(folder: Path, named: str) -> None:
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=folder))  # permissions do not tell: what a root user may, /proc refuses
+    except OSError as error:
+        raise UsageError(f"{named}: {folder} cannot be written to ({error.strerror}); give another folder") from None
 
 
 @contextmanager

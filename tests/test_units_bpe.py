@@ -132,6 +132,8 @@ def test_wrong_use_is_one_clear_line(bpe, tmp_path):
         UnitBPE.train(some_documents(), SIZES, 8)
     with pytest.raises(UsageError, match=r"give no more than \d+ units: lower vocab_size"):
         UnitBPE.train(some_documents(count=1), SIZES, 5000)
+    with pytest.raises(UsageError, match=r"give no more than \d+ units: lower vocab_size"):
+        UnitBPE.train(some_documents(count=1), SIZES, 2**40)
     with pytest.raises(UsageError, match="no two codes that follow each other"):
         UnitBPE.train([np.array([[3]]), np.zeros((0, 1), int)], (5,), 6)
     with pytest.raises(UsageError, match="unit BPE takes 952,804 codes of all codebooks together, not 2,000,000"):
@@ -222,6 +224,8 @@ def test_without_a_number_of_clips_there_are_codes_enough(tmp_path, monkeypatch,
         (["--vocab-size", "32"], "leaves no room"),
         (["--vocab-size", "60", "--dedup"], "dedup takes one codebook, not 2"),
         (["--vocab-size", "60", "--max-documents", "0"], "must be at least 1"),
+        (["--vocab-size", "60", "--seed=-1"], "--seed must be 0 or more"),
+        (["--vocab-size", "60", "--out", "/proc/a.model"], "/proc cannot be written to"),
     ],
 )
 def test_the_command_refuses_wrong_use_and_writes_nothing(tmp_path, capsys, args, message):

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.abx import ABX
 from eval.benchmarks.base import Setup
-from eval.results import check_folder
 from slm.config import run_command
 from slm.errors import UsageError
-from slm.files import write_json
+from slm.files import check_folder, write_json
 
 if TYPE_CHECKING:
     from slm.tokenizers.base import Tokenizer

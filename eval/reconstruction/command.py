@@ -48,7 +48,7 @@ NO_MODEL = {"pattern": {"name": "none: no model"}, "dedup": False}
 def main(config: EvalConfig) -> None:
     """Material and names are checked first; results are kept after each tokenizer. One that fails costs itself only:
     that is told at once and at the end, by UsageError or StoppedError."""
-    from eval.results import check_folder
+    from slm.files import check_folder
 
     out, settings = Path(config.out), config.reconstruction
     check_folder(out)

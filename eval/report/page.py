@@ -18,9 +18,9 @@ from eval.benchmarks.base import MODEL
 from eval.report import wording
 from eval.report.drawing import Chart, draw_lines, draw_waveform, is_recording
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
-from eval.results import check_folder, read_results
+from eval.results import read_results
 from slm import __version__
-from slm.files import read_json_lines, write_text
+from slm.files import check_folder, read_json_lines, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked

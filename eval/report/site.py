@@ -20,10 +20,9 @@ from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, tr
 from eval.report.rows import CHANCE, headline_score
 from eval.report.samples import MAX_SAMPLES, count_missing, make_samples
 from eval.report.taxonomy import make_entries, make_facets
-from eval.results import check_folder
 from slm import __version__
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import check_folder, write_text
 
 ASSETS = ("site/site.js", "site/plots.js", "script.js")
 

@@ -98,11 +98,12 @@ def clip_features(
             samples = read_clip(clip, rate)
             if len(samples) and (fault := audio_fault(samples)):
                 raise AudioError(fault)  # which would be in all centroids
+            if job.encoder.num_frames(len(samples)) < 1:
+                raise AudioError(f"too short: {len(samples)} samples at {rate} Hz are less than one frame")
         except AudioError as error:
             job.report(f"left out: {clip.id} ({clip.path}): {error}")
             continue
-        if job.encoder.num_frames(len(samples)) > 0:
-            yield number, AudioClip(clip.id, samples, rate), job.encoder.windows(samples)
+        yield number, AudioClip(clip.id, samples, rate), job.encoder.windows(samples)
 
 
 def sample_hash(clip: AudioClip) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from slm.devices import choose_device
 from slm.errors import UsageError
+from slm.files import check_new_file
 from slm.types import stable_hash
 
 if TYPE_CHECKING:
@@ -62,18 +63,10 @@ class FitConfig:
         for name in ("k", "restarts", "iterations", "max_frames", "passes", "batch_frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"--{name} must be at least 1, not {value}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be in [0, 2^63), not {self.seed}")
         if isinstance(self.layer, list) and len(self.layer) > 1 and "{layer}" not in self.out:
             raise UsageError(f"--out {self.out}: several layers are several files; write {{layer}} in their name")
-        if self.state_folder.exists():
-            return
-        layers = self.layer if isinstance(self.layer, list) else [self.layer]
-        for out in {self.out.replace("{layer}", str(layer)) for layer in layers}:
-            if Path(out).exists():
-                raise UsageError(f"--out {out} exists: codes may depend on it; choose another name or remove it")
-
-    @property
-    def state_folder(self) -> Path:
-        return Path(f"{self.out}.fit")
 
 
 def fit(config: FitConfig) -> None:
@@ -88,8 +81,9 @@ def fit(config: FitConfig) -> None:
         raise UsageError(f"--device {device} has no float64, in which k-means sums: give cpu or cuda")
     given = {"encoder": config.encoder, "layer": config.layer, "input_norm": config.input_norm}
     settings = encoder_settings(config.tokenizer, given)
-    clips = _list_clips(config)
     encoder = kmeans_class(config.tokenizer).make_encoder(**settings, device=device)
+    _check_max_frames(config, len(encoder.layers))
+    clips = _list_clips(config)
     request = asdict(config) | {
         "device": device,
         "clips": stable_hash([[clip.id, str(clip.path), clip.start_s, clip.end_s] for clip in clips]),
@@ -99,14 +93,25 @@ def fit(config: FitConfig) -> None:
         name: getattr(config, name)
         for name in ("tokenizer", "out", "k", "seed", "restarts", "iterations", "max_frames", "batch_frames", "passes")
     }
-    state = FitState(config.state_folder, request)
+    state = FitState(Path(f"{config.out}.fit"), request)
     job = Job(settings=settings, encoder=encoder, clips=clips, device=device, state=state, report=_say, **options)
+    if not state.has_begun:
+        for layer in encoder.layers:
+            check_new_file(job.out_of(layer), ": codes may depend on it")
     if config.batch_frames is None:
         fit_held(job)
     else:
         fit_stream(job, config.batch_frames)
     state.remove()
     print(f"{time.monotonic() - started:.0f} s")
+
+
+def _check_max_frames(config: FitConfig, layers: int) -> None:
+    if config.max_frames // layers < config.k:
+        shared = f", shared among {layers} layers," if layers > 1 else ""
+        raise UsageError(
+            f"--max_frames {config.max_frames}{shared} cannot make {config.k} clusters: give more or a smaller --k"
+        )
 
 
 def _say(line: str) -> None:
@@ -136,8 +141,7 @@ class ImportConfig:
     """The safetensors file to write; it must not exist yet."""
 
     def __post_init__(self) -> None:
-        if Path(self.out).exists():
-            raise UsageError(f"--out {self.out} exists: choose another name or remove it")
+        check_new_file(self.out)
 
 
 def import_kmeans(config: ImportConfig) -> None:

@@ -25,7 +25,7 @@ class FitState:
     def __init__(self, folder: Path, request: Mapping[str, Any]):
         self.folder, self._saved = folder, time.monotonic()
         self._file, self._request = folder / "request.json", json.loads(json.dumps(request))
-        if not self._file.is_file():
+        if not self.has_begun:
             return
         found = read_json(self._file)
         if found != self._request:
@@ -35,9 +35,14 @@ class FitState:
                 "with it, or remove the folder to begin anew"
             )
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether files that are there already may be this fit's own."""
+        return self._file.is_file()
+
     def begin(self) -> None:
         """Claim the folder, before anything is written that another command must not go on with."""
-        if not self._file.is_file():
+        if not self.has_begun:
             write_json(self._file, self._request)
 
     def due(self) -> bool:

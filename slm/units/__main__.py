@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slm.config import Command, run_one_of
 from slm.errors import UsageError
+from slm.files import check_new_file
 from slm.units.bpe import LONGEST_SENTENCE, UnitBPE
 from slm.units.units import Units
 
@@ -46,8 +46,9 @@ class BPEConfig:
     def __post_init__(self) -> None:
         if self.max_documents is not None and self.max_documents < 1:
             raise UsageError(f"--max_documents must be at least 1, not {self.max_documents}")
-        if Path(self.out).exists():
-            raise UsageError(f"--out {self.out} exists: models may depend on it; choose another name or remove it")
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        check_new_file(self.out, ": models may depend on it")
 
 
 def train(config: BPEConfig) -> None:

@@ -104,7 +104,7 @@ class UnitBPE:
                 sentence_iterator=_kept_failure(_sentences(documents, alphabet, sizes), failure),
                 model_writer=model,
                 model_type="bpe",
-                vocab_size=vocab_size + _NUM_SPECIAL,
+                vocab_size=min(vocab_size + _NUM_SPECIAL, 2**31 - 1),  # an int of C: more is refused as too many
                 control_symbols=[about],
                 unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1,
                 character_coverage=1.0,

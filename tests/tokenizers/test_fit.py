@@ -227,6 +227,10 @@ def test_several_layers_are_fitted_in_one_pass(folder: Path, tmp_path: Path) -> 
         (["--layer", "[1,3]"], "several layers are several files"),
         (["--batch_frames", "0"], "--batch_frames must be at least 1"),
         (["--k", "5000"], "frames cannot make 5000 clusters"),
+        (["--k", "12", "--max_frames", "11"], "--max_frames 11 cannot make 12 clusters"),
+        (["--seed", str(2**63)], "--seed must be in"),
+        (["--out", "/proc/centroids"], "--out /proc/centroids: /proc cannot be written to"),
+        (["--out", f"{__file__}/{{layer}}"], "test_fit.py is a file; give a folder"),
         (["--input_norm", "none"], "--input_norm has no meaning for logmel-kmeans"),
     ],
 )
@@ -238,6 +242,17 @@ def test_wrong_use_is_one_line(
     assert complaint in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir()), "a mistake stands in the way of its correction"
+
+
+@pytest.mark.parametrize("args", [LLOYD, STREAM])
+def test_what_is_there_is_neither_passed_over_nor_written_over(
+    folder: Path, tmp_path: Path, args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the name of the file comes from the encoder's own layer, which nobody named."""
+    (tmp_path / "centroids-0").write_text("another's")
+    assert run("--audio", str(folder), *args, "--out", str(tmp_path / "centroids-{layer}")) == 2
+    assert "centroids-0 exists: codes may depend on it" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["another's"]
 
 
 @pytest.mark.parametrize("args", [LLOYD, STREAM])
@@ -254,8 +269,11 @@ def test_a_clip_of_no_audio_is_not_in_the_centroids(
     samples = real_clips(16_000, 1)[0].samples.copy()
     samples[1000] = 1e30
     soundfile.write(poisoned / "loud.wav", samples, 16_000, subtype="FLOAT")
+    soundfile.write(poisoned / "short.wav", samples[2000:2160], 16_000)
     assert run(*audio, *args, "--out", str(tmp_path / "with")) == 0
-    assert "left out: loud" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "left out: loud" in told
+    assert f"left out: short ({poisoned / 'short.wav'}): too short: 160 samples at 16000 Hz are less than" in told
     made, wanted = Centroids.load(tmp_path / "with"), Centroids.load(tmp_path / "without")
     assert made.metadata["clips"] == wanted.metadata["clips"] == 3
     assert made.centroids.isfinite().all()

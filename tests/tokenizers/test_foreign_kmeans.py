@@ -147,13 +147,14 @@ def test_import_writes_safetensors(tmp_path: Path, model: Any, capsys: pytest.Ca
 
     joblib.dump(model, tmp_path / "km.bin")
     out = tmp_path / "km.safetensors"
-    for status in (0, 2):
+    for file, status in ((out, 0), (out, 2), (out / "km", 2)):
         with pytest.raises(SystemExit) as exit:
-            main(["import-kmeans", "--file", str(tmp_path / "km.bin"), "--out", str(out)])
+            main(["import-kmeans", "--file", str(tmp_path / "km.bin"), "--out", str(file)])
         assert exit.value.code == status
     printed = capsys.readouterr()
     assert "9 centroids of 6" in printed.out
     assert "exists" in printed.err
+    assert "km.safetensors is a file; give a folder" in printed.err
     made = Centroids.load(out)
     assert np.array_equal(made.centroids.numpy(), model.cluster_centers_)
     assert made.mean.tolist() == [0] * 6
