@@ -104,7 +104,9 @@ def _lowest_folder(out: Path, named: str) -> Path:
 
 def _check_writable(folder: Path, named: str) -> None:
     try:
-        os.rmdir(tempfile.mkdtemp(dir=folder))  # permissions do not tell: what a root user may, /proc refuses
+        # Permissions do not tell: what a root user may, /proc refuses. A file without a name: killed, nothing is left.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(f"{named}: {folder} cannot be written to ({error.strerror}); give another folder") from None
 

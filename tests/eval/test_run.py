@@ -320,7 +320,7 @@ def test_broken_files_are_wrong_use(root, lm):
 def test_a_folder_that_may_not_be_written_to_is_refused_and_a_shared_cache_may_be_such(root, lm, monkeypatch):
     cache = root.parent / "cache"
     main(config(root, benchmarks="swuggy", baselines="no", cache=str(cache)))
-    plain = tempfile.mkdtemp
+    plain = tempfile.TemporaryFile
 
     def refused(locked):
         def make(*, dir):
@@ -331,7 +331,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_and_a_shared_cache_may_b
         return make
 
     for locked, named in ((root.parent, "--out .*new/out: .* cannot be written to .Permission denied"), (cache, None)):
-        monkeypatch.setattr(tempfile, "mkdtemp", refused(locked))
+        monkeypatch.setattr(tempfile, "TemporaryFile", refused(locked))
         with pytest.raises(UsageError, match=named) if named else nullcontext():
             main(config(root, benchmarks="swuggy", out=str(root.parent / "new/out"), baselines="no", cache=str(cache)))
     with pytest.raises(UsageError, match=r"--cache .*cache: .* cannot be written to"):
