@@ -127,7 +127,8 @@ def _check_enough(
     reasons += [f"{n} sentence designs: {why}" for why, n in sieve.left_out.most_common(5)]
     made = f"only {len(lexical)} lexical" + (f" and {len(syntactic)} syntactic" if has_grammar else "")
     why = f" (left out: {'; '.join(reasons)})" if reasons else ""
-    remedy = f"ask for --pairs {fewest} or fewer" if fewest else "give more words, or --grammar none for words alone"
+    alone = ", or --grammar none for words alone" if has_grammar and lexical else ""
+    remedy = f"ask for --pairs {fewest} or fewer" if fewest else f"give more words{alone}"
     raise UsageError(f"{made} pairs could be made and matched in duration{why}: {remedy}")
 
 

@@ -19,7 +19,10 @@ COLUMNS = {
 }
 _HEADER = "its first line must name the columns: word, and if you have them frequency and pronunciation"
 ELIDING = ("ca", "fr", "it")
-WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+# Vowel signs, tone marks and decomposed accents are no letters to `re`, nor are the joiners of Persian and Hindi.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M") + "\u200c\u200d"
+_LETTERS = rf"[^\W\d_](?:[^\W\d_]|[{_MARKS}])*"
+WORD = re.compile(rf"{_LETTERS}(?:['’-]{_LETTERS})*")
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def test_pronunciations_of_the_lexicon_are_what_is_said(tmp_path):
 
 def test_too_few_pairs_say_why(sources, tmp_path):
     (tmp_path / "few.csv").write_text("word\nba\nkadon\nmiresa\n")
-    with pytest.raises(UsageError, match=r"only 0 lexical .*1 words: under 4 or over 15 phonemes.*give more words"):
+    with pytest.raises(UsageError, match=r"only 0 lexical .*1 words: under 4 or over 15 phonemes.*give more words$"):
         make(tmp_path / "out", lexicon=str(tmp_path / "few.csv"), grammar="none")
     assert not (tmp_path / "out").exists()
     (tmp_path / "text.txt").write_text(" ".join(WORDS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import unicodedata
 from collections import Counter
 from itertools import combinations, islice, product
 from types import SimpleNamespace
@@ -220,6 +221,8 @@ def test_a_lexicon_that_is_no_text_is_refused(tmp_path):
 def test_words_of_transcripts_by_hand(tmp_path):
     assert words_of("84-121-0000 IT'S, well-known L’été 3rd!") == ["it's", "well-known", "l'été"]
     assert words_of("L’été d'abord", "fr") == ["été", "abord"]
+    assert words_of(unicodedata.normalize("NFD", "Fenêtre, l'été.")) == ["fenêtre", "l'été"]
+    assert words_of("किताब विद्यालय। நூல் می\u200cرود") == ["किताब", "विद्यालय", "நூல்", "می\u200cرود"]
     folder = tmp_path / "texts/deep"
     folder.mkdir(parents=True)
     (tmp_path / "texts/a.txt").write_text("One two\ntwo", encoding="utf-8")
