@@ -223,7 +223,7 @@ def told_time(found: Found, bench: Bench) -> str:
     """What took how long, and how much of it an earlier run had done."""
     if not found.time["pieces"]:
         return "all had been judged before"
-    before, time_s = len(found.judged) - int(found.time["pieces"]), found.time
+    before, time_s = int(found.time["before"]), found.time
     return (
         f"{time_s['clock']:.1f} s (tokenizer {time_s['tokenizer']:.1f} s, metrics {time_s['metrics']:.1f} s in "
         f"{bench.opinions.judges.workers} processes)" + (f"; {before:,} had been judged before" if before > 0 else "")

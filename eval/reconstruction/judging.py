@@ -129,7 +129,7 @@ def begin_domain(source: Source, pieces: Sequence[Piece], found: Found, bench: B
         wanted = len(found.samples) + len(rest) < bench.settings.samples
         if not _recalled(piece, kept, source, found, keep if wanted else None):
             rest.append(piece)
-    found.time = {"tokenizer": 0.0, "metrics": 0.0, "pieces": len(rest)}
+    found.time = {"tokenizer": 0.0, "metrics": 0.0, "pieces": len(rest), "before": len(pieces) - len(rest)}
     found.progress = Progress(f"reconstruction: {found.name}", "recordings judged")
     while rest:
         size = CHUNK if found.common or bench.settings.alignment != "constant" else FIRST

@@ -25,8 +25,8 @@ _TRUTH = re.compile(rf"(?<![^/_.\- ])(?:{'|'.join(NAMES)})(?![^/_.\- ])", re.IGN
 
 
 def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Piece]], dict[str, list[LeftOut]]]:
-    """System -> its pieces, each with `made`; and system -> the files left out: its own, and those that are nobody's,
-    having no ground truth.
+    """System -> its pieces, each with `made`; and system -> the files left out: its own, those that it lacks in a
+    domain where it has others, and those that are nobody's, having no ground truth.
 
     UsageError where no pair is found.
     """
@@ -34,10 +34,13 @@ def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Pie
     texts = texts_of(data)
     systems: dict[str, list[Piece]] = {}
     used: set[str] = set()
+    shared: list[tuple[str, str, set[str]]] = []  # ground truth of anything made: its domain, the systems that made it
     for truth in [name for name in files if _TRUTH.search(name)]:
         domain = domain_of(Path(truth), settings.domain)
+        shared.append((truth, domain, set()))
         for system, name in _made_of(truth, files):
             used |= {truth, name}
+            shared[-1][2].add(system)
             path = files[truth]
             text = texts.get(path.resolve(), "")
             systems.setdefault(system, []).append(Piece(name, path, domain, text=text, made=files[name]))
@@ -53,17 +56,29 @@ def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Pie
     for system in sorted(systems):
         taken, broken = first_of_each(systems[system], settings)
         made[system], left = in_pieces(taken, settings.cut_s)
-        left_out[system] = [*nobodys, *broken, *left]
+        domains = {piece.domain for piece in systems[system]}
+        lacking = [LeftOut(_place_of(truth, system), f"nothing of {system} beside {truth}")
+                   for truth, domain, by in shared if by and system not in by and domain in domains]  # fmt: skip
+        left_out[system] = [*nobodys, *lacking, *broken, *left]
     if not any(made.values()):
         first = left_out[min(left_out)][-1]
         raise UsageError(f"no pair in {data} can be judged; {first.item}: {first.reason}")
     return made, left_out
 
 
+def _around(truth: str) -> tuple[str, str]:
+    """What stands in a ground truth's path before and after the word for it."""
+    word = list(_TRUTH.finditer(truth))[-1]
+    return truth[: word.start()], truth[word.end() :]
+
+
+def _place_of(truth: str, system: str) -> str:
+    return system.join(_around(truth))
+
+
 def _made_of(truth: str, files: dict[str, Path]) -> Iterator[tuple[str, str]]:
     """(system, file) of everything that differs from the ground truth's path in that word alone."""
-    word = list(_TRUTH.finditer(truth))[-1]
-    before, after = truth[: word.start()], truth[word.end() :]
+    before, after = _around(truth)
     for name in files:
         system = name[len(before) : len(name) - len(after)]
         fits = name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)

@@ -124,6 +124,10 @@ def test_a_finished_run_makes_nothing_again_and_a_changed_recording_is_new(run, 
     assert tokenizer.heard == []
     assert told(again) == told(first)
     assert "all had been judged before" in capsys.readouterr().err
+    write(data / "11.wav", np.zeros(1600), 8000)  # left out, and so never kept
+    for _ in range(2):
+        run(tmp_path / "out")
+        assert "11 had been judged before" in capsys.readouterr().err
     write(data / "11.wav", noise(99, 0.02, 1600), 8000)
     _, tokenizer = run(tmp_path / "out")
     assert tokenizer.heard[1:] == [1600]

@@ -46,13 +46,16 @@ def test_a_pair_is_read_on_both_sides_and_each_system_has_its_own_broken_files(t
             write(tmp_path / f"{system}/{i}.wav", noise(i, length=8_000))
     (tmp_path / "ground_truth/0.wav").write_text("no audio")
     (tmp_path / "one/1.wav").write_text("no audio")
+    for lone in ("ground_truth/4.wav", "one/4.wav", "ground_truth/music/5.wav", "one/music/5.wav"):
+        write(tmp_path / lone, noise(4, length=8_000))  # `other` does no music, and lacks one of the rest
     systems, left_out = find_pairs(tmp_path, Reconstruction(max_files=2))
     assert {s: [p.id for p in pieces] for s, pieces in systems.items()} == {
-        "one": ["one/2", "one/3"], "other": ["other/1", "other/2"]
+        "one": ["one/2", "one/3", "one/music/5"], "other": ["other/1", "other/2"]
     }  # fmt: skip
     assert [left.item for left in left_out["one"]] == ["one/0", "one/1"]
-    assert [left.item for left in left_out["other"]] == ["other/0"]
-    assert left_out["other"][0].reason.startswith("ground truth: ")
+    assert [left.item for left in left_out["other"]] == ["other/4", "other/0"]
+    assert left_out["other"][0].reason == "nothing of other beside ground_truth/4"
+    assert left_out["other"][1].reason.startswith("ground truth: ")
 
 
 def test_each_domain_names_its_own_broken_files(monkeypatch, recordings, tmp_path):
