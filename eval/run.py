@@ -101,8 +101,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.bootstrap < 1:
             raise UsageError("--bootstrap must be 1 or more")
-        if self.seed < 0:
-            raise UsageError("--seed must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError("--seed must be in [0, 2^63)")
         if not self.split.strip():
             raise UsageError("--split is empty: give the name of a split, such as dev or test")
         if self.batch_steps is not None and self.batch_steps < 1:

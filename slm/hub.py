@@ -86,3 +86,7 @@ def _hub_errors(repo_id: str, kind: Kind) -> Iterator[None]:
         raise UsageError(f"the hub refuses {repo_id}: {reason}; check the token's rights and the name") from None
     except (errors.HTTPError, OSError) as error:
         raise UsageError(f"the hub cannot be reached ({error}): go on with the same command later") from None
+    except ValueError as error:  # what is no JSON but a proxy's page; a token that no header can hold
+        raise UsageError(
+            f"the hub cannot be spoken with ({error}): check HF_ENDPOINT, the token, and if a proxy answers instead"
+        ) from None

@@ -37,8 +37,8 @@ class ShowConfig:
             raise UsageError(f"--seconds must be positive, not {self.seconds:g}")
         if self.seconds > LONGEST_S:
             raise UsageError(f"--seconds must be at most {LONGEST_S}, which are held in memory, not {self.seconds:g}")
-        if self.seed < 0:
-            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be in [0, 2^63), not {self.seed}")
         how = (f for f in fields(self) if f.name in ("device", "seconds", "seed"))
         asked = [f.name for f in how if getattr(self, f.name) != f.default]
         if asked and not self.measure:

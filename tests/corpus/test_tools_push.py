@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -144,6 +145,7 @@ def test_what_is_not_whole_is_not_pushed(corpus, hub, capsys):
         (errors.LocalTokenNotFoundError("no token"), "no token for the hub: run `hf auth login`, or set HF_TOKEN"),
         (errors.OfflineModeIsEnabled("offline"), "the hub is switched off by HF_HUB_OFFLINE: unset it to push"),
         (errors.HTTPError("Connection refused"), "the hub cannot be reached (Connection refused)"),
+        (json.JSONDecodeError("no value", "<html>", 0), "the hub cannot be spoken with (no value: line 1 column 1"),
         (ConnectionResetError("reset"), "the hub cannot be reached (reset): go on with the same command later"),
     ],
 )

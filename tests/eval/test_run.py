@@ -378,8 +378,13 @@ def test_an_empty_split_is_none():
              partial(MinimalPairsConfig, "out")]
 )  # fmt: skip
 def test_a_seed_below_zero_is_refused_by_every_command(make):
-    with pytest.raises(UsageError, match="--seed must be 0 or more"):
+    with pytest.raises(UsageError, match="--seed must be "):
         make(seed=-1)
+
+
+def test_a_seed_that_torch_cannot_take_is_refused_before_the_work():
+    with pytest.raises(UsageError, match=r"--seed must be in \[0, 2\^63\)"):
+        EvalConfig("swuggy", "out", seed=2**63)
 
 
 def test_the_script_runs_from_anywhere(tmp_path):

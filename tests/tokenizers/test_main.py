@@ -118,7 +118,7 @@ def test_the_page_of_one(capsys: pytest.CaptureFixture[str]) -> None:
         (["mimi", "--seconds", "5"], "--seconds says how to measure: give --measure too"),
         (["mimi", "--measure", "--seconds", "0"], "--seconds must be positive"),
         (["mimi", "--measure", "--seconds", "1e9"], "--seconds must be at most 10800"),
-        (["mimi", "--measure", "--seed", "-1"], "--seed must be 0 or more"),
+        (["mimi", "--measure", "--seed", str(2**63)], "--seed must be in [0, 2^63), not 9223372036854775808"),
         (["--quantizer", ""], "unknown quantizer ''"),
         (["--json", "--markdown"], "give one of them"),
         (["soundstream", "--measure"], "soundstream is known, but not loaded by slm"),
