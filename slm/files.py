@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -79,6 +80,14 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_local(path: Path | str, named: str) -> None:
+    """UsageError for a URL, for which a folder `s3:` would be made here. What a `Path` leaves of one is known too."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise UsageError(
+            f"{named} is a URL: give a folder of this machine (tokenize_corpus.py and slm.corpus alone work at URLs)"
+        )
+
+
 def check_folder(out: Path, option: str = "--out", written: bool = True) -> None:
     """UsageError where a file stands in the way of the folder to write, or it may not be written to. One that is not
     sure to be `written` need not be writable where it is there."""
@@ -96,6 +105,7 @@ def check_new_file(out: Path | str, why: str = "") -> None:
 
 def _lowest_folder(out: Path, named: str) -> Path:
     """The lowest of `out` and the folders above it that is there."""
+    check_local(out, named)
     there = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
     if there.exists() and not there.is_dir():
         raise UsageError(f"{named}: {there} is a file; give a folder")

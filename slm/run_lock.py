@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import UsageError
+from slm.files import check_local
 
 NAME = ".run.lock"
 HERE_S = 5.0
@@ -34,6 +35,7 @@ def held(out: Path) -> Iterator[None]:
 
     UsageError names the process that has it, or says why the folder cannot be made.
     """
+    check_local(out, f"--out {out}")
     if out.is_file():
         raise UsageError(f"--out {out} is a file; give a folder")
     new, path, handle = [folder for folder in (out, *out.parents) if not folder.exists()], out / NAME, None

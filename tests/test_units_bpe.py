@@ -226,6 +226,7 @@ def test_without_a_number_of_clips_there_are_codes_enough(tmp_path, monkeypatch,
         (["--vocab-size", "60", "--max-documents", "0"], "must be at least 1"),
         (["--vocab-size", "60", "--seed=-1"], "--seed must be 0 or more"),
         (["--vocab-size", "60", "--out", "/proc/a.model"], "/proc cannot be written to"),
+        (["--vocab-size", "60", "--out", "s3://bucket/a.model"], "--out s3://bucket/a.model is a URL"),
     ],
 )
 def test_the_command_refuses_wrong_use_and_writes_nothing(tmp_path, capsys, args, message):

@@ -15,7 +15,7 @@ from slm.data.ids import Ids
 from slm.data.ragged import Ragged, compact
 from slm.data.shard import Shard
 from slm.errors import UsageError
-from slm.files import read_json
+from slm.files import check_local, read_json
 from slm.types import Codes, TokenizerSpec
 
 _T = TypeVar("_T")
@@ -91,6 +91,7 @@ class CodeStore:
 def read_spec(path: Path) -> TokenizerSpec:
     """The tokenizer of the corpus in a folder; UsageError where it is none."""
     if not path.is_dir():
+        check_local(path, f"the corpus {path}")
         raise UsageError(f"no such corpus: {path} (make it with tokenize_corpus.py --out {path})")
     spec = path / "tokenizer.json"
     if not spec.is_file():

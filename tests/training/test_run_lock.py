@@ -117,6 +117,8 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     for out, message in [("file", "is a file; give a folder"), ("file/run", "cannot be written to: Not a directory")]:
         with pytest.raises(UsageError, match=message), run_lock.held(tmp_path / out):
             pass
+    with pytest.raises(UsageError, match="--out s3:/bucket/run is a URL"), run_lock.held(Path("s3://bucket/run")):
+        pass
     assert (tmp_path / "file").read_text() == "mine"
 
 

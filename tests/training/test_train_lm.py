@@ -291,6 +291,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpora, tmp_pa
         ({"row_length": 1}, "cannot hold one frame"),
         ({"row_length": 3, "pattern": PatternConfig("delay", {"valid_steps_only": True})}, "one frame .* it takes 4"),
         ({"data": str(tmp_path / "nowhere")}, "no such corpus"),
+        ({"data": "s3://bucket/corpus"}, "the corpus s3:/bucket/corpus is a URL"),
     ]:
         with pytest.raises(UsageError, match=message):
             train_lm.main(config(**{"data": corpora["two"], "out": out, **changes}))
