@@ -101,7 +101,13 @@ class Workers(Generic[Item, Result]):
         return self._alone(items[:half]) + self._alone(items[half:])
 
     def shutdown(self) -> None:
+        """End, whatever is still being done. Processes are not asked to: one that waits for work holds a lock, and if
+        it were killed meanwhile, the others would wait for that, and the pool, which by then looks for no dead ones,
+        for them."""
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())  # `kill_workers` comes with 3.14
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
 
 
 def _processes(num_workers: int) -> ProcessPoolExecutor:
