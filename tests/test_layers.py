@@ -23,6 +23,7 @@ LAYERS = [
         "slm.files",
         "slm.run_lock",
         "slm.devices",
+        "slm.process_pool",
         "slm.hub",
         "slm.load_report",
     ],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from eval.judges.answers import Answers, answers_of, distinct
 from eval.judges.base import Judge, JudgeRecord
 from slm.devices import available_cores
 from slm.errors import UsageError
+from slm.process_pool import ProcessPool
 from slm.types import AudioClip
 
 WORTH = 16
@@ -124,10 +125,10 @@ def is_broken(executor: Executor | None) -> bool:
     return False
 
 
-def processes(number: int) -> ProcessPoolExecutor:
+def processes(number: int) -> ProcessPool:
     """That judge: of one thread each, and behind whoever asks where there are too few CPUs for all."""
     with _their_environment():
-        made = ProcessPoolExecutor(number, get_context("spawn"), initializer=_step_back)
+        made = ProcessPool(number, get_context("spawn"), _step_back)
         for _ in range(number):  # each begins a process, as long as none is idle yet
             made.submit(os.getpid)
     return made

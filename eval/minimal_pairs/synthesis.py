@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from eval.minimal_pairs.utterance import Utterance
 from eval.minimal_pairs.voice import RATE_HZ, Voice, render
 from slm.errors import StoppedError
 from slm.files import atomic_file
+from slm.process_pool import ProcessPool
 from slm.tokenizers import Tokenizer
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def open_studio(make_voices: Callable[[], Mapping[str, Voice]], workers: int, to
         return
     # "spawn": a forked copy of a running inference engine may hang. Not a Pool, which waits for ever for a process that
     # was killed.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(make_voices, tokenizer))
+    pool = ProcessPool(workers, get_context("spawn"), _start, (make_voices, tokenizer))
     try:
         yield Studio(partial(pool.map, chunksize=16), tokenizer)
     except BrokenProcessPool as error:
@@ -121,4 +121,4 @@ def open_studio(make_voices: Callable[[], Mapping[str, Voice]], workers: int, to
             "command goes on with what is there"
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()

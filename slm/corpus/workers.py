@@ -5,17 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
 from slm.errors import UsageError
+from slm.process_pool import ProcessPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -101,29 +100,21 @@ class Workers(Generic[Item, Result]):
         return self._alone(items[:half]) + self._alone(items[half:])
 
     def shutdown(self) -> None:
-        """End, whatever is still being done. Processes are not asked to: one that waits for work holds a lock, and if
-        it were killed meanwhile, the others would wait for that, and the pool, which by then looks for no dead ones,
-        for them."""
-        processes = list((getattr(self._pool, "_processes", None) or {}).values())  # `kill_workers` comes with 3.14
+        """End, whatever is still being done."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
 
 
-def _processes(num_workers: int) -> ProcessPoolExecutor:
-    """A pool of fresh processes: a fork of a process with threads or a GPU context may hang. They end with this one,
-    however that ends."""
+def _processes(num_workers: int) -> ProcessPool:
+    """A pool of fresh processes: a fork of a process with threads or a GPU context may hang."""
     context = multiprocessing.get_context("forkserver")
     # pyarrow imports pandas at its first array: once for all, if it is there.
     context.set_forkserver_preload(["slm.corpus.probing", "slm.corpus.readers", "pandas"])
-    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin, initargs=(PATIENCE_S,))
+    return ProcessPool(num_workers, context, _begin, (PATIENCE_S,))
 
 
 def _begin(patience_s: int) -> None:
     global _patience_s
     _patience_s = patience_s
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal: the command says it once
-    end_with_parent()
 
 
 def _watched(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
@@ -140,16 +131,3 @@ def sign_of_life() -> None:
     decoder may never come back to Python."""
     if _patience_s:
         signal.alarm(_patience_s)
-
-
-def end_with_parent() -> None:
-    """End this process when its parent does. A pool's process waits for work on a pipe that it also holds open itself:
-    of a killed parent it learns nothing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
-
-
-def _watch(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

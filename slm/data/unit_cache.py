@@ -13,7 +13,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +24,7 @@ from slm.data.store import CodeStore
 from slm.devices import available_cores
 from slm.errors import UsageError
 from slm.files import atomic_directory, locked, read_json, write_json
+from slm.process_pool import ProcessPool
 from slm.types import stable_hash
 from slm.units import Units
 
@@ -121,7 +121,7 @@ def _blocks_made(store: CodeStore, units: Units) -> Iterator[tuple[np.ndarray, n
     if units.bpe is None or cores == 1 or int(store.num_frames.sum(dtype=np.int64)) < _PROCESSES_FROM_FRAMES:
         yield from (_make_block(store.frames, units, block) for block in blocks)
         return
-    with ProcessPoolExecutor(cores, get_context("spawn"), _start_worker, (store.path, units)) as pool:
+    with ProcessPool(cores, get_context("spawn"), _start_worker, (store.path, units)) as pool:
         yield from pool.map(_worker_block, blocks)
 
 

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from slm.corpus import workers
@@ -100,21 +99,3 @@ def test_each_block_of_a_long_recording_is_a_sign_of_life(tmp_path, monkeypatch)
     monkeypatch.setattr(_sndfile, "_BLOCK_FRAMES", 1000)
     path = write_clip(tmp_path / "a.wav", 1.0)
     assert len(list(read_clip_blocks(SourceClip("a", str(path)), 8000))) == len(signs) == 8
-
-
-def _pids(items):
-    return [os.getpid() for _ in items]
-
-
-def test_at_the_end_no_process_waits_for_another():
-    """One that is held up (here: stopped; or killed with the lock that others wait for) would keep a run for ever."""
-    workers = Workers(_pids, int, num_workers=2, num_threads=0)
-    pids = {pid for _ in range(20) for pid in workers.start([0])()}
-    processes = [psutil.Process(pid) for pid in pids]
-    for process in processes:
-        process.suspend()
-    workers.shutdown()
-    _, left = psutil.wait_procs(processes, timeout=20)
-    for process in left:
-        process.kill()
-    assert not left

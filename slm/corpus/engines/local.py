@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from slm.corpus.job import Job, Step, make_shards
-from slm.corpus.workers import end_with_parent
 from slm.devices import available_cores, choose_device
 from slm.errors import StoppedError
+from slm.process_pool import end_with_parent
 from slm.tokenizers import load_tokenizer
 
 _CORES_A_PROCESS = 4  # on CPU: the networks of tokenizers hardly gain from more
