@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from eval.failures import reason_of
 from slm.errors import StoppedError
+from slm.run_lock import held
 
 PATIENCE = timedelta(days=7)  # they wait for each other to tokenize
 HERE, THROUGH, FAILED = "here", "through", "failed"
@@ -96,6 +98,16 @@ class Processes:
         yield
         if self.is_main:
             self.wait()
+
+    @contextmanager
+    def alone_in(self, out: Path) -> Iterator[None]:
+        """The main process holds the folder for as long. Where another run has it, UsageError, and OtherFailed in those
+        beside."""
+        with ExitStack() as stack:
+            with self.together():
+                if self.is_main:
+                    stack.enter_context(held(out))
+            yield
 
     def leave(self) -> None:
         """When all is done: a process that ends with its group is now and then aborted by it, and the launcher then

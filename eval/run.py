@@ -13,12 +13,13 @@ DIR has comparison.json, comparison.md (all of them, and what is told apart) and
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 if __name__ == "__main__":  # a checkout needs no installation
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,7 +31,7 @@ from eval.conventions import find_convention, find_conventions
 from eval.judges.config import Judges
 from eval.outputs import keep_failure, keep_result, write_comparison
 from eval.prepared import Prepared, cache_folder, check_models, prepare
-from eval.processes import Processes, join_processes
+from eval.processes import ALONE, Processes, join_processes
 from eval.reconstruction.settings import Reconstruction
 from eval.several import Attempts, name_models
 from slm.config import ending_at_once, join_list, run_command
@@ -122,7 +123,8 @@ def main(config: EvalConfig) -> int:
     if is_reconstruction(config):
         from eval.reconstruction.command import main as reconstruct
 
-        reconstruct(config)
+        with ALONE.alone_in(Path(config.out)):
+            reconstruct(config)
         return 0
     find_conventions(config.conventions)
     find_convention(config.convention)
@@ -141,6 +143,14 @@ def main(config: EvalConfig) -> int:
     generated = read_object(description) if description.is_file() else None
     device = choose_device(config.device)
     processes = join_processes()
+    with processes.alone_in(out):
+        return evaluate_all(config, named, folders, benchmarks, generated, device, processes)
+
+
+def evaluate_all(config: EvalConfig, named: Mapping[str, str], folders: Mapping[str, Path],
+                 benchmarks: Sequence[Benchmark], generated: dict[str, Any] | None, device: str,
+                 processes: Processes) -> int:  # fmt: skip
+    """Every benchmark on every model of `named` (name -> checkpoint), and the comparison of several."""
     attempts, compared = Attempts(processes, len(named) * len(benchmarks)), list[Compared]()
     for number, (name, path) in enumerate(named.items(), start=1):
         tell(f"model {number} of {len(named)}: {name}", processes, len(named) > 1)
@@ -156,7 +166,7 @@ def main(config: EvalConfig) -> int:
     if len(named) > 1 and compared:
         with attempts.apart("the comparison"):
             if processes.is_main:
-                write_comparison(config, compared, benchmarks, attempts.failures, out)
+                write_comparison(config, compared, benchmarks, attempts.failures, Path(config.out))
     processes.leave()
     if not processes.is_main:
         return 1 if attempts.failures else 0
@@ -174,6 +184,11 @@ def is_reconstruction(config: EvalConfig) -> bool:
     if "reconstruction" in names and (config.model or len(names) > 1):
         raise UsageError(
             "`reconstruction` judges tokenizers, not models: run it by itself, with --tokenizer NAME and no --model"
+        )
+    if not config.model and "reconstruction" in names and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(
+            "`reconstruction` runs in one process, whose judges have others (--reconstruction.workers): start it "
+            "without a launcher"
         )
     if not config.model and names != {"reconstruction"}:
         raise UsageError("--model is missing: give a checkpoint (RUN/final); only `reconstruction` needs none")

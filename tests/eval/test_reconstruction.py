@@ -374,6 +374,12 @@ def test_wrong_use_is_one_line(recordings, tmp_path, changes, complaint):
         main(EvalConfig(**given))
 
 
+def test_several_processes_would_do_the_same_work_in_one_folder(recordings, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="runs in one process"):
+        main(EvalConfig("reconstruction", str(tmp_path / "out"), data=str(recordings), tokenizer="codec2"))
+
+
 def test_options_that_cannot_be():
     with pytest.raises(UsageError, match="give numbers from 1"):
         Reconstruction(codebooks="0")

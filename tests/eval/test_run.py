@@ -24,6 +24,7 @@ from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
 from eval.minimal_pairs.__main__ import MinimalPairsConfig
 from eval.run import EvalConfig, main
 from eval.tokens import tokenize_items
+from slm import run_lock
 from slm.config import run_command
 from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
@@ -33,6 +34,7 @@ from slm.errors import UsageError
 from slm.model.statistics import CodeStatistics
 from tests.eval.material import config, scores, write_level
 from tests.fakes import ArithmeticTokenizer, markov_codes
+from tests.training.test_run_lock import another_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -252,6 +254,16 @@ def test_benchmarks_may_be_added_later_but_not_of_another_model(root, lm):
     lm.fingerprint = "another"
     with pytest.raises(UsageError, match="holds results of another model"):
         main(config(root, benchmarks="swuggy"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"benchmarks": "reconstruction", "model": "", "tokenizer": "codec2"}])
+def test_two_commands_at_once_do_not_lose_each_other_s_results(root, lm, monkeypatch, changes):
+    monkeypatch.setattr(run_lock, "HERE_S", 0.0)
+    with another_process(root.parent / "out"), pytest.raises(UsageError, match="is being written to by process"):
+        main(config(root, **changes))
+    if not changes:
+        main(config(root, benchmarks="swuggy"))
+        assert not (root.parent / "out" / run_lock.NAME).exists()
 
 
 def test_what_cannot_be_scored_is_counted_and_named(root, lm):
