@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = {"train_lm.py": TrainConfig, "tokenize_corpus.py": CorpusConfig, "eval/run.py": EvalConfig,
            "eval.minimal_pairs": MinimalPairsConfig}  # fmt: skip
 
+LISTS = {"eval/run.py": "--model", "eval.minimal_pairs": "--tokenizer"}
+
 
 def commands_of(script: Path, folder: Path) -> list[list[str]]:
     """What a script would have Python do, by one that only writes down what it is asked."""
@@ -38,5 +40,5 @@ def test_its_commands_are_right(name, tmp_path):
         kinds.add(kind)
         assert all((ROOT / a).exists() for a in arguments if a.startswith(("configs/", "tests/")))
         if kind in CONFIGS:
-            parse_config(CONFIGS[kind], join_list(arguments, "--model"))
+            parse_config(CONFIGS[kind], join_list(arguments, LISTS[kind], fewest=1) if kind in LISTS else arguments)
     assert kinds == {*CONFIGS, "eval.report"}

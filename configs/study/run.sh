@@ -9,13 +9,14 @@ export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} TOKENIZERS_PARALLELISM=false
 
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
 
-run python -m eval.minimal_pairs --out "$out/synthetic" --minutes 60
+codec2=codec2-700c whisper=configs/tokenizers/whisper-tiny.en-l3-k100.yaml logmel=configs/tokenizers/logmel-kmeans.yaml
+run python -m eval.minimal_pairs --out "$out/synthetic" --minutes 60 --tokenizer "$codec2" "$whisper" "$logmel"
 
 # tokens NAME TOKENIZER
 tokens() { run python tokenize_corpus.py --audio "$out/synthetic/corpus/manifest.jsonl" --tokenizer "$2" --out "$out/tokens/$1"; }
-tokens codec2 codec2-700c
-tokens whisper configs/tokenizers/whisper-tiny.en-l3-k100.yaml
-tokens logmel configs/tokenizers/logmel-kmeans.yaml
+tokens codec2 "$codec2"
+tokens whisper "$whisper"
+tokens logmel "$logmel"
 
 # lm NAME TOKENS ROWS OPTION...: rows of 256 positions, so many that a step hears about 80 s
 models=()

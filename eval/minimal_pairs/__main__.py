@@ -44,9 +44,10 @@ class MinimalPairsConfig:
     column text. Without --lexicon, also the words to ask for."""
     grammar: str = ""
     """Sentences: a YAML file, or english, french; none for words alone. Unless given, that of the voices' language."""
-    tokenizer: str = ""
-    """Also keep the deduplicated units of this tokenizer (a name, or a YAML file) from telling words from pseudo-words
-    by their number or frequency. Without it pairs depend on no tokenizer, and such baselines are near 50 % only."""
+    tokenizer: list[str] = field(default_factory=list)
+    """Also keep the units of these tokenizers (names, or YAML files, several one after the other) from telling words
+    from pseudo-words by their number or frequency. Without it pairs depend on no tokenizer, and such baselines are near
+    50 % only."""
     workers: int = 0
     """Processes; 0 for one for each core."""
 
@@ -137,14 +138,15 @@ def is_whole(out: Path, plan: Any) -> bool:
 def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any]:
     from slm.tokenizers import load_tokenizer
 
+    described = [load_tokenizer(name).spec.describe() for name in config.tokenizer]
     return {
         "seed": config.seed,
         "minutes": minutes if config.minutes is None else config.minutes,
         "pairs": config.pairs,
-        "balanced_for_tokenizer": load_tokenizer(config.tokenizer).spec.describe() if config.tokenizer else None,
+        "balanced_for_tokenizer": described if len(described) > 1 else described[0] if described else None,
     }
 
 
 if __name__ == "__main__":
-    arguments = join_list(sys.argv[1:], "--voices", fewest=1)
+    arguments = join_list(join_list(sys.argv[1:], "--voices", fewest=1), "--tokenizer", fewest=1)
     run_command(main, MinimalPairsConfig, arguments, prog="python -m eval.minimal_pairs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def plan_lexical(voice: Voice, studio: Studio, seed: int, pairs: int, corpus: Se
 
     Of a word's candidates the one is taken that makes, over all pairs together, every phoneme occur as often in the
     pseudo-words as in the words; the corpus' phoneme frequencies favour either side equally often; and durations
-    differ either way equally often. Where the studio has a tokenizer, the same holds for its deduplicated units.
+    differ either way equally often. Where the studio has tokenizers, the same holds for their units.
     Pairs of held-out words are balanced on their own.
     """
     rng = random.Random(stable_hash(["lexical", seed]))
@@ -47,8 +47,7 @@ def plan_lexical(voice: Voice, studio: Studio, seed: int, pairs: int, corpus: Se
         candidates = _candidates(said, phonotactics, "".join(sorted(counts)), rng, seed)
         groups = _spread(_equally_long(candidates, frequency, studio), number, rng)
         features = [phoneme_features(counts), duration_features]
-        if studio.tokenizer:
-            features.append(unit_features(studio, corpus, [pair for group in groups for pair in group]))
+        features += unit_features(studio, corpus, [pair for group in groups for pair in group])
         options = [np.array([[v for f in features for v in f(pair)] for pair in group]) for group in groups]
         picked = choose_balanced(options, np.random.default_rng(seed))
         chosen += [group[i] for group, i in zip(groups, picked, strict=True)]
@@ -109,13 +108,20 @@ def duration_features(pair: Pair) -> list[float]:
     return [pair.frames, SIGN_WEIGHT * _sign(pair.frames)]
 
 
-def unit_features(studio: Studio, corpus: Sequence[Utterance], pairs: Sequence[Pair]) -> Features:
+def unit_features(studio: Studio, corpus: Sequence[Utterance], pairs: Sequence[Pair]) -> list[Features]:
+    """For each tokenizer of the studio."""
+    if not studio.tokenizers:
+        return []
+    items = list(dict.fromkeys(u for pair in pairs for u in (pair.right, pair.wrong)))
+    counted = zip(studio.count_units(corpus[:SAMPLE_UTTERANCES]), studio.count_units(items), strict=True)
+    return [_features_of(heard, dict(zip(items, counts, strict=True))) for heard, counts in counted]
+
+
+def _features_of(heard: Sequence[np.ndarray], histogram: Mapping[Utterance, np.ndarray]) -> Features:
     """Right minus wrong: each unit, and with their signs the number of units and the sum and mean of the units'
     log-frequency in (a sample of) the corpus."""
-    counts = 1 + np.sum(studio.count_units(corpus[:SAMPLE_UTTERANCES]), axis=0)
+    counts = 1 + np.sum(heard, axis=0)
     log_frequency = np.log(counts / counts.sum())
-    items = list(dict.fromkeys(u for pair in pairs for u in (pair.right, pair.wrong)))
-    histogram = dict(zip(items, studio.count_units(items), strict=True))
 
     def features(pair: Pair) -> list[float]:
         right, wrong = histogram[pair.right], histogram[pair.wrong]

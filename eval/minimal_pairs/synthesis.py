@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 # One of each for each process.
 _voices: Mapping[str, Voice]
-_tokenizer: Tokenizer
+_tokenizers: Sequence[Tokenizer]
 
 
-def _start(make_voices: Callable[[], Mapping[str, Voice]], tokenizer: str) -> None:
-    global _voices, _tokenizer
-    _voices = make_voices()
-    if tokenizer:
+def _start(make_voices: Callable[[], Mapping[str, Voice]], tokenizers: Sequence[str]) -> None:
+    global _voices, _tokenizers
+    _voices, _tokenizers = make_voices(), ()
+    if tokenizers:
         import torch
 
         from slm.tokenizers import load_tokenizer
 
         torch.set_num_threads(1)  # several processes share the cores
-        _tokenizer = load_tokenizer(tokenizer)
+        _tokenizers = [load_tokenizer(name) for name in tokenizers]
 
 
 def _render(item: Utterance) -> np.ndarray:
@@ -46,17 +46,24 @@ def _length(item: Utterance) -> int:
     return len(_render(item))
 
 
-def _count_units(item: Utterance) -> np.ndarray:
+def _count_units(item: Utterance) -> list[np.ndarray]:
+    samples = _render(item).astype(np.float32) / 32768
+    return [_counts(tokenizer, samples) for tokenizer in _tokenizers]
+
+
+def _counts(tokenizer: Tokenizer, samples: np.ndarray) -> np.ndarray:
     import soxr
 
     from slm.types import AudioClip
     from slm.units import deduplicate
 
-    spec = _tokenizer.spec
-    samples = _render(item).astype(np.float32) / 32768
-    clip = AudioClip(item.path, soxr.resample(samples, RATE_HZ, spec.sample_rate_hz), spec.sample_rate_hz)
-    units, _ = deduplicate(_tokenizer.encode([clip])[0].codes[:, :1])
-    return np.bincount(units[:, 0], minlength=spec.codebook_sizes[0])
+    spec = tokenizer.spec
+    clip = AudioClip("", soxr.resample(samples, RATE_HZ, spec.sample_rate_hz), spec.sample_rate_hz)
+    codes = tokenizer.encode([clip])[0].codes
+    if spec.num_codebooks == 1:
+        codes, _ = deduplicate(codes)
+    by_codebook = zip(codes.T, spec.codebook_sizes, strict=True)
+    return np.concatenate([np.bincount(column, minlength=size) for column, size in by_codebook])
 
 
 def _write(folder: Path, item: Utterance) -> int:
@@ -72,18 +79,20 @@ def _write(folder: Path, item: Utterance) -> int:
 
 
 class Studio:
-    """Measures and writes utterances, in order. `tokenizer` is the name of the one that counts units, or empty."""
+    """Measures and writes utterances, in order. `tokenizers` names those that count units."""
 
-    def __init__(self, run: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]], tokenizer: str):
-        self._run, self.tokenizer = run, tokenizer
+    def __init__(self, run: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]], tokenizers: Sequence[str]):
+        self._run, self.tokenizers = run, tokenizers
 
     def measure(self, items: Sequence[Utterance]) -> list[int]:
         """Trimmed lengths in samples at 16 kHz."""
         return self._each("measuring durations", _length, items)
 
-    def count_units(self, items: Sequence[Utterance]) -> list[np.ndarray]:
-        """How often each unit of the tokenizer's first codebook occurs, runs counted once: `[V]` for each item."""
-        return self._each("tokenizing candidates", _count_units, items)
+    def count_units(self, items: Sequence[Utterance]) -> list[list[np.ndarray]]:
+        """For each tokenizer, how often each of its units occurs in each item: `[V]`, runs of a unit counted once; with
+        several codebooks all their codes, `[V_1 + .. + V_K]`, in every frame."""
+        counts = self._each("tokenizing candidates", _count_units, items)
+        return [[of_item[i] for of_item in counts] for i in range(len(self.tokenizers))]
 
     def write(self, folder: Path, items: Sequence[Utterance]) -> list[int]:
         """Write each item to `folder / item.path` unless it is there; returns their lengths."""
@@ -103,18 +112,20 @@ def alone(make_voice: Callable[[], Voice]) -> Mapping[str, Voice]:
 
 
 @contextmanager
-def open_studio(make_voices: Callable[[], Mapping[str, Voice]], workers: int, tokenizer: str = "") -> Iterator[Studio]:
+def open_studio(
+    make_voices: Callable[[], Mapping[str, Voice]], workers: int, tokenizers: Sequence[str] = ()
+) -> Iterator[Studio]:
     """A studio of `workers` processes, each with its own voices; of this process alone for 1. StoppedError where one of
     them was killed."""
     if workers == 1:
-        _start(make_voices, tokenizer)
-        yield Studio(map, tokenizer)
+        _start(make_voices, tokenizers)
+        yield Studio(map, tokenizers)
         return
     # "spawn": a forked copy of a running inference engine may hang. Not a Pool, which waits for ever for a process that
     # was killed.
-    pool = ProcessPool(workers, get_context("spawn"), _start, (make_voices, tokenizer))
+    pool = ProcessPool(workers, get_context("spawn"), _start, (make_voices, tokenizers))
     try:
-        yield Studio(partial(pool.map, chunksize=16), tokenizer)
+        yield Studio(partial(pool.map, chunksize=16), tokenizers)
     except BrokenProcessPool as error:
         raise StoppedError(
             f"one of {workers} processes was killed, most likely for want of memory: give fewer --workers; the same "

@@ -132,12 +132,12 @@ def _balanced(
 ) -> list[Option]:
     of_phonemes = phoneme_features(vocabulary.phonemes)
     every = [pair for group in groups for option in group for pair in option]
-    of_units = unit_features(studio, corpus or [p.right for p in every], every) if studio.tokenizer else None
+    of_units = unit_features(studio, corpus or [p.right for p in every], every)
 
     def features(option: Option) -> list[float]:
         by_voice = [v for pair in option for v in (*duration_features(pair), *speed_features(pair))]
-        units = np.sum([of_units(pair) for pair in option], axis=0).tolist() if of_units else []
-        return [*of_phonemes(option[0]), *by_voice, *units]
+        units = [np.sum([of_one(pair) for pair in option], axis=0) for of_one in of_units]
+        return [*of_phonemes(option[0]), *by_voice, *np.concatenate([[], *units])]
 
     options = [np.array([features(option) for option in group]) for group in groups]
     picked = choose_balanced(options, np.random.default_rng(seed))

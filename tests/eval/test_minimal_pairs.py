@@ -11,10 +11,12 @@ import signal
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile as sf
+import soxr
 
 from eval.minimal_pairs import grammar
 from eval.minimal_pairs.__main__ import MinimalPairsConfig, main
@@ -22,6 +24,7 @@ from eval.minimal_pairs.balance import choose_balanced
 from eval.minimal_pairs.engines.hibari import HibariVoice
 from eval.minimal_pairs.phonology import Phonotactics, phones
 from eval.minimal_pairs.synthesis import alone, open_studio
+from eval.minimal_pairs.utterance import utterance
 from eval.minimal_pairs.voice import render, trim
 from slm.errors import StoppedError, UsageError
 
@@ -219,7 +222,7 @@ def test_processes_can_be_told_their_voices_by_the_command(tmp_path, monkeypatch
     """Of a module that runs as the command, other processes find nothing."""
     sent = []
 
-    def no_studio(make_voices, workers, tokenizer):
+    def no_studio(make_voices, workers, tokenizers):
         sent.append(pickle.dumps(make_voices))
         raise UsageError("closed")
 
@@ -248,20 +251,49 @@ def test_more_pairs_than_can_be_matched_is_a_usage_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_units_of_a_tokenizer_are_balanced_on_request(tmp_path):
+def test_units_of_tokenizers_are_balanced_on_request(tmp_path):
+    """Runs of one codebook, all codes of several: each occurs about as often on either side."""
     from slm.tokenizers import load_tokenizer
     from slm.types import AudioClip
 
-    root = make(tmp_path / "out", minutes=0.5, pairs=40, tokenizer="logmel-kmeans")
-    tokenizer = load_tokenizer("logmel-kmeans")
+    runs, codec = map(load_tokenizer, ("logmel-kmeans", "codec2-700c"))
 
-    def num_units(row: dict) -> int:
-        samples, rate_hz = sf.read(root / "lexical/dev" / f"{row['filename']}.wav", dtype="float32")
-        codes = tokenizer.encode([AudioClip("x", samples, rate_hz)])[0].codes[:, 0].tolist()
-        return len(list(itertools.groupby(codes)))
+    def codes(tokenizer, file: Path) -> np.ndarray:
+        samples, rate_hz = sf.read(file, dtype="float32")
+        samples = soxr.resample(samples, rate_hz, tokenizer.spec.sample_rate_hz)
+        return tokenizer.encode([AudioClip("x", samples, tokenizer.spec.sample_rate_hz)])[0].codes
 
-    difference = np.array([num_units(a) - num_units(b) for a, b in pairs(root, "lexical")])
-    assert abs(np.sign(difference).mean()) <= 0.1
+    def units(file: Path) -> Counter:
+        found = Counter(unit for unit, _ in itertools.groupby(codes(runs, file)[:, 0].tolist()))
+        return found + Counter((k, code) for frame in codes(codec, file).tolist() for k, code in enumerate(frame))
+
+    def imbalance(root: Path) -> tuple[int, int]:
+        right, wrong = Counter(), Counter()
+        for good, bad in pairs(root, "lexical"):
+            right.update(units(root / "lexical/dev" / f"{good['filename']}.wav"))
+            wrong.update(units(root / "lexical/dev" / f"{bad['filename']}.wav"))
+        squares = {unit: (right[unit] - wrong[unit]) ** 2 for unit in right | wrong}
+        of_runs = sum(v for unit, v in squares.items() if isinstance(unit, int))
+        return of_runs, sum(squares.values()) - of_runs
+
+    asked = imbalance(make(tmp_path / "asked", minutes=0.5, pairs=40, tokenizer=["logmel-kmeans", "codec2-700c"]))
+    plain = imbalance(make(tmp_path / "plain", minutes=0.5, pairs=40))
+    assert asked[0] < 0.6 * plain[0]
+    assert asked[1] < 0.6 * plain[1]
+
+
+def test_units_are_counted_of_each_tokenizer_and_codebook(monkeypatch):
+    """Runs once with one codebook; with several every frame."""
+    made = {1: [[3], [3], [0], [3]], 2: [[1, 0], [1, 2], [0, 2], [1, 2]]}
+
+    def tokenizer(k: int):
+        spec = SimpleNamespace(sample_rate_hz=8000, num_codebooks=k, codebook_sizes=(4, 3)[:k])
+        return SimpleNamespace(spec=spec, encode=lambda clips: [SimpleNamespace(codes=np.array(made[k]))])
+
+    monkeypatch.setattr("slm.tokenizers.load_tokenizer", tokenizer)
+    with open_studio(partial(alone, ToneVoice), 1, [1, 2]) as studio:
+        counted = studio.count_units([utterance(0, "test", "a", "a.")] * 3)
+    assert [[c.tolist() for c in of_one] for of_one in counted] == [[[1, 0, 0, 2]] * 3, [[1, 3, 0, 0, 1, 0, 3]] * 3]
 
 
 def test_choice_is_near_the_best_of_all_choices():
