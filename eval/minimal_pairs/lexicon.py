@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slm.corpus.remote import open_text
 from slm.errors import UsageError
 
 COLUMNS = {
@@ -72,7 +73,7 @@ def read_lexicon(path: str) -> list[Entry]:
 
 def _rows(path: str) -> Iterator[tuple[int, str, str, str]]:
     """Line, word, frequency, pronunciation; empty where there is none."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open_text(path) as file:
         try:
             head = file.readline()
             file.seek(0)
@@ -91,7 +92,7 @@ def _rows(path: str) -> Iterator[tuple[int, str, str, str]]:
                 if not word:
                     raise UsageError(f"{path}, line {table.line_num}: the word is empty; mend the row")
                 yield table.line_num, word, frequency, pronunciation
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise UsageError(f"--lexicon: {path} cannot be read: {error}") from error
 
 

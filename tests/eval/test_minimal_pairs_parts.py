@@ -196,6 +196,9 @@ def test_lexicon_by_hand(tmp_path):
     path = tmp_path / "words.csv"
     path.write_text('word,phones\n"a, b",x\n', encoding="utf-8")
     assert read_lexicon(str(path))[0].word == "a, b"
+    path.write_bytes("word\ncafé\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"words.csv is not UTF-8 text .*convert it"):
+        read_lexicon(str(path))
 
 
 @pytest.mark.parametrize(("text", "complaint"), [
