@@ -196,9 +196,6 @@ def test_lexicon_by_hand(tmp_path):
     path = tmp_path / "words.csv"
     path.write_text('word,phones\n"a, b",x\n', encoding="utf-8")
     assert read_lexicon(str(path))[0].word == "a, b"
-    path.write_bytes("word\ncafé\n".encode("latin-1"))
-    with pytest.raises(UsageError, match=r"words.csv is not UTF-8 text .*convert it"):
-        read_lexicon(str(path))
 
 
 @pytest.mark.parametrize(("text", "complaint"), [
@@ -217,7 +214,7 @@ def test_a_bad_lexicon_is_named_with_its_line(tmp_path, text, complaint):
 
 def test_a_lexicon_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "bad.tsv").write_bytes("word\tfrequency\nh\u00e9ron\t3\n".encode("latin-1"))
-    with pytest.raises(UsageError, match=r"--lexicon: .*bad.tsv cannot be read: .*utf-8"):
+    with pytest.raises(UsageError, match=r"bad.tsv is not UTF-8 text .*convert it"):
         read_lexicon(str(tmp_path / "bad.tsv"))
 
 
