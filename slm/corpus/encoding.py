@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
+from traceback import clear_frames
 from typing import TypeVar
 
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject, too_short
@@ -131,7 +132,9 @@ class _Encoder:
                     f"no memory to encode {path} ({clip.duration_s:.1f} s): lower --batch_seconds or --processes, "
                     f"{whole if self.tokenizer.mode != EXACT else ''}or cut long recordings by --segmentation"
                 ) from None
-            self.last_error = error.with_traceback(None)
+            # Where in the tokenizer it failed is told, without what its frames held of the clip.
+            self.last_error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+            clear_frames(self.last_error.__traceback__)
             self.failures_in_a_row += 1
             if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
                 self._give_up(f"failed on {self.failures_in_a_row} clips in a row")
@@ -156,7 +159,8 @@ class _Encoder:
 
     def _give_up(self, what: str) -> None:
         raise RuntimeError(
-            f"the tokenizer {self.tokenizer.spec.name} {what}; the last time: {self.last_error}"
+            f"the tokenizer {self.tokenizer.spec.name} {what}; the last time: "
+            f"{type(self.last_error).__name__}: {self.last_error}"
         ) from self.last_error
 
 

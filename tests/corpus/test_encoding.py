@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from traceback import walk_tb
 
 import numpy as np
 import pytest
@@ -108,8 +109,11 @@ def test_a_clip_that_makes_the_tokenizer_fail_is_left_out_alone(tmp_path):
 def test_a_tokenizer_that_always_fails_ends_the_run(tmp_path, monkeypatch):
     good_folder(tmp_path)
     everything = {f"clip-{i}" for i in range(7)}
-    with pytest.raises(RuntimeError, match="arithmetic failed on every clip; the last time: no such"):
+    with pytest.raises(RuntimeError, match="failed on every clip; the last time: IndexError: no such") as told:
         run(tmp_path, Moody(everything))
+    where = list(walk_tb(told.value.__cause__.__traceback__))
+    assert where[-1][0].f_code is Moody.encode.__code__  # whose line is printed
+    assert not any(frame.f_locals for frame, _ in where), "they hold the clip"
     assert not run(tmp_path, Moody(everything), proven=True).codes  # earlier shards showed that it works
     monkeypatch.setattr(encoding, "_FAILURES_IN_A_ROW", 3)
     with pytest.raises(RuntimeError, match="3 clips in a row"):
