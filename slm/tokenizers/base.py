@@ -154,6 +154,12 @@ class Tokenizer(ABC):
         samples = self._decode(codes.codes)
         if not _is_array_of(samples, np.floating) or samples.ndim != 1:
             raise ValueError(f"{self.spec.name} decoded {codes.id} to {_told(samples)}, not to an array of floats [N]")
+        frames, hop = len(codes.codes), self.spec.hop_samples
+        if abs(len(samples) - frames * hop) >= hop:
+            raise ValueError(
+                f"{self.spec.name} decoded {codes.id} to {len(samples)} samples; its spec says {frames} frames of "
+                f"{hop}, give or take less than one"
+            )
         return samples[: codes.num_samples].astype(np.float32, copy=False)
 
     def stream_encoder(self) -> StreamEncoder:

@@ -50,14 +50,14 @@ class Overflowing(ArithmeticTokenizer):
 
 
 class Short(ArithmeticTokenizer):
-    """Decodes one frame too few, which `decode` fills up with silence."""
+    """Decodes one frame too few."""
 
     def _decode(self, codes):
         return super()._decode(codes)[: -self.spec.hop_samples]
 
 
 class Long(ArithmeticTokenizer):
-    """Decodes one frame too many, which `decode` cuts."""
+    """Decodes one frame too many."""
 
     def _decode(self, codes):
         return np.pad(super()._decode(codes), (self.spec.hop_samples, 0))
@@ -122,6 +122,19 @@ class Pcm(ArithmeticTokenizer):
         return (super()._decode(codes) * 32767).astype(np.int16)
 
 
+class Broken(ArithmeticTokenizer):
+    def _decode(self, codes):
+        return super()._decode(codes) * np.float32(np.nan)
+
+
+class Forgetful(ArithmeticTokenizer):
+    """Its settings build another."""
+
+    def __init__(self, bias: int = 0, device: str = "cpu"):
+        super().__init__(bias=bias)
+        self.spec = replace(self.spec, settings={"bias": bias + 1})
+
+
 class OnNoDevice(ArithmeticTokenizer):
     def __init__(self):
         super().__init__()
@@ -138,12 +151,14 @@ class OnNoDevice(ArithmeticTokenizer):
         (Erasing, "wrote into its codes"),
         (Noisy, "decoded again"),
         (Pcm, r"decoded noise-0 to int16 \(1600,\)"),
+        (Broken, "noise-0: decoded to NaN"),
+        (Forgetful, "its settings, {'bias': 1}, build one of another fingerprint, settings"),
         (OnNoDevice, "`device`"),
         (Leaky, "batch|neighbours"),
         (Tailed, "shape"),
         (Overflowing, "outside its codebook"),
-        (Short, "samples for .* frames"),
-        (Long, "samples for .* frames"),
+        (Short, "samples; its spec says 10 frames of 160"),
+        (Long, "samples; its spec says 10 frames of 160"),
     ],
 )
 def test_the_law_finds_what_is_broken(broken: type[ArithmeticTokenizer], complaint: str) -> None:
