@@ -81,7 +81,12 @@ def read_audio(
     the header promises), silent (all samples 0), holds NaN or infinity, lacks the channel, or ends before the segment
     does.
     """
-    return joined(read_blocks(source, sample_rate_hz, start_s, end_s, channel))
+    try:
+        return joined(read_blocks(source, sample_rate_hz, start_s, end_s, channel))
+    except AudioError as error:
+        if isinstance(source, str | Path):
+            error.add_note(f"in {source}")  # a traceback shows it; the message stays a reason that files share
+        raise
 
 
 def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:

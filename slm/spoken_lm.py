@@ -297,7 +297,10 @@ def check_positions(config: Any, pattern: Pattern, id: str, frames: int) -> None
     """UsageError where a document is longer than a model of this transformers configuration has positions."""
     longest = _positions(config)
     if longest is not None and (steps := pattern.num_steps(frames)) > longest:
-        raise UsageError(f"{id} takes {steps} steps, but the model has {longest} positions: cut it, or train longer")
+        raise UsageError(
+            f"{id} takes {steps} steps, but the model has {longest} positions: make it shorter, or train one with a "
+            f"larger max_position_embeddings"
+        )
 
 
 def _positions(config: Any) -> int | None:

@@ -42,6 +42,7 @@ def cut(path, share):
 def reason(path, **kwargs):
     with pytest.raises(AudioError) as caught:
         read_audio(path, 16_000, **kwargs)
+    assert caught.value.__notes__ == [f"in {path}"]
     return str(caught.value)
 
 

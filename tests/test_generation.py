@@ -357,7 +357,7 @@ def test_numbers_that_make_no_sense_are_refused():
         with pytest.raises(UsageError, match=complaint):
             lm.continue_many(prompts, 0.2, seeds)
     for seconds in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="seconds must be above 0"):
+        with pytest.raises(UsageError, match="seconds must be a finite number above 0"):
             lm.continue_many(prompts, seconds, 0)
     with pytest.raises(UsageError, match="count must be"):
         lm.generate_codes(-1, 0.2, 0)

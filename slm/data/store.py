@@ -81,7 +81,7 @@ class CodeStore:
 
     def __getitem__(self, index: int) -> Codes:
         if not 0 <= index < len(self):
-            raise IndexError(index)
+            raise IndexError(f"no clip {index}: there are {len(self)}, from 0 on")
         return Codes(self.ids[index], self.codes(index), int(self.num_samples[index]), self.spec)
 
     def __iter__(self) -> Iterator[Codes]:

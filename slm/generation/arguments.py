@@ -27,11 +27,11 @@ def whole_number(name: str, value: Any, least: int = 0) -> int:
 
 
 def length_s(seconds: Any) -> float:
-    """`seconds`, which must be a number above 0 (numpy's too, no bool)."""
+    """`seconds`, which must be a finite number above 0 (numpy's too, no bool)."""
     if isinstance(seconds, bool) or not isinstance(seconds, float | int | np.number):
         raise UsageError(f"seconds must be a number, not {seconds!r}")
     if not (seconds > 0 and math.isfinite(seconds)):
-        raise UsageError(f"seconds must be above 0, not {seconds}")
+        raise UsageError(f"seconds must be a finite number above 0, not {seconds}")
     return float(seconds)
 
 
