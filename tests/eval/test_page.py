@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -98,11 +99,18 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
     out = root.parent / "out"
     assert report([str(out), "--out", str(out / "results.md")]) == 2
     assert "results.md is a file" in capsys.readouterr().err
-    record = json.loads((out / "results.json").read_text())
-    del record["results"][0]["headline"]
-    (out / "results.json").write_text(json.dumps(record))
-    assert report([str(out), "--out", str(out)]) == 2
-    assert "lacks headline: it was edited" in capsys.readouterr().err
+    whole = (out / "results.json").read_text()
+    first = ("results", 0)
+    for *place, name in (
+        (*first, "headline"), (*first, "created"), ("model", "path"), ("corpus",), (*first, "scores", "model"),
+        (*first, "scores", "model", 2, "value"),
+    ):  # fmt: skip
+        record = json.loads(whole)
+        part = reduce(lambda part, key: part[key], place, record)
+        del part[name]
+        (out / "results.json").write_text(json.dumps(record))
+        assert report([str(out), "--out", str(out)]) == 2
+        assert f"lacks {name}: it was edited" in capsys.readouterr().err
     (out / "results.json").write_text('{"format"')
     assert report([str(out), "--out", str(out)]) == 2
     assert "is not JSON" in capsys.readouterr().err

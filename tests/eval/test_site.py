@@ -297,7 +297,7 @@ def test_a_corpus_and_a_run_alone_are_shown(given, tmp_path):
     assert "Hours heard FLOPs run 2 – – – 2.5 2e+09" in text  # two steps of an hour and a quarter
     record = json.loads((given[0] / "results.json").read_text())
     (tmp_path / "evaluated").mkdir()
-    trained_on = {"path": str(tmp_path / "c"), "trained_on": True}
+    trained_on = {**read_inputs([tmp_path / "c"]).corpora[0].facts, "trained_on": True}
     (tmp_path / "evaluated/results.json").write_text(json.dumps({**record, "corpus": trained_on}))
     assert [c.facts["path"] for c in read_inputs([tmp_path / "evaluated", tmp_path / "c"]).corpora] == [out]
     assert "No benchmark results were given" in (site / "index.html").read_text()
