@@ -123,15 +123,26 @@ def _check_writable(folder: Path, named: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Wait for, and hold, a lock of the system (flock) on a file made for it: it ends with its process however that
-    ends. Yields whether it is held: on network disks without locks nobody waits."""
-    with open(path, "w") as handle:
-        is_held = True
+    """Wait for, and hold, a lock of the system (flock) on a file made for it, and removed: it ends with its process
+    however that ends. Yields whether it is held: on network disks without locks nobody waits."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             is_held = False
+            break
+        with suppress(FileNotFoundError):
+            if is_held := os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
+        os.close(handle)  # who held it has removed it: another file has its name by now
+    try:
         yield is_held
+    finally:
+        with suppress(OSError):
+            if is_held:
+                path.unlink()
+        os.close(handle)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,6 +19,7 @@ from slm.files import (
     append_json_lines,
     atomic_directory,
     atomic_file,
+    locked,
     read_json,
     read_json_lines,
     write_json,
@@ -162,3 +165,20 @@ def test_lines_after_one_that_a_kill_cut_short_are_read(tmp_path):
         left = [v for v, end in (({"a": 1}, whole.index(b"\n")), (["b", "ü"], len(whole) - 1)) if cut >= end]
         append_json_lines(file, [3])
         assert read_json_lines(file) == [*left, 3]
+
+
+def test_a_lock_is_one_s_alone_and_leaves_no_file(tmp_path):
+    inside, most = [], []
+
+    def count(_: int) -> None:
+        with locked(tmp_path / ".lock") as is_held:
+            assert is_held
+            inside.append(1)
+            time.sleep(0.001)
+            most.append(len(inside))
+            inside.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(60)))
+    assert set(most) == {1}
+    assert list(tmp_path.iterdir()) == []
