@@ -134,7 +134,7 @@ def test_samples_are_nested_seeded_and_as_long_as_asked(two, tmp_path):
         (["--where", "n > 99"], "no clip of"),
         (["--sample_clips", "7"], "there are 6 clips of 0.001 h to draw from"),
         (["--sample_hours", "1"], "there are 6 clips of 0.001 h to draw from"),
-        (["--sample_hours", "1e-9"], "no clip of"),
+        (["--sample_hours", "1e-9"], "the first one drawn lasts 0.3 s; ask for more hours"),
         (["--sample_clips", "0"], "--sample_clips must be above 0"),
         (["--sample_clips", "2", "--sample_hours", "1"], "not both"),
         ([], "select needs --where, --ids"),

@@ -133,6 +133,11 @@ def _sample(chosen: list[_Chosen], config: SelectConfig) -> list[_Chosen]:
     if (config.sample_clips or 0) > len(order) or (config.sample_hours or 0.0) > all_hours:
         raise UsageError(f"there are {len(order)} clips of {all_hours:.3f} h to draw from: ask for a smaller sample")
     count = config.sample_clips or np.searchsorted(hours, config.sample_hours or 0.0, side="right")
+    if not count:
+        first_s = hours[0] * 3600
+        raise UsageError(
+            f"no clip of {config.corpus} fits: the first one drawn lasts {first_s:.3g} s; ask for more hours"
+        )
     mask = np.zeros(len(order), bool)
     mask[order[:count]] = True
     masks = np.split(mask, np.cumsum([len(some.rows) for some in chosen])[:-1])
