@@ -35,11 +35,11 @@ class Registry(Generic[T]):
     """Classes of one kind by name.
 
     A module in `package` registers a class with `@REGISTRY.register("name", "other-name")`. A third-party package
-    adds `[project.entry-points."<group>"] name = "module:Class"`.
+    adds `[project.entry-points."<group>"] name = "module:Class"`, of a class derived from `base`.
     """
 
-    def __init__(self, kind: str, package: str, group: str):
-        self.kind, self.package, self.group = kind, package, group
+    def __init__(self, kind: str, package: str, group: str, base: type = object):
+        self.kind, self.package, self.group, self.base = kind, package, group, base
         self._classes: dict[str, type[T]] = {}
         self._scanned = False
 
@@ -80,7 +80,10 @@ class Registry(Generic[T]):
 
     def _load(self, plugin: EntryPoint) -> type[T]:
         try:
-            return plugin.load()
+            cls: type[T] = plugin.load()
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise TypeError(f"{plugin.attr} is no class derived from {self.base.__module__}.{self.base.__name__}")
+            return cls
         except Exception as error:  # whatever a foreign module does when it is imported
             package = f" of {plugin.dist.name}" if plugin.dist else ""
             raise UsageError(

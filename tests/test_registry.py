@@ -13,6 +13,7 @@ import pytest
 from slm.errors import UsageError, did_you_mean
 from slm.registry import Registry
 from slm.tokenizers import TOKENIZERS, load_tokenizer
+from slm.tokenizers._catalogue import catalogue
 
 MODULES = {
     "__init__": "from slm.registry import Registry\nGADGETS = Registry('gadget', 'gadgets_here', 'gadgets_here')\n",
@@ -171,13 +172,25 @@ def test_a_tokenizer_comes_from_a_plug_in(tmp_path: Path, monkeypatch: pytest.Mo
             def __init__(self, calls_itself="plugged", **settings):
                 super().__init__(**settings)
                 self.spec = replace(self.spec, name=calls_itself)
+
+        class Forgetful(ArithmeticTokenizer):
+            def __init__(self, folder, device):
+                super().__init__()
+                self.spec = replace(self.spec, name="Forgetful")
         """
-    install_plugin(tmp_path, "slm.tokenizers", {"plugged": "plugged_tokenizer:Plugged"}, {"plugged_tokenizer": module})
+    entries = {name: f"plugged_tokenizer:{name}" for name in ("Forgetful", "replace")}
+    entries["plugged"] = "plugged_tokenizer:Plugged"
+    install_plugin(tmp_path, "slm.tokenizers", entries, {"plugged_tokenizer": module})
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "plugged" in TOKENIZERS.names()
     assert load_tokenizer("plugged", num_codebooks=3).spec.num_codebooks == 3
     with pytest.raises(UsageError, match="'plugged' calls itself 'pluged' in its spec"):
         load_tokenizer("plugged", calls_itself="pluged")
+    with pytest.raises(UsageError, match="leaves folder out of its spec's settings"):
+        load_tokenizer("Forgetful", folder="x")
+    with pytest.raises(UsageError, match=r"replace is no class derived from slm\.tokenizers\.base\.Tokenizer"):
+        load_tokenizer("replace")
+    assert {row.name for row in catalogue()} > {"plugged", "replace"}  # its note says why, the others are there
     settings = tmp_path / "mine.yaml"
     settings.write_text("name: plugged\nnum_codebooks: 4\ncodebook_size: 8\n")
     assert load_tokenizer(str(settings)).spec.codebook_sizes == (8, 8, 8, 8)

@@ -165,4 +165,6 @@ class Benchmark(ABC):
     def run(self, run: Run) -> Result: ...
 
 
-BENCHMARKS: Registry[Benchmark] = Registry("benchmark", package="eval.benchmarks", group="slm.benchmarks")
+BENCHMARKS: Registry[Benchmark] = Registry(
+    "benchmark", package="eval.benchmarks", group="slm.benchmarks", base=Benchmark
+)

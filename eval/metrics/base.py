@@ -101,7 +101,7 @@ def sum_groups(groups: Sequence[str], *values: np.ndarray) -> tuple[np.ndarray, 
     return tuple(np.bincount(index, weights=v) for v in values)
 
 
-METRICS: Registry[Metric] = Registry("metric", package="eval.metrics", group="slm.metrics")
+METRICS: Registry[Metric] = Registry("metric", package="eval.metrics", group="slm.metrics", base=Metric)
 
 
 def metrics_of(items: type) -> list[Metric]:

@@ -108,4 +108,4 @@ class Pattern(ABC):
         return values[steps, streams][np.argsort(streams)]
 
 
-PATTERNS: Registry[Pattern] = Registry("pattern", package="slm.patterns", group="slm.patterns")
+PATTERNS: Registry[Pattern] = Registry("pattern", package="slm.patterns", group="slm.patterns", base=Pattern)

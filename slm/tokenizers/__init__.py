@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def _create(name: str, device: str, settings: dict[str, Any]) -> Tokenizer:
         ) from error
     if named != name and named not in TOKENIZERS.names():
         raise UsageError(f"tokenizer {name!r} calls itself {named!r} in its spec: nothing could load it again by that")
+    parameters = signature(type(tokenizer)).parameters
+    needed = {key for key in settings if key in parameters and parameters[key].default is Parameter.empty}
+    if left_out := sorted(needed - tokenizer.spec.settings.keys()):
+        raise UsageError(
+            f"tokenizer {name!r} leaves {', '.join(left_out)} out of its spec's settings: nothing could load it again"
+        )
     return tokenizer
 
 

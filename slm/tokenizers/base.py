@@ -236,7 +236,9 @@ class Tokenizer(ABC):
         return Codes(clip.id, np.ascontiguousarray(codes, dtype=spec.code_dtype), len(clip.samples), spec)
 
 
-TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", package="slm.tokenizers", group="slm.tokenizers")
+TOKENIZERS: Registry[Tokenizer] = Registry(
+    "tokenizer", package="slm.tokenizers", group="slm.tokenizers", base=Tokenizer
+)
 
 
 def check_codes(codes: Codes, spec: TokenizerSpec) -> None:

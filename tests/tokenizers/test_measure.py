@@ -97,7 +97,7 @@ def test_a_plug_in_that_writes_untrained_weights_is_measured_without_a_record(mo
         def __init__(self, checkpoint: str, device: str = "cpu"):
             self.written = Path(checkpoint, "weights").read_text()
             super().__init__()
-            self.spec = replace(self.spec, name="plug-in")
+            self.spec = replace(self.spec, name="plug-in", settings={"checkpoint": checkpoint})
 
         @classmethod
         def write_untrained(cls, folder: Path, seed: int = 0) -> None:
