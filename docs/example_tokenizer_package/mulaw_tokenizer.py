@@ -43,7 +43,7 @@ class MuLawTokenizer(Tokenizer):
         settings = {"samples_per_frame": samples_per_frame}
         self.spec = TokenizerSpec(
             name="mulaw",
-            fingerprint=fingerprint({"family": "mulaw", "mu": MU, **settings}),  # and weights, where there are any
+            fingerprint=fingerprint({"family": "mulaw", "version": 1, "mu": MU, **settings}),  # and weights, if any
             sample_rate_hz=8000,
             hop_samples=samples_per_frame,
             codebook_sizes=(MU + 1,) * samples_per_frame,
