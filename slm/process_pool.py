@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -28,6 +28,15 @@ class ProcessPool(ProcessPoolExecutor):
         initargs: tuple[Any, ...] = (),
     ):
         super().__init__(number, context, _begin, (initializer, initargs))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Processes begin here, and inherit that Ctrl-C does not reach them: while they import they could not yet say
+        so, and each would show where it was."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """Processes are not asked to end: one that waits for work holds a lock, and if it were killed meanwhile, the

@@ -37,6 +37,11 @@ def test_at_the_end_no_process_is_waited_for(method):
     """One that is held up (here: stopped; or killed with the lock that others wait for) would keep a run for ever."""
     pool = ProcessPool(2, multiprocessing.get_context(method))
     processes = [psutil.Process(pid) for pid in set(pool.map(_pid, range(40)))]
+    blocked = [pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result() for _ in processes]
+    assert all(signal.SIGINT in signals for signals in blocked), (
+        "inherited: they do not yet ignore it while they import"
+    )
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     for process in processes:
         process.suspend()
     pool.shutdown()
