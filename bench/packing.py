@@ -1,6 +1,6 @@
 """What packing is worth: codes predicted per second in packed rows against padded batches of whole documents.
 
-    python -m bench.packing [steps]
+    python -m bench.packing [--steps 12]
 
 The same model, the same documents (lengths of real utterances, log-normal), as many positions in every batch; forward
 and backward. Padded batches hold documents in random order, padded to the longest, as most scripts do.
@@ -8,7 +8,7 @@ and backward. Padded batches hold documents in random order, padded to the longe
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -60,7 +60,7 @@ def throughput(model: AcousticLM, batches: list[list[list[int]]], steps: int) ->
     return codes / (time.perf_counter() - start), codes / positions_run
 
 
-def main(steps: int = 12) -> None:
+def main(steps: int) -> None:
     pattern = PATTERNS.create("flat", codebook_sizes=(100,))
     model = AcousticLM(build_causal_lm(BACKBONE, pattern, 0), pattern)
     lengths = np.random.default_rng(0).lognormal(5.0, 0.7, 4000).astype(int).clip(10, ROW)
@@ -71,4 +71,6 @@ def main(steps: int = 12) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="batches of each kind (default: 12)")
+    main(parser.parse_args().steps)

@@ -1,13 +1,13 @@
 """Reading codes for training: the mapped view of `slm.data.store` against `datasets`' own row access (numpy format).
 
-    python -m bench.read_codes [clips]
+    python -m bench.read_codes [--clips 2000]
 
 Both read every clip of one corpus once, in the same random order; the sums of all codes must agree.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ from slm.data.store import CodeStore
 from tests.fakes import ArithmeticTokenizer, random_codes, write_corpus
 
 
-def main(clips: int = 2000) -> None:
+def main(clips: int) -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(50, 1500, clips).tolist()
     order = rng.permutation(clips).tolist()
@@ -43,4 +43,6 @@ def main(clips: int = 2000) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=2000, help="of the corpus (default: 2000)")
+    main(parser.parse_args().clips)
