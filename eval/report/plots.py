@@ -14,6 +14,7 @@ from typing import Any
 
 from eval.benchmarks.base import MODEL
 from eval.report.columns import COUNT, label, without_count
+from eval.report.drawing import MOST_POINTS, thin_out
 from eval.report.inputs import Evaluated, Training
 from eval.report.rows import CHANCE, headline_score, short_name
 
@@ -40,8 +41,9 @@ class Series:
     def trace(self, lines: bool) -> dict[str, Any]:
         """As Plotly has it."""
         mode = "lines+markers" if lines and len(self.points) > 1 else "markers"
+        points = self.points if self.labels else thin_out(self.points)
         made: dict[str, Any] = {"type": "scatter", "mode": mode, "name": self.name,
-                                "x": [x for x, _ in self.points], "y": [y for _, y in self.points]}  # fmt: skip
+                                "x": [x for x, _ in points], "y": [y for _, y in points]}  # fmt: skip
         if self.labels:
             made |= {"text": list(self.labels), "mode": f"{mode}+text", "textposition": "top center"}
             made["cliponaxis"] = False
@@ -258,7 +260,10 @@ def training_plot(trainings: Sequence[Training]) -> Plot:
             name = LOSSES.get(key, key.replace("_", " "))
             views.append(View(name, "step", name, tuple(series)))
     absent = "" if views else "No training curve is among what was given: give a run folder, with its metrics.jsonl."
-    return Plot("training", "Training curves", f"What was logged, by optimizer step. {COMPARED}", tuple(views), absent)
+    about = f"What was logged, by optimizer step. {COMPARED}"
+    if any(len(series.points) > MOST_POINTS for view in views for series in view.series):
+        about += " Of long curves the lowest and the highest value of each stretch are drawn."
+    return Plot("training", "Training curves", about, tuple(views), absent)
 
 
 def curve(training: Training, key: str) -> Points:

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import soundfile
 
-from eval.report.drawing import draw_lines, draw_waveform, is_recording, nice_ticks
+from eval.report.drawing import MOST_POINTS, draw_lines, draw_waveform, is_recording, nice_ticks, thin_out
+from eval.report.plots import Series
 from eval.report.table import markdown_table, result_table
 from eval.report.wording import format_interval, format_p, format_span, format_value
 
@@ -26,6 +27,21 @@ def test_a_curve_stands_where_its_values_say():
     assert (line.last, [t.label for t in chart.y_ticks]) == (0.0, ["0", "1", "2", "3", "4"])
     assert [t.percent for t in chart.y_ticks] == [100, 75, 50, 25, 0]
     assert draw_lines([("a", "train", [(1, 1.0)])]) is None
+
+
+def test_long_curves_are_drawn_by_few_points_that_keep_ends_and_spikes():
+    points = [(float(i), 2.0 + (i % 7) / 10) for i in range(20_000)]
+    points[12_345] = (12_345.0, 9.0)
+    for drawn in (thin_out(points), list(zip(*(Series("a", points).trace(True)[axis] for axis in "xy"), strict=True))):
+        assert len(drawn) <= MOST_POINTS
+        assert (drawn[0], drawn[-1]) == (points[0], points[-1])
+        assert points[12_345] in drawn
+        assert drawn == sorted(set(drawn) & set(points))
+        assert sum(x < 200 for x, _ in drawn) > 100  # the first two of four decades of a logarithmic axis
+    chart = draw_lines([("a", "train", points)])
+    assert chart is not None
+    assert chart.lines[0].path.count("L") < MOST_POINTS
+    assert thin_out(points[:MOST_POINTS]) == points[:MOST_POINTS]
 
 
 def test_a_waveform_is_as_high_as_its_peak_and_marks_the_prompt(tmp_path):

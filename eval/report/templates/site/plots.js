@@ -13,7 +13,9 @@ function draw(select) {
   const colour = (name) => { place.style.color = `var(${name})`; return getComputedStyle(place).color; };
   const narrow = place.clientWidth < 600, title = (axis) => ({ ...axis.title, font: { size: narrow ? 10 : 13 } });
   const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
-  const xs = data.flatMap((trace) => trace.x), wide = Math.max(...xs) / Math.min(...xs) > 8;
+  // Not Math.max(...xs), which fails on very many.
+  const [low, high] = data.flatMap((trace) => trace.x).reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
+  const wide = high / low > 8;
   // On a logarithmic axis of less than a decade there would be hardly a label.
   const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: narrow ? 1 : "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
   for (const trace of data) trace.name = trace.name.replaceAll("&", "&amp;").replaceAll("<", "&lt;"); // Plotly reads markup
