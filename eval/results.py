@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks.base import MODEL, Result
+from eval.benchmarks.base import Result
+from eval.record import faults_of_record, find_faults
 from slm import __version__
 from slm.errors import UsageError
 from slm.files import read_json, write_json
-from slm.types import Score
 
 if TYPE_CHECKING:
     from slm.corpus.plan import Plan
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     from slm.spoken_lm import SpokenLM
 
 FORMAT = 2
-_NEEDED = {
-    "model": ("path", "fingerprint", "convention"),
-    "tokenizer": ("name", "fingerprint", "codebook_sizes", "frame_rate_hz", "sample_rate_hz", "bitrate_bps"),
-    "corpus": ("path", "trained_on", "clips", "hours", "codes", "bitrate_bps", "entropy_bitrate_bps", "clips_left_out",
-               "codebooks"),
-}  # fmt: skip
-_OF_RESULT = {*(f.name for f in fields(Result)), "fingerprints", "generated", "config", "versions", "created"}
-_OF_SCORE = {f.name for f in fields(Score)}
 LIBRARIES = ("torch", "transformers", "datasets", "numpy", "pyarrow", "soundfile", "soxr")
 
 
@@ -158,28 +149,20 @@ def read_results(out: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} has format {record.get('format')!r}, not {FORMAT}; remove it and run eval/run.py again"
         )
-    if not isinstance(record.get("results"), list) or not isinstance(record.get("tokenizer"), dict):
-        raise UsageError(f"{path} holds no list of results, or no tokenizer: it was edited; run eval/run.py again")
-    for what, part, needed in _parts(record):
-        lacking = set(needed).difference(part if isinstance(part, dict) else ())
-        if lacking or not isinstance(part, dict):
-            told = f"{what} of {path} lacks {', '.join(sorted(lacking)) or 'all'}"
-            raise UsageError(f"{told}: it was edited; remove the file and run eval/run.py again")
+    _refuse(path, faults_of_record(record))
     return record
 
 
-def _parts(record: dict[str, Any]) -> Iterator[tuple[str, Any, Collection[str]]]:
-    """What tables and pages take from a record: what each part is called, it, and what must be in it. Each is asked for
-    once the one that it lies in is known to be whole."""
-    yield "the record", record, ("model", "corpus")
-    for name, needed in _NEEDED.items():
-        if record[name] is not None:
-            yield f"the {name}", record[name], needed
-    for number, result in enumerate(record["results"], start=1):
-        yield f"result {number}", result, _OF_RESULT
-        yield f"the scores of result {number}", result["scores"], () if not result["headline"] else (MODEL,)
-        for score in chain(*result["scores"].values()):
-            yield f"a score of result {number}", score, _OF_SCORE
+def read_checked(path: Path, shape: Any) -> dict[str, Any]:
+    """A JSON object of a shape that `eval.record` names; UsageError for what is none."""
+    value = read_object(path)
+    _refuse(path, find_faults(value, shape, path.stem))
+    return value
+
+
+def _refuse(path: Path, faults: Iterator[str]) -> None:
+    if fault := next(faults, None):
+        raise UsageError(f"{path}: {fault}: it was edited; remove the file and run eval/run.py again")
 
 
 def read_object(path: Path) -> dict[str, Any]:

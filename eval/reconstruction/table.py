@@ -10,6 +10,7 @@ from eval.metrics.signals import DOMAINS
 from eval.reconstruction.opinions import TRUTH
 from eval.reconstruction.scoring import OTHER_LENGTH
 from eval.report.table import markdown_table
+from eval.report.wording import inline
 
 NAME = "reconstruction"
 
@@ -36,6 +37,7 @@ def points_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def tables(points: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = ()) -> str:
     """Markdown: per domain the values, then what each column is, what is absent, and what was left out; last, which
     systems `failed` and why."""
+    points, failed = inline(points), inline(failed)
     parts = [_domain(domain, [p for p in points if p["domain"] == domain]) for domain in DOMAINS]
     if failed:
         parts += ["## Could not be judged", "\n".join(f"- {one['system']}: {one['reason']}" for one in failed)]

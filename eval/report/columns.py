@@ -118,7 +118,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if result["left_out"]:
         made.append(left_out(result))
     absent = result["details"].get("absent") or {}
-    items = absent.items() if isinstance(absent, Mapping) else [(str(a), "") for a in absent]
+    names = absent if isinstance(absent, list) else [absent]
+    items = absent.items() if isinstance(absent, Mapping) else [(str(name), "") for name in names]
     made += [f"{label(name)} is absent: {reason}" if reason else f"{name} is absent." for name, reason in items]
     if note := result["details"].get("note"):
         made.append(f"{note}.")

@@ -100,13 +100,23 @@ class Waveform:
     prompt_percent: float
 
 
+def file_inside(results: Path, folder: str, name: str) -> Path | None:
+    """A file that results tell of; None where it would lie outside of them (`..`, a link, an absolute path), from where
+    nothing is to come into a page that is shown to others, and for what is no path."""
+    try:
+        file = results / folder / name
+        return file if file.resolve().is_relative_to(results.resolve()) else None
+    except (ValueError, OSError, RuntimeError):  # a NUL, too long a name, links in a circle
+        return None
+
+
 def is_recording(wav: Path) -> bool:
     """Whether it is there, can be read, and is not empty: what was kept may have been removed since, or cut off."""
     import soundfile
 
     try:
         return wav.is_file() and soundfile.info(str(wav)).frames > 0
-    except soundfile.SoundFileError:
+    except (soundfile.SoundFileError, OSError):
         return False
 
 

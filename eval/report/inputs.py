@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from eval.record import COMPARISON
 from eval.report.failed import Failed, failed_beside, failed_of
 from eval.report.wording import run_name
-from eval.results import read_object, read_results
+from eval.results import read_checked, read_object, read_results
 from slm.errors import UsageError
 from slm.files import read_json_lines
 
@@ -111,7 +112,7 @@ def _read_folder(made: Inputs, folder: Path) -> bool:
     """Whether something was found. Of several models, each has its own folder inside."""
     found = False
     if (folder / "comparison.json").is_file():
-        made.comparisons.append(read_object(folder / "comparison.json"))
+        made.comparisons.append(read_checked(folder / "comparison.json", COMPARISON))
         found = True
     inner = [] if (folder / "results.json").is_file() else sorted(folder.glob("*/results.json"))
     for path in [folder / "results.json"] if (folder / "results.json").is_file() else inner:
@@ -143,7 +144,11 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
 
 def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
     """Once for each curve: a run and its results, or several results of its model, may be given."""
-    lines = [line for line in read_json_lines(metrics) if isinstance(line, dict) and "step" in line]
+    lines = [
+        line
+        for line in read_json_lines(metrics)
+        if isinstance(line, dict) and isinstance(line.get("step"), int | float)
+    ]
     run = run.resolve()
     if lines and (run, lines) not in [(t.run, t.lines) for t in made.trainings]:
         made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s"), run))

@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from eval.benchmarks.base import MODEL
 from eval.report import wording
-from eval.report.drawing import Chart, draw_lines, draw_waveform, is_recording
+from eval.report.drawing import Chart, draw_lines, draw_waveform, file_inside, is_recording
+from eval.report.inputs import slug
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
 from eval.results import read_results
 from slm import __version__
@@ -64,7 +65,7 @@ def make_environment() -> Any:
 
     made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: wording.visible(value) if type(value) is str else value,
     )  # fmt: skip
     made.filters["value"], made.filters["interval"] = wording.format_value, wording.format_interval
     made.filters["number"], made.filters["span"] = wording.format_number, wording.format_span
@@ -162,10 +163,10 @@ def _continuation(result: dict[str, Any], folder: Path, recordings: Recordings, 
 
 def _players(prompt: dict[str, Any], folder: Path, recordings: Recordings, anchor: str) -> dict[str, Any]:
     made = []
-    name = f"{anchor}-{prompt['folder'].replace('/', '-')}"
+    name = slug(f"{anchor}-{prompt['folder']}")
     for part, title in (("prompt", "Recording"), ("whole", "Prompt and continuation, as the tokenizer renders them")):
-        wav = folder / prompt["folder"] / prompt["files"].get(part, "")
-        if is_recording(wav):
+        wav = file_inside(folder, prompt["folder"], prompt["files"].get(part, ""))
+        if wav and is_recording(wav):
             wave = draw_waveform(wav, prompt["prompt"]["duration_s"])
             made.append({"title": title, "source": recordings.source(wav, name), "wave": wave})
     return {**prompt, "players": made}
@@ -186,7 +187,7 @@ class Recordings:
             return "data:audio/wav;base64," + base64.b64encode(wav.read_bytes()).decode()
         self.linked += 1
         if not wav.resolve().is_relative_to(self.out.resolve()):
-            copy = self.out / "audio" / f"{name}-{wav.name}"
+            copy = self.out / "audio" / slug(f"{name}-{wav.name}")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(wav, copy)
             wav = copy
@@ -207,13 +208,17 @@ class Recordings:
 
 def _curve(path: Path) -> Chart | None:
     """Training and held-out loss by step."""
-    lines = read_json_lines(path)
+    lines = [line for line in read_json_lines(path) if isinstance(line, dict) and _is_number(line.get("step"))]
 
     def points(key: str) -> list[tuple[float, float]]:
-        return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        return [(line["step"], line[key]) for line in lines if _is_number(line.get(key))]
 
     curves = (("training", "train", "train_nats_per_code"), ("held out", "eval", "eval_nats_per_code"))
     return draw_lines([(name, css, points(key)) for name, css, key in curves])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _without_prompts(record: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def nominal_bps(run: Evaluated, item: str) -> float:
     which nobody knows what made them."""
     spec = run.record["tokenizer"]
     sizes, found = spec["codebook_sizes"], COUNT.search(item)
-    if not sizes:
+    if not sizes or spec["frame_rate_hz"] is None:
         return math.nan
     count = int(found[1]) if found else len(sizes)
     return spec["frame_rate_hz"] * sum(math.log2(size) for size in sizes[:count])

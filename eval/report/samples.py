@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from eval.report.drawing import Waveform, draw_waveform, is_recording
+from eval.report.drawing import Waveform, draw_waveform, file_inside, is_recording
 from eval.report.inputs import Evaluated, slug
 from eval.report.spectrogram import write_spectrogram
 
@@ -105,9 +105,8 @@ def format_plain(value: float) -> str:
 def _takes(run: Evaluated, entry: Mapping[str, Any]) -> Iterator[Take]:
     """The files to hear, there or not; paths that lead out of the folder of results are not followed."""
     for what, name in entry["files"].items():
-        file = run.folder / entry.get("folder", "") / name
-        inside = file.resolve().is_relative_to(run.folder.resolve())
-        if what not in SKIPPED and inside and file.suffix.lower() == ".wav":
+        file = file_inside(run.folder, entry.get("folder") or "", name)
+        if what not in SKIPPED and file and file.suffix.lower() == ".wav":
             heard = (entry.get("prompt") or {}).get("duration_s", 0.0)
             yield Take(run, what, file, heard if what == "whole" else 0.0)
 

@@ -25,6 +25,7 @@ from eval.report.wording import (
     format_p,
     format_value,
     format_versions,
+    inline,
     left_out,
     measure,
     run_name,
@@ -47,6 +48,7 @@ def _pad(cell: str, width: int, column: int) -> str:
 
 def result_table(result: Mapping[str, Any]) -> str:
     """One benchmark: a title line, the table, what was left out."""
+    result = inline(result)
     rows = _score_rows(result) if result["headline"] else _statistic_rows(result)
     lines = [f"## {result['benchmark']}, {result['split']}", "", result["about"], "", rows]
     outside = chance_outside(result) if result["headline"] else None
@@ -114,6 +116,7 @@ def _statistic_rows(result: Mapping[str, Any]) -> str:
 
 def conventions_table(result: Mapping[str, Any]) -> str:
     """The model's headline metric under every convention."""
+    result = inline(result)
     metric, names = headline_score(result)["metric"], conventions(result)
     columns = [select(result["scores"][MODEL], metric, name) for name in names]
     rows = [
@@ -126,6 +129,7 @@ def conventions_table(result: Mapping[str, Any]) -> str:
 
 def comparison_markdown(compared: Mapping[str, Any]) -> str:
     """The whole file: DIR/comparison.md. Models by benchmarks, every number, every difference with its test."""
+    compared = inline(compared)
     names = [model["name"] for model in compared["models"]]
     models = [
         [m["name"], m["path"], m["fingerprint"][:12], f"{m['tokenizer']['name']} {m['tokenizer']['fingerprint'][:12]}"]
@@ -160,6 +164,7 @@ def _failures(found: Sequence[tuple[str, str, str]]) -> str:
 
 def comparison_table(compared: Mapping[str, Any]) -> str:
     """One row a model, one column a benchmark that has a first number, and what of it may be luck."""
+    compared = inline(compared)
     columns = [row for row in compared["rows"] if row["headline"]]
     header = ["", *(f"{row['benchmark']} {row['split']}, {row['name']} ({row['convention']})" for row in columns)]
     rows = [[m["name"], *(_cell(row, m["name"]) for row in columns)] for m in compared["models"]]
@@ -199,7 +204,7 @@ def _difference(test: Mapping[str, Any]) -> str:
 
 def results_markdown(record: Mapping[str, Any]) -> str:
     """The whole file: OUT/results.md."""
-    tokenizer, model = record["tokenizer"], record["model"]
+    tokenizer, model = inline(record["tokenizer"]), inline(record["model"])
     parts = [
         f"# {run_name(model['path'])}",
         f"{model['path']}: model {model['fingerprint'][:12]} over tokenizer {tokenizer['name']} "
@@ -207,10 +212,10 @@ def results_markdown(record: Mapping[str, Any]) -> str:
     ]
     for result in record["results"]:
         parts.append(result_table(result))
-        parts.append(f"Made {result['created']} with {format_versions(result['versions'])}.")
+        parts.append(f"Made {inline(result['created'])} with {format_versions(inline(result['versions']))}.")
         if result["headline"]:
             parts.append("### Every convention\n\n" + conventions_table(result))
-    if failed := record.get("failed"):
+    if failed := inline(record.get("failed")):
         lines = _failures([("", f["benchmark"], f"{f['reason']} ({f['created']})") for f in failed])
         parts += ["## Could not be evaluated", lines]
     return "\n\n".join(parts) + "\n"

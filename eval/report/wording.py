@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -62,6 +63,24 @@ UNITS = {
     "silence_share": "share of near-silence (20 ms frames below -50 dBFS)",
     "repeated_share": "share of frames equal to the one before",
 }
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # but tabs and ends of lines
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])\(")
+
+
+def visible(text: str) -> str:
+    """Names are strangers': what would steer a terminal, or turn the direction of all that follows, as an escape."""
+    return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def inline(value: Any) -> Any:
+    """A record whose texts, keys too, each stay on their line of a Markdown file, as text: no tag, link or picture."""
+    if isinstance(value, str):
+        return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", visible(" ".join(value.split("\n"))))
+    if isinstance(value, Mapping):
+        return {inline(key): inline(inner) for key, inner in value.items()}
+    return [inline(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def left_out(result: Mapping[str, Any]) -> str:

@@ -116,7 +116,7 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
     assert "is not JSON" in capsys.readouterr().err
     (out / "results.json").write_text('{"format": 2, "results": []}')
     assert report([str(out), "--out", str(out)]) == 2
-    assert "no tokenizer" in capsys.readouterr().err
+    assert "record lacks corpus, model, tokenizer: it was edited" in capsys.readouterr().err
 
 
 def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, lm):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,13 @@ import pytest
 from eval.report.__main__ import main as report
 from eval.report.columns import column_ranks, headline_columns, number_tables, rank
 from eval.report.inputs import Evaluated, read_inputs
+from eval.report.page import build_page
 from eval.report.plots import Series, compute_plot, nominal_bps, quality_plot, sweep_plot, zero_shot_plot
 from eval.report.samples import collect_takes
 from eval.report.spectrogram import BANDS, RANGE_DB, encode_png, log_mel_db
+from eval.report.table import results_markdown
 from eval.report.wording import run_name
+from slm.errors import UsageError
 from tests.eval.material import scores, write_level
 from tests.eval.site_material import JUDGED, SWEPT, build
 from tests.eval.test_page import parse
@@ -208,6 +213,43 @@ def test_pages_are_whole_and_every_link_leads_somewhere(site):
 def test_a_recording_outside_the_results_is_not_shown(given):
     takes = collect_takes([e for e in read_inputs(given).evaluated if e.name == "mimi"])
     assert [take.what for take in takes["p0"][1]] == ["original", "reconstruction"]
+
+
+def test_strangers_results_bring_nothing_from_elsewhere_and_steer_nothing(given, tmp_path):
+    """Recordings beside the folder, by `..`, by a link or by an absolute path, come on no page; names turn no direction
+    and no terminal, and stay in their cell of a table in Markdown. What is of another type than it should be is named.
+    """
+    (tmp_path / "secret").mkdir()
+    write_level(tmp_path / "secret/prompt.wav", 0.5)
+    whole = json.loads((given[0] / "results.json").read_text())
+    prompts = next(r for r in whole["results"] if r["benchmark"] == "continuation")["details"]["prompts"]
+    results = tmp_path / "results"
+    for folder in ("../secret", "link", str(tmp_path / "secret"), "\0", "x" * 300):
+        shutil.rmtree(results, ignore_errors=True)
+        results.mkdir()
+        (results / "link").symlink_to(tmp_path / "secret")
+        for prompt in prompts:
+            prompt |= {"folder": folder, "files": {"prompt": "prompt.wav"}}
+        (results / "results.json").write_text(json.dumps(whole))
+        assert all("audio" not in parse(page).tags for page in build([results], tmp_path / "site").glob("**/*.html"))
+    assert not list((tmp_path / "site").rglob("*.wav"))
+    name = "a|b\n# c\x1b[31m\u202e<img src=x>[d](javascript:1)"
+    told = json.loads(json.dumps(whole).replace("swuggy/dev/all", json.dumps(f"swuggy/dev/{name}")[1:-1]))
+    (results / "results.json").write_text(json.dumps(told))
+    text = build_page([results], results).read_text() + results_markdown(told)
+    assert not set("\x1b\u202e") & set(text)
+    assert "| accuracy, a\\|b # c\\x1b[31m\\x202e&#60;img src=x>[d]&#40;javascript:1) |" in results_markdown(told)
+    for place, value, said in (
+        (("results", 0, "scores", "model", 1, "value"), "<b>", "scores.model[1].value is '<b>', not a number"),
+        (("results", 0, "headline"), "no/such/one", "results[0] has a headline that no score"),
+        (("tokenizer", "codebook_sizes"), [0], "codebook_sizes[0] is '0', not a size"),
+        (("results", 0, "left_out"), [3], "left_out[0] is '3', not an object"),
+    ):  # fmt: skip
+        record = json.loads(json.dumps(whole))
+        reduce(lambda part, key: part[key], place[:-1], record)[place[-1]] = value
+        (results / "results.json").write_text(json.dumps(record))
+        with pytest.raises(UsageError, match=re.escape(said)):
+            read_inputs([results])
 
 
 def test_fewer_samples_are_counted(given, tmp_path):
