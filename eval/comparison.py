@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.base import MODEL, Benchmark
-from eval.benchmarks.pairs import PairBenchmark
+from eval.benchmarks.pairs import PairBenchmark, Subset
 from eval.likelihoods import Convention, Likelihoods
 from eval.metrics.base import sum_groups
 from eval.metrics.paired import paired_test
+from eval.progress import Progress
 from eval.report.rows import headline_score, main_rows, other_rows, statistic_name
 from eval.results import read_results
 from slm.types import MinimalPair
 
 FORMAT = 1
+_KEPT = 8  # sets of pairs, whose decisions are kept
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,12 @@ def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resampl
         found = {m.name: result for m in models if (result := m.result(benchmark)) is not None}
         rows += _rows(found)
         if isinstance(benchmark, PairBenchmark):
-            scores = {m.name: m.scores(found[m.name]) for m in models if m.name in found}
-            for first, second in combinations([m for m in models if m.name in scores], 2):
-                tests += _tests(benchmark, first, second, scores, resamples, seed)
+            decisions = _Decisions(benchmark, [(m, m.scores(found[m.name])) for m in models if m.name in found])
+            two = list(combinations([m for m in models if m.name in found], 2))
+            progress = Progress(f"{benchmark.name}, differences", "pairs of models")
+            for first, second in two:
+                tests += _tests(benchmark, first, second, decisions, resamples, seed)
+                progress.add(1, len(two))
     described = [{"name": m.name, "folder": str(m.folder), **_identity(m.folder)} for m in models]
     return {"format": FORMAT, "models": described, "resamples": resamples, "seed": seed, "rows": rows, "tests": tests,
             "notes": _notes(rows)}  # fmt: skip
@@ -111,28 +116,51 @@ def _rows(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(made.values())
 
 
-def _tests(benchmark: PairBenchmark, first: Compared, second: Compared, scores: Mapping[str, Mapping[str, float]],
+class _Decisions:
+    """What each model decides on the pairs that two of them could score. Those are mostly the same whichever two they
+    are: each model decides once on them, and not once for each that it is compared with."""
+
+    def __init__(self, benchmark: PairBenchmark, scored: Sequence[tuple[Compared, Mapping[str, float]]]):
+        self._benchmark, self._scores = benchmark, {m.name: scores for m, scores in scored}
+        pairs = benchmark.all_pairs
+        self._there = {m.name: np.array([p.positive in s and p.negative in s for p in pairs]) for m, s in scored}
+        self._kept: dict[bytes, tuple[list[Subset], dict[str, list[list[np.ndarray]]]]] = {}
+
+    def of(self, *models: Compared) -> tuple[list[str], list[list[list[np.ndarray]]]]:
+        """Names of the subsets; and of each model, for each of these, the decisions of each stratum."""
+        shared = np.logical_and.reduce([self._there[m.name] for m in models])
+        key = shared.tobytes()
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[key] = self._subsets(shared), {}
+        subsets, made = self._kept[key]
+        for m in models:
+            if m.name not in made:
+                scores = self._scores[m.name]
+                made[m.name] = [[decide(stratum, scores, m.convention.tie) for stratum in s.strata if stratum]
+                                for s in subsets]  # fmt: skip
+        return [s.name for s in subsets], [made[m.name] for m in models]
+
+    def _subsets(self, shared: np.ndarray) -> list[Subset]:
+        pairs = [self._benchmark.all_pairs[i] for i in np.flatnonzero(shared).tolist()]
+        return [s for s in self._benchmark.subsets(pairs) if any(s.strata)] if pairs else []
+
+
+def _tests(benchmark: PairBenchmark, first: Compared, second: Compared, decisions: _Decisions,
            resamples: int, seed: int) -> list[dict[str, Any]]:  # fmt: skip
     """Accuracy on each subset, over the pairs that both models could score."""
-    one, other = scores[first.name], scores[second.name]
-    shared = one.keys() & other.keys()
-    pairs = [p for p in benchmark.all_pairs if p.positive in shared and p.negative in shared]
     made = []
-    for subset in benchmark.subsets(pairs) if pairs else ():
-        strata = [stratum for stratum in subset.strata if stratum]
-        if strata:
-            test = paired_test(
-                [decide(stratum, one, first.convention.tie) for stratum in strata],
-                [decide(stratum, other, second.convention.tie) for stratum in strata],
-                resamples, seed,
-            )  # fmt: skip
-            made.append(
-                {
-                    "benchmark": benchmark.name, "split": benchmark.split, "name": subset.name,
-                    "convention": first.convention.name, "first": first.name, "second": second.name, **asdict(test),
-                    "within_noise": test.within_noise,
-                }
-            )  # fmt: skip
+    names, (one, other) = decisions.of(first, second)
+    for name, of_first, of_second in zip(names, one, other, strict=True):
+        test = paired_test(of_first, of_second, resamples, seed)
+        made.append(
+            {
+                "benchmark": benchmark.name, "split": benchmark.split, "name": name,
+                "convention": first.convention.name, "first": first.name, "second": second.name, **asdict(test),
+                "within_noise": test.within_noise,
+            }
+        )  # fmt: skip
     return made
 
 

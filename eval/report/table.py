@@ -31,6 +31,8 @@ from eval.report.wording import (
     run_name,
 )
 
+_SAID = 10  # differences in one line
+
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded so that it reads well in a terminal too; the first to the left, the others to the right."""
@@ -174,10 +176,17 @@ def comparison_table(compared: Mapping[str, Any]) -> str:
         if t["within_noise"] and (t["benchmark"], t["split"], t["name"]) in keys:
             said = f"{t['second']} and {t['first']} by {_difference(t)} on {t['count']:,} items"
             noise.setdefault(f"{t['benchmark']} {t['split']}, {t['name']}", []).append(said)
-    lines = [f"WARNING: on {where}, these differ by less than the noise: {'; '.join(said)}."
-             for where, said in noise.items()]  # fmt: skip
+    lines = [
+        f"WARNING: on {where}, these differ by less than the noise: {_some(said)}." for where, said in noise.items()
+    ]
     table = [markdown_table(header, rows)] if columns else []
     return "\n\n".join([*table, *lines, *(f"NOTE: {note}" for note in compared.get("notes", ()))])
+
+
+def _some(said: Sequence[str]) -> str:
+    """Of 20 models there are 190 differences."""
+    more = len(said) - _SAID
+    return "; ".join(said[:_SAID]) + (f"; and {more} others, told one by one in comparison.md" if more > 0 else "")
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ import soundfile
 
 from eval.report.drawing import MOST_POINTS, draw_lines, draw_waveform, is_recording, nice_ticks, thin_out
 from eval.report.plots import Series
-from eval.report.table import markdown_table, result_table
+from eval.report.table import comparison_table, markdown_table, result_table
 from eval.report.wording import format_interval, format_p, format_span, format_value
 
 
@@ -115,3 +115,18 @@ def test_a_number_of_other_items_than_the_one_beside_it_says_of_how_many():
     assert [cell.strip() for cell in row.split("|")[4:-1]] == [
         "11.0 perplexity (10.0–12.0)", "12.0 perplexity (11.0–13.0; n 2)", "10",
     ]  # fmt: skip
+
+
+def test_of_many_models_some_differences_are_told_and_the_others_counted():
+    def compared(number: int) -> dict:
+        row = {"benchmark": "b", "split": "dev", "name": "all", "headline": True, "convention": "c", "metric": "m",
+               "unit": "fraction", "scores": {"0": {"value": 0.5, "interval": None, "count": 9}}}  # fmt: skip
+        test = {**row, "within_noise": True, "difference": 0.0, "interval": [-0.1, 0.1], "count": 9}
+        tests = [{**test, "first": str(i), "second": str(j)} for j in range(number) for i in range(j)]
+        return {"models": [{"name": str(i)} for i in range(number)], "rows": [row], "tests": tests}
+
+    few, many = (comparison_table(compared(n)).splitlines()[-1] for n in (4, 20))
+    assert few.count(" items") == 6
+    assert "others" not in few
+    assert many.endswith("; and 180 others, told one by one in comparison.md.")
+    assert len(many) < 2 * len(few)

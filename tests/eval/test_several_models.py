@@ -72,6 +72,8 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
     tokenized = []
     real = eval.tokens._tokenize
     monkeypatch.setattr("eval.tokens._tokenize", lambda *a: (tokenized.append(a[2].name), real(*a)))
+    decided, decide = [], comparison.decide
+    monkeypatch.setattr("eval.comparison.decide", lambda *a: (decided.append(a[0][0].labels), decide(*a))[1])
     write_lexical(root, random_lexical(30, 2, seed=5))
     main(config(root, model=list(models), benchmarks="swuggy,sblimp", baselines="no"))
     out = root.parent / "out"
@@ -82,6 +84,10 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
         assert record["results"][0]["config"]["model"] == f"runs/{name}/final"
     compared = json.loads((out / "comparison.json").read_text())
     assert [m["name"] for m in compared["models"]] == ["good", "same", "bad"]
+    lexical = [t["name"] for t in compared["tests"] if t["benchmark"] == "swuggy"]
+    each = len(set(lexical))
+    assert len(lexical) == 3 * each  # pairs of models
+    assert sum("frequency" in labels for labels in decided) == 3 * each  # models: each decides once, not once a pair
     for row in compared["rows"]:
         if row["metric"] == "pair_accuracy":
             for name, cell in row["scores"].items():
@@ -150,7 +156,8 @@ def test_pairs_of_which_a_model_could_score_one_item_only_are_compared_with_none
                                 subsets=lambda pairs: [Subset("all", "", (tuple(pairs), ()))])  # fmt: skip
     known = {"one": {"a+": 1.0, "a-": 0.0, "b+": 0.0}, "two": {"a+": 0.0, "a-": 1.0, "b+": 1.0, "b-": 0.0}}
     one, two = (Compared(name, tmp_path, find_convention("mean")) for name in known)
-    [test] = comparison._tests(benchmark, one, two, known, 100, 0)
+    decisions = comparison._Decisions(benchmark, [(model, known[model.name]) for model in (one, two)])
+    [test] = comparison._tests(benchmark, one, two, decisions, 100, 0)
     assert (test["count"], test["difference"], test["worse"]) == (1, -1.0, 1)
 
 
