@@ -18,11 +18,14 @@ from slm.errors import UsageError
 from slm.files import read_json, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from slm.corpus.plan import Plan
     from slm.data.store import CodeStore
     from slm.spoken_lm import SpokenLM
 
 FORMAT = 2
+_CLIPS_AT_ONCE = 1 << 14
 LIBRARIES = ("torch", "transformers", "datasets", "numpy", "pyarrow", "soundfile", "soxr")
 
 
@@ -94,7 +97,7 @@ def describe_corpus(path: Path, lm: SpokenLM) -> dict[str, Any]:
     summary = summarize(path, spec, plan, records)
     return {
         "path": str(path),
-        "trained_on": was_trained_on(lm, store),
+        "trained_on": was_trained_on(lm, store, sum(record.counts[0] for record in records)),
         "clips": summary.num_clips,
         "hours": summary.duration_s / 3600,
         "codes": summary.num_codes,
@@ -120,19 +123,21 @@ def check_corpus(path: Path) -> tuple[CodeStore, Plan]:
         raise UsageError(f"--corpus {path}: plan.json is not one that this version wrote; tokenize it again") from None
 
 
-def was_trained_on(lm: SpokenLM, store: CodeStore) -> bool:
-    """Whether the code counts of the corpus, less the clips held out, are those that the checkpoint recorded."""
+def was_trained_on(lm: SpokenLM, store: CodeStore, counts: np.ndarray | int) -> bool:
+    """Whether the code counts of the corpus, less the clips held out, are those that the checkpoint recorded. `counts`
+    are those of codebook 0, as its shards say, so that only what is held out is read."""
     import numpy as np
 
     from slm.data.documents import hold_out
 
-    kept, _ = hold_out(store.ids, lm.record.training.get("eval_fraction", 0.0))
-    size = lm.spec.codebook_sizes[0]
-    for clips in (range(len(store)), kept.tolist()):  # nothing is held out where there are clips to evaluate on
-        counts = sum((np.bincount(store.codes(i)[:, 0], minlength=size) for i in clips), np.zeros(size, np.int64))
-        if np.array_equal(counts, lm.statistics.frames):
-            return True
-    return False
+    if np.array_equal(counts, lm.statistics.frames):  # nothing is held out where there are clips to evaluate on
+        return True
+    _, held = hold_out(store.ids, lm.record.training.get("eval_fraction", 0.0))
+    for start in range(0, len(held), _CLIPS_AT_ONCE):
+        some = held[start : start + _CLIPS_AT_ONCE]
+        codes = store.frames.gather(some, np.zeros_like(some), store.num_frames[some])
+        counts = counts - np.bincount(codes[:, 0], minlength=lm.spec.codebook_sizes[0])
+    return np.array_equal(counts, lm.statistics.frames)
 
 
 def write_results(out: Path, record: dict[str, Any]) -> None:

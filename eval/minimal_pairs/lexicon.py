@@ -18,6 +18,7 @@ COLUMNS = {
     "frequency": ("frequency", "freq", "count"),
     "pronunciation": ("pronunciation", "phones", "phonemes", "ipa", "phon"),
 }
+_MOST_PIECES = 1 << 20  # held, where a language has no blanks and every line is another
 _HEADER = "its first line must name the columns: word, and if you have them frequency and pronunciation"
 ELIDING = ("ca", "fr", "it")
 # Vowel signs, tone marks and decomposed accents are no letters to `re`, nor are the joiners of Persian and Hindi.
@@ -114,13 +115,26 @@ def count_words(location: str, language: str = "") -> Counter[str]:
 
     UsageError where there is nothing to read, or no word in it.
     """
-    counts = Counter(word for text in _texts(location) for word in words_of(text, language))
+    counts, pieces = Counter[str](), Counter[str]()
+    for text in _texts(location):
+        pieces.update(text.split())  # of which there are few different ones, and only they are looked into
+        if len(pieces) > _MOST_PIECES:
+            _count_pieces(pieces, language, counts)
+    _count_pieces(pieces, language, counts)
     if not counts:
         raise UsageError(
             f"--transcripts: there is no word in {location}; give a text file, a folder of .txt files, or a corpus or "
             "manifest with a column text"
         )
     return counts
+
+
+def _count_pieces(pieces: Counter[str], language: str, counts: Counter[str]) -> None:
+    """Add the words of these pieces of text, of each as many as there are, and forget them."""
+    for piece, number in pieces.items():
+        for word in words_of(piece, language):
+            counts[word] += number
+    pieces.clear()
 
 
 def _texts(location: str) -> Iterable[str]:

@@ -218,6 +218,20 @@ def test_a_lexicon_that_is_no_text_is_refused(tmp_path):
         read_lexicon(str(tmp_path / "bad.tsv"))
 
 
+@pytest.mark.parametrize("most", [1, 1000])
+def test_what_comes_again_in_transcripts_is_looked_into_once(tmp_path, monkeypatch, most):
+    """But for what would take too much to remember: then now and then."""
+    looked = []
+    monkeypatch.setattr("eval.minimal_pairs.lexicon._MOST_PIECES", most)
+    monkeypatch.setattr(
+        "eval.minimal_pairs.lexicon.words_of", lambda text, language: looked.append(text) or words_of(text, language)
+    )
+    (tmp_path / "a.txt").write_text("One, two-three two's.\n" * 50, encoding="utf-8")
+    found = count_words(str(tmp_path / "a.txt"))
+    assert list(found.items()) == [("one", 50), ("two-three", 50), ("two's", 50)]
+    assert len(looked) == (3 if most > 3 else 150)
+
+
 def test_words_of_transcripts_by_hand(tmp_path):
     assert words_of("84-121-0000 IT'S, well-known L’été 3rd!") == ["it's", "well-known", "l'été"]
     assert words_of("L’été d'abord", "fr") == ["été", "abord"]
