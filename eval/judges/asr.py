@@ -66,7 +66,7 @@ class SpeechRecognizer(Judge):
             AutoTokenizer,
         )
 
-        given = {"local_files_only": local_only}
+        given = {"local_files_only": local_only, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(self.checkpoint, **given)
         kind = AutoModelForSpeechSeq2Seq if config.model_type == "whisper" else AutoModelForCTC
         model = whole_model(kind, self.checkpoint, "speech recognition", use_safetensors=True, **given)

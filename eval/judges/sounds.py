@@ -23,7 +23,7 @@ class Clap(Judge):
         def load(local_only: bool) -> tuple[Any, Any]:
             from transformers import ClapModel, ClapProcessor
 
-            given = {"local_files_only": local_only}
+            given = {"local_files_only": local_only, "trust_remote_code": False}
             return whole_model(ClapModel, source, "CLAP", **given), ClapProcessor.from_pretrained(source, **given)
 
         model, self.processor = from_local_or_hub(load, source, "CLAP")
@@ -73,7 +73,7 @@ class SoundClassifier(Judge):
         def load(local_only: bool) -> tuple[Any, Any]:
             from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-            given = {"local_files_only": local_only}
+            given = {"local_files_only": local_only, "trust_remote_code": False}
             model = whole_model(AutoModelForAudioClassification, source, "the classifier of sounds", **given)
             return model, AutoFeatureExtractor.from_pretrained(source, **given)
 

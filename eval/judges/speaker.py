@@ -58,7 +58,7 @@ class XVector(SpeakerJudge):
         def load(local_only: bool) -> tuple[Any, Any]:
             from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-            given = {"local_files_only": local_only}
+            given = {"local_files_only": local_only, "trust_remote_code": False}
             model = whole_model(AutoModelForAudioXVector, source, "speaker similarity", **given)
             return model, AutoFeatureExtractor.from_pretrained(source, **given)
 

@@ -53,6 +53,7 @@ class TextModel(Judge):
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             given: dict[str, Any] = {"gguf_file": self.file} if self.file else {"local_files_only": local_only}
+            given["trust_remote_code"] = False
             weights: dict[str, Any] = {} if self.file else {"use_safetensors": True}
             tokenizer = AutoTokenizer.from_pretrained(source, **given)
             with _no_bars() if self.file else nullcontext():

@@ -194,7 +194,7 @@ def _load_pretrained(source: str, gguf_file: str | None) -> Any:
     with _loading(source):
         model, report = AutoModelForCausalLM.from_pretrained(
             _folder(source, gguf_file), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-            **arguments,
+            trust_remote_code=False, **arguments,
         )  # fmt: skip
     other = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     own = (name for name, tensor in _without_vocabulary(model).items() if _is_weight(tensor))
@@ -210,7 +210,8 @@ def _load_config(source: str, gguf_file: str | None) -> Any:
     from transformers import AutoConfig
 
     with _loading(source):
-        return AutoConfig.from_pretrained(_folder(source, gguf_file), **({"gguf_file": gguf_file} if gguf_file else {}))
+        given = {"gguf_file": gguf_file} if gguf_file else {}
+        return AutoConfig.from_pretrained(_folder(source, gguf_file), trust_remote_code=False, **given)
 
 
 def _folder(source: str, gguf_file: str | None) -> str:
@@ -223,11 +224,9 @@ def _folder(source: str, gguf_file: str | None) -> str:
 
 @contextmanager
 def _loading(source: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ImportError, ValueError, SafetensorError) as error:
+    except Exception as error:  # transformers raises whatever its validation and its layers raise
         remedy = "give a local folder or a hub id"
         raise UsageError(f"model.init_from: cannot load {source!r} ({_first_line(error)}); {remedy}") from error
 

@@ -199,12 +199,35 @@ def load_causal_lm(folder: str | Path) -> Any:
         return load_interleaved(Path(folder))
     if is_slamkit(Path(folder)):
         return load_slamkit(Path(folder))
+    _check_layers(Path(folder))
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="float32", use_safetensors=True, output_loading_info=True
+            str(folder), dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{folder}: its weights cannot be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # transformers raises whatever its validation and its layers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"{folder}: config.json is not that of its weights: copy the folder anew ({reason})"
+        ) from error
     if missing := sorted(loading["missing_keys"]):  # which transformers draws at random, and goes on
         raise UsageError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}: copy the folder anew")
     return model.eval()
+
+
+def _check_layers(folder: Path) -> None:
+    """UsageError for a configuration of more layers than there are weights: a thousand million would be made first, and
+    take all memory."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        found = 0
+        for file in folder.glob("model*.safetensors"):
+            with safe_open(file, "np") as weights:
+                found += len(weights.keys())
+        layers = read_json(folder / "config.json").get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError, SafetensorError):
+        return  # transformers says what is wrong
+    if found and isinstance(layers, int) and layers > found:
+        raise UsageError(f"{folder}: config.json tells of {layers:,} layers, its weights are {found:,}: copy it anew")

@@ -131,7 +131,7 @@ def _read_tokenizer(folder: Path) -> Any:
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     finally:
         logging.set_verbosity(before)
 

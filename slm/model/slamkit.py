@@ -205,15 +205,17 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     for file in files:
         try:
             whole = file.suffix == ".safetensors"
-            found |= load_file(file) if whole else torch.load(file, map_location="cpu", weights_only=True)
+            read = load_file(file) if whole else torch.load(file, map_location="cpu", weights_only=True)
+            found |= {name: value.float() for name, value in read.items()}
         except pickle.UnpicklingError:
             raise UsageError(
                 f"{file} holds more than tensors, which only running its code would read: save it as safetensors where "
                 "you trust it"
             ) from None
-        except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-            raise UsageError(f"{file} cannot be read ({str(error).splitlines()[0]}): fetch it again") from None
-    return {name.removeprefix("lm."): value.float() for name, value in found.items()}
+        except (SafetensorError, OSError, EOFError, RuntimeError, AttributeError, MemoryError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UsageError(f"{file} cannot be read ({reason}): fetch it again") from None
+    return {name.removeprefix("lm."): value for name, value in found.items()}
 
 
 def _with_both_ends(weights: dict[str, Tensor], body: Any) -> dict[str, Tensor]:

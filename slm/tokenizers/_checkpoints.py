@@ -10,9 +10,9 @@ from __future__ import annotations
 import pickle
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from slm.errors import UsageError
@@ -71,7 +71,7 @@ def read_tensors(path: str | Path) -> Any:
             inert = ModuleType("inert")
             vars(inert).update(Unpickler=InertUnpickler, load=lambda file, **_: InertUnpickler(file).load())
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
     except (pickle.UnpicklingError, SafetensorError) as error:
         raise UsageError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
@@ -199,7 +199,9 @@ class InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _known_classes()
         if (module, name) in known:
-            return known[module, name]
+            found = known[module, name]
+            # A pickle may set attributes of what it was given, and a function of torch's would keep them: a new one.
+            return partial(found) if isinstance(found, FunctionType) else found
         return type("Inert", (Inert,), {"name": f"{module}.{name}"})
 
 
@@ -222,8 +224,8 @@ def _known_classes() -> dict[tuple[str, str], Any]:
     for rebuild in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
         known["torch._utils", rebuild] = getattr(torch._utils, rebuild)
     known["torch", "Size"] = torch.Size
-    for name in dir(torch):
-        if isinstance(getattr(torch, name), torch.dtype) or name.endswith("Storage"):
+    for name in dir(torch):  # its storages, which are classes in Python, `torch.load` names by records of its own
+        if isinstance(getattr(torch, name), torch.dtype):
             known["torch", name] = getattr(torch, name)
     return known
 

@@ -43,13 +43,13 @@ def load_encoder(
             partial(_from_wheel, name),
             partial(_from_transformers, name, local_files_only=False),
         ]
-    from safetensors import SafetensorError
-
     complaint = ""
     for way in ways:
         try:
             family, model, feature_extractor = way()
-        except (OSError, ValueError, SafetensorError) as error:
+        except UsageError:
+            raise
+        except Exception as error:  # transformers raises whatever its validation and its layers raise
             complaint = (str(error).strip() or type(error).__name__).splitlines()[0]
             continue
         return family(model, feature_extractor, layers, device, input_norm)
@@ -71,14 +71,16 @@ def _from_transformers(name: str, local_files_only: bool) -> Loaded:
     """OSError or ValueError when it cannot be had this way."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
-    config = AutoConfig.from_pretrained(name, local_files_only=local_files_only)
+    # Left to itself, transformers asks whether to run code of the checkpoint, and takes a y from whatever stdin is.
+    given = {"local_files_only": local_files_only, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(name, **given)
     if config.model_type not in _FAMILIES:
         raise UsageError(f"{name} is a {config.model_type} model; ssl-kmeans takes {', '.join(_FAMILIES)}")
-    feature_extractor = AutoFeatureExtractor.from_pretrained(name, local_files_only=local_files_only)
+    feature_extractor = AutoFeatureExtractor.from_pretrained(name, **given)
     model, report = AutoModel.from_pretrained(
         name,
         config=config,
-        local_files_only=local_files_only,
+        **given,
         dtype="float32",
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # transformers' own complaint of them names none

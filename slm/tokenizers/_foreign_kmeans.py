@@ -66,7 +66,7 @@ def _read_numpy(path: Path) -> Any:
     try:
         found = np.load(path, allow_pickle=False)
         return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is no array of NumPy that can be read: {error}") from error
 
 

@@ -85,8 +85,8 @@ def load_config(family: str, checkpoint: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its validation and its layers raise
         raise UsageError(_cannot_load(family, checkpoint, error)) from error
     if config.model_type != family:
         name = config.model_type.replace("_", "-").removesuffix("-tokenizer")  # as Higgs Audio's is called
@@ -102,7 +102,6 @@ def load_model(network: Any, checkpoint: str) -> Any:
     UsageError when weights cannot be had, are incomplete or do not fit the configuration.
     """
     import torch
-    from safetensors import SafetensorError
 
     try:
         model, loading = network.from_pretrained(
@@ -112,7 +111,7 @@ def load_model(network: Any, checkpoint: str) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         raise UsageError(_cannot_load(network.config_class.model_type, checkpoint, error)) from error
     if missing := sorted(loading["missing_keys"]):
         raise UsageError(f"{checkpoint} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}")

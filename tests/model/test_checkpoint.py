@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -165,3 +166,21 @@ def test_a_model_that_lacks_a_weight_is_not_given_a_random_one(tmp_path):
     save_file({k: v for k, v in weights.items() if k != name}, file, metadata={"format": "pt"})
     with pytest.raises(UsageError, match=f"lacks 1 of its weights, such as {name}"):
         load_lm(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"hidden_size": 10**9}, "config.json is not that of its weights"),
+    ({"hidden_size": "x"}, "config.json is not that of its weights"),
+    ({"num_hidden_layers": 10**9}, "config.json tells of 1,000,000,000 layers"),
+    ({"model_type": "other", "auto_map": {"AutoConfig": "other.C", "AutoModelForCausalLM": "other.M"}}, "code"),
+])  # fmt: skip
+def test_a_configuration_takes_no_memory_and_runs_no_code(tmp_path, changes, said, monkeypatch):
+    """Whatever stands on stdin, from which transformers would take leave to run the code of a checkpoint."""
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    save(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    (tmp_path / "model" / "other.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(UsageError, match=said):
+        load_lm(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()

@@ -225,9 +225,12 @@ def test_a_bin_is_read_and_nothing_in_it_is_run(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"00001-of-00002.bin holds more than tensors"):
         load_lm(tmp_path / "m")
     assert not (tmp_path / "ran").exists()
-    (tmp_path / "m/pytorch_model-00001-of-00002.bin").write_bytes(b"PK no zip")
-    with pytest.raises(UsageError, match=r"00001-of-00002.bin (cannot be read|holds more)"):
-        load_lm(tmp_path / "m")
+    for contents in (b"PK no zip", b"", [1], {"lm.x": 1}):
+        torch.save(contents, tmp_path / "m/pytorch_model-00001-of-00002.bin")
+        if isinstance(contents, bytes):
+            (tmp_path / "m/pytorch_model-00001-of-00002.bin").write_bytes(contents)
+        with pytest.raises(UsageError, match=r"00001-of-00002.bin (cannot be read|holds more)"):
+            load_lm(tmp_path / "m")
 
 
 def test_a_twist_model_as_first_published_says_what_to_take(tmp_path):

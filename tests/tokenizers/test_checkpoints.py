@@ -15,6 +15,7 @@ from torch import nn
 
 from slm.errors import UsageError
 from slm.tokenizers._checkpoints import Inert, find_files, fold_weight_norm, load_strict, read_tensors
+from slm.tokenizers._foreign_kmeans import read_foreign_centroids
 
 
 class Hostile:
@@ -62,6 +63,26 @@ def test_foreign_classes_become_inert(tmp_path: Path, new_format: bool) -> None:
     # The same file, opened as it should not be, does run: the test can fail.
     torch.load(tmp_path / "x.ckpt", weights_only=False)
     assert (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["torch._utils\n_rebuild_tensor_v2", "torch\nFloatStorage"])
+def test_a_pickle_leaves_no_mark_on_torch(tmp_path: Path, name: str) -> None:
+    """It may set attributes of what it was given, which a function of torch's would keep for all later files."""
+    (tmp_path / "x.km").write_bytes(b"\x80\x02c" + name.encode() + b"\nN}X\x06\x00\x00\x00markedK\x01s\x86b.")
+    with pytest.raises(UsageError, match="neither safetensors nor a k-means file"):
+        read_foreign_centroids(tmp_path / "x.km")
+    found = pickle.loads(b"c" + name.encode() + b"\n.")
+    assert not hasattr(found, "marked")
+    pickle.loads((tmp_path / "x.km").read_bytes())  # as it should not be opened
+    assert found.marked == 1
+    del found.marked
+
+
+def test_an_array_that_promises_more_than_there_is_memory_is_one_error(tmp_path: Path) -> None:
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (300000000000, 400), }".ljust(117) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    with pytest.raises(UsageError, match=r"x.npy is no array of NumPy that can be read"):
+        read_foreign_centroids(tmp_path / "x.npy")
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:

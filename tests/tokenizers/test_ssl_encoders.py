@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,20 @@ def test_checkpoints_that_lack_weights_or_are_no_speech_encoder_are_refused(
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UsageError, match="is a gpt2 model"):
         load_encoder(str(tmp_path), 2)
+
+
+@pytest.mark.parametrize("changes", [
+    {"hidden_size": "x"}, {"num_attention_heads": 0},
+    {"model_type": "other", "auto_map": {"AutoConfig": "other.Config", "AutoModel": "other.Model"}},
+])  # fmt: skip
+def test_a_configuration_unlike_its_weights_is_one_line_and_runs_no_code(
+    folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")  # which transformers takes as leave
+    copy = shutil.copytree(folders["hubert-group"], tmp_path / "hubert")
+    config = copy / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    (copy / "other.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(UsageError, match="cannot load the encoder in"):
+        load_encoder(str(copy), 1)
+    assert not (tmp_path / "ran").exists()
