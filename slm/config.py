@@ -56,7 +56,7 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None, prog: str | No
     try:
         given = parser.parse_args(args)
         _check_groups(cls, given)
-        parsed = parser.instantiate_classes(given)
+        parsed = parser.instantiate(given)
     except ArgumentError as error:
         raise UsageError(_one_line(str(error), parser)) from error
     values = {k: v for k, v in vars(parsed).items() if k != "config"}
@@ -192,6 +192,9 @@ def reader_has_left(error: BaseException) -> bool:
 def reader_may_leave() -> Iterator[None]:
     """`COMMAND | head`: who reads has enough before all is printed. Then the command ends without a word, with the
     status that shells give for it (128 + SIGPIPE), since what it was about may not be done."""
+    for name in ("stdout", "stderr"):  # None where it was closed (`>&-`)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         try:
             yield

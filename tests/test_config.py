@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -306,6 +307,14 @@ def test_a_reader_that_has_enough_ends_a_command_without_a_word(buffered: str) -
     assert b"BrokenPipeError" in told.pop("other_pipe")  # a fault like any other
     assert told == {"main": b"", "last": b"", "help": b""}
     assert [process.returncode for process in started.values()] == [141, 141, 141, 1]
+
+
+def test_a_command_whose_output_is_closed_does_its_work() -> None:
+    command = f"{shlex.quote(sys.executable)} -W error::DeprecationWarning -c {shlex.quote(READER_HAS_LEFT)} last"
+    for closed in (">&-", ">&- 2>&-"):
+        ended = subprocess.run(f"{command} {closed}", shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.PIPE)  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
