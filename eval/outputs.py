@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmarks.base import Benchmark, Result
 from eval.comparison import Compared, compare
 from eval.several import Failure
-from slm.files import write_json, write_text
+from slm.files import copy_file, write_json, write_text
 
 if TYPE_CHECKING:
     from eval.run import EvalConfig
@@ -72,4 +71,4 @@ def keep_training_curve(config: EvalConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     curve = Path(str(config.model)).resolve().parent / "metrics.jsonl"
     if curve.is_file():
-        shutil.copyfile(curve, out / "training.jsonl")
+        copy_file(curve, out / "training.jsonl")

@@ -239,6 +239,15 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
+def tell_full_disk(error: Exception) -> bool:
+    """Whether that is what stops a run; then a line says so."""
+    if found := disk_is_full(error):
+        where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
+        told = f"error: no space left on the disk{where}; free some and run the same command again to go on"
+        print(told, file=sys.stderr)
+    return found
+
+
 @reader_may_leave()
 def run_command(
     main: Callable[[Any], int | None], cls: type[Any], argv: Sequence[str] | None = None, prog: str | None = None
@@ -260,13 +269,8 @@ def run_command(
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not disk_is_full(error):
+        if not tell_full_disk(error):
             raise
-        where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
-        print(
-            f"error: no space left on the disk{where}; free some and run the same command again to go on",
-            file=sys.stderr,
-        )
         sys.exit(1)
     sys.exit(status or 0)
 

@@ -80,6 +80,12 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Whole or not at all: what stood at `path` before is lost to no full disk."""
+    with atomic_file(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def check_local(path: Path | str, named: str) -> None:
     """UsageError for a URL, for which a folder `s3:` would be made here. What a `Path` leaves of one is known too."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from slm.config import tell_full_disk
 from slm.errors import UsageError
 
 
@@ -30,6 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if not tell_full_disk(error):
+            raise
+        return 1
     if plotly_script() is None:
         print(f"plots are tables only, because plotly is not installed: {INSTALL}", file=sys.stderr)
     print(made)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from eval.report.inputs import slug
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
 from eval.results import read_results
 from slm import __version__
-from slm.files import check_folder, read_json_lines, write_text
+from slm.files import check_folder, copy_file, read_json_lines, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
@@ -189,7 +188,7 @@ class Recordings:
         if not wav.resolve().is_relative_to(self.out.resolve()):
             copy = self.out / "audio" / slug(f"{name}-{wav.name}")
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(wav, copy)
+            copy_file(wav, copy)
             wav = copy
         return quote(wav.resolve().relative_to(self.out.resolve()).as_posix())
 

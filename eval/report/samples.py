@@ -8,7 +8,6 @@ is read from `judged` of the generation benchmark.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote
 from eval.report.drawing import Waveform, draw_waveform, file_inside, is_recording
 from eval.report.inputs import Evaluated, slug
 from eval.report.spectrogram import write_spectrogram
+from slm.files import copy_file
 
 MAX_SAMPLES = 30  # recordings of a site; the others are counted
 TITLES = {"prompt": "The recording that it heard", "whole": "Prompt and continuation", "original": "Original",
@@ -136,7 +136,7 @@ def _player(take: Take, name: str, out: Path) -> Player:
 
     media = out / "media"
     media.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(take.file, media / f"{name}.wav")
+    copy_file(take.file, media / f"{name}.wav")
     samples, rate_hz = soundfile.read(str(take.file), dtype="float32", always_2d=True)
     write_spectrogram(samples.mean(axis=1), rate_hz, media / f"{name}.png")
     wave = draw_waveform(take.file, take.cut_s or 1e9)  # all of one colour where nothing was added

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from eval.report.samples import MAX_SAMPLES, count_missing, make_samples
 from eval.report.taxonomy import make_entries, make_facets
 from slm import __version__
 from slm.errors import UsageError
-from slm.files import check_folder, write_text
+from slm.files import check_folder, copy_file, write_text
 
 ASSETS = ("site/site.js", "site/plots.js", "script.js")
 
@@ -71,9 +70,9 @@ def write_assets(out: Path) -> None:
     styles = [TEMPLATES / "style.css", TEMPLATES / "site/site.css"]
     write_text(assets / "style.css", "\n".join(file.read_text(encoding="utf-8") for file in styles))
     for name in ASSETS:
-        shutil.copyfile(TEMPLATES / name, assets / Path(name).name)
+        copy_file(TEMPLATES / name, assets / Path(name).name)
     if script := plotly_script():
-        shutil.copyfile(script, assets / "plotly.min.js")
+        copy_file(script, assets / "plotly.min.js")
 
 
 def write_models(evaluated: Sequence[Evaluated], out: Path) -> None:
@@ -81,7 +80,7 @@ def write_models(evaluated: Sequence[Evaluated], out: Path) -> None:
     for run in evaluated:
         folder = out / "models" / run.key
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.folder / "results.json", folder / "results.json")
+        copy_file(run.folder / "results.json", folder / "results.json")
         if run.has_model:
             build_page([run.folder], folder, home="../../index.html", embed_bytes=0)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from eval.report.__main__ import main as report
 from eval.report.drawing import MOST_POINTS, draw_lines, draw_waveform, is_recording, nice_ticks, thin_out
 from eval.report.plots import Series
 from eval.report.table import comparison_table, markdown_table, result_table
@@ -130,3 +133,20 @@ def test_of_many_models_some_differences_are_told_and_the_others_counted():
     assert "others" not in few
     assert many.endswith("; and 180 others, told one by one in comparison.md.")
     assert len(many) < 2 * len(few)
+
+
+def test_a_full_disk_is_a_line_and_leaves_what_the_site_had(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 1, "lr": 0.5}\n')
+    asked = [str(tmp_path / "run"), "--out", str(tmp_path / "site")]
+    assert report(asked) == 0
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def fill(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", fill)
+    assert report(asked) == 1
+    assert "error: no space left on the disk; free some" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
