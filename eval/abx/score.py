@@ -16,6 +16,7 @@ import numpy as np
 
 from eval.abx.distance import Padded, Representation, segment_distances
 from eval.abx.items import Segment
+from eval.progress import Progress
 from slm.types import stable_hash
 
 Speaker = Literal["within", "across"]
@@ -89,12 +90,13 @@ def cell_errors(segments: Sequence[Segment], cells: Sequence[Cell], units: Repre
     padded = Padded.of([s.codes for s in segments])
     made: list[float] = []
     part: list[Cell] = []
-    held = 0
+    held, progress = 0, Progress(f"ABX, {'within' if cells[0].a == cells[0].x else 'across'}", "cells")
     for cell in cells:
         part.append(cell)
         held += len(cell.x) * (len(cell.a) + len(cell.b))
         if held >= HELD_DISTANCES:
             made += _errors(padded, part, units)
+            progress.tell(len(made), len(cells))
             part, held = [], 0
     return made + _errors(padded, part, units)
 

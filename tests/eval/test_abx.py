@@ -155,11 +155,16 @@ def test_distances_do_not_depend_on_what_they_are_computed_with(monkeypatch):
 
 
 @pytest.mark.parametrize("speaker", ["within", "across"])
-def test_errors_do_not_depend_on_how_many_distances_are_held(monkeypatch, speaker):
+def test_errors_do_not_depend_on_how_many_distances_are_held(monkeypatch, speaker, capsys):
+    """And where it is long, one is told how far it is."""
     segments = corpus(5, 20)
     together = phone_errors(segments, speaker, UNITS, ALL)
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr("eval.abx.score.HELD_DISTANCES", 9)
+    monkeypatch.setattr("eval.progress.QUIET_S", 0)
     assert phone_errors(segments, speaker, UNITS, ALL) == together != {}
+    cells = len(make_cells(segments, speaker, ALL))
+    assert f" of {cells} cells, " in capsys.readouterr().err
 
 
 def test_an_oracle_makes_no_error_and_a_constant_errs_half_the_time():
