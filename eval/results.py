@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import Result
-from eval.record import faults_of_record, find_faults
+from eval.record import Kind, check_record
 from slm import __version__
 from slm.errors import UsageError
 from slm.files import read_json, write_json
@@ -154,20 +153,15 @@ def read_results(out: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} has format {record.get('format')!r}, not {FORMAT}; remove it and run eval/run.py again"
         )
-    _refuse(path, faults_of_record(record))
+    check_record(path, record, "results")
     return record
 
 
-def read_checked(path: Path, shape: Any) -> dict[str, Any]:
-    """A JSON object of a shape that `eval.record` names; UsageError for what is none."""
-    value = read_object(path)
-    _refuse(path, find_faults(value, shape, path.stem))
-    return value
-
-
-def _refuse(path: Path, faults: Iterator[str]) -> None:
-    if fault := next(faults, None):
-        raise UsageError(f"{path}: {fault}: it was edited; remove the file and run eval/run.py again")
+def read_checked(path: Path, kind: Kind) -> dict[str, Any]:
+    """A record of one kind; UsageError for what is none."""
+    record = read_object(path)
+    check_record(path, record, kind)
+    return record
 
 
 def read_object(path: Path) -> dict[str, Any]:

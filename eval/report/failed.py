@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.record import FAILURES
 from eval.results import read_checked
 
 if TYPE_CHECKING:
@@ -53,5 +52,5 @@ def _told(folder: Path) -> Iterator[tuple[str, str, str]]:
     """(folder of the model, benchmark, reason)."""
     for file, key, benchmark in (("comparison.json", "model", ""), ("reconstruction.json", "system", "reconstruction")):
         if (folder / file).is_file():
-            for f in read_checked(folder / file, FAILURES).get("failures") or ():
+            for f in read_checked(folder / file, "failures").get("failures") or ():
                 yield f.get(key, ""), f.get("benchmark", benchmark), f["reason"]

@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from eval.record import COMPARISON
 from eval.report.failed import Failed, failed_beside, failed_of
 from eval.report.wording import run_name
 from eval.results import read_checked, read_object, read_results
@@ -112,7 +111,7 @@ def _read_folder(made: Inputs, folder: Path) -> bool:
     """Whether something was found. Of several models, each has its own folder inside."""
     found = False
     if (folder / "comparison.json").is_file():
-        made.comparisons.append(read_checked(folder / "comparison.json", COMPARISON))
+        made.comparisons.append(read_checked(folder / "comparison.json", "comparison"))
         found = True
     inner = [] if (folder / "results.json").is_file() else sorted(folder.glob("*/results.json"))
     for path in [folder / "results.json"] if (folder / "results.json").is_file() else inner:

@@ -110,13 +110,13 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
         del part[name]
         (out / "results.json").write_text(json.dumps(record))
         assert report([str(out), "--out", str(out)]) == 2
-        assert f"lacks {name}: it was edited" in capsys.readouterr().err
+        assert f"{name!r} is a required property; it was edited" in capsys.readouterr().err
     (out / "results.json").write_text('{"format"')
     assert report([str(out), "--out", str(out)]) == 2
     assert "is not JSON" in capsys.readouterr().err
     (out / "results.json").write_text('{"format": 2, "results": []}')
     assert report([str(out), "--out", str(out)]) == 2
-    assert "record lacks corpus, model, tokenizer: it was edited" in capsys.readouterr().err
+    assert "results.json, $: 'model' is a required property; it was edited" in capsys.readouterr().err
 
 
 def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, lm):

@@ -240,10 +240,10 @@ def test_strangers_results_bring_nothing_from_elsewhere_and_steer_nothing(given,
     assert not set("\x1b\u202e") & set(text)
     assert "| accuracy, a\\|b # c\\x1b[31m\\x202e&#60;img src=x>[d]&#40;javascript:1) |" in results_markdown(told)
     for place, value, said in (
-        (("results", 0, "scores", "model", 1, "value"), "<b>", "scores.model[1].value is '<b>', not a number"),
-        (("results", 0, "headline"), "no/such/one", "results[0] has a headline that no score"),
-        (("tokenizer", "codebook_sizes"), [0], "codebook_sizes[0] is '0', not a size"),
-        (("results", 0, "left_out"), [3], "left_out[0] is '3', not an object"),
+        (("results", 0, "scores", "model", 1, "value"), "<b>", "scores.model[1].value: '<b>' is not of type 'number'"),
+        (("results", 0, "headline"), "no/such/one", "$.results[0].headline: 'no/such/one' is no item"),
+        (("tokenizer", "codebook_sizes"), [0], "codebook_sizes[0]: 0 is less than the minimum of 1"),
+        (("results", 0, "left_out"), [3], "left_out[0]: 3 is not of type 'object'"),
     ):  # fmt: skip
         record = json.loads(json.dumps(whole))
         reduce(lambda part, key: part[key], place[:-1], record)[place[-1]] = value
