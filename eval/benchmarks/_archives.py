@@ -4,6 +4,7 @@ tokenized benchmarks.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
 import zipfile
@@ -80,6 +81,10 @@ def _unpack(archive: Path, folder: Path) -> int:
             with stream, open(path, "wb") as file:
                 shutil.copyfileobj(stream, file)
             count += 1
+    except OSError as error:
+        if not isinstance(error, (FileExistsError, NotADirectoryError)) and error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UsageError(f"{archive} cannot be unpacked ({error.strerror}: {name[:80]}): rename it there") from None
     except _BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise UsageError(f"{archive} cannot be unpacked ({reason}); fetch it again") from None

@@ -93,6 +93,16 @@ def test_a_zip_whose_folders_are_parted_by_backslashes(tmp_path):
         unpacked([tmp_path / "evil.zip"], tmp_path / "cache")
 
 
+@pytest.mark.parametrize("names", [["x" * 300 + ".wav"], ["d/" * 3000 + "a.wav"], ["a.wav", "a.wav/b.wav"]])
+def test_names_that_no_disk_can_hold_are_one_line(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+        for name in names:
+            packed.writestr(name, b"")
+    with pytest.raises(UsageError, match=r"set.zip cannot be unpacked \(File (name too long|exists): .*\): rename it"):
+        unpacked([tmp_path / "set.zip"], tmp_path / "cache")
+    assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
+
+
 def test_parts_of_salmon_in_a_zip(tmp_path):
     for part in ("bg_alignment", "rir_consistency"):
         for side in (0, 1):
