@@ -7,6 +7,7 @@ used raises AudioError with a reason that names the fault, fit for `rejects.json
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -279,5 +280,7 @@ def write_wav(path: Path | str, clip: AudioClip) -> None:
     if not np.isfinite(clip.samples).all():
         raise AudioError(f"{clip.id}: NaN or infinite samples cannot be written")
     pcm = np.clip(np.rint(np.asarray(clip.samples, np.float64) * 32768), -32768, 32767).astype(np.int16)
+    made = io.BytesIO()  # of a full disk libsndfile says no more than `System error`
+    soundfile.write(made, pcm, clip.sample_rate_hz, subtype="PCM_16", format="WAV")
     with atomic_file(path) as temporary:
-        soundfile.write(str(temporary), pcm, clip.sample_rate_hz, subtype="PCM_16", format="WAV")
+        temporary.write_bytes(made.getbuffer())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
+from slm.audio import write_wav
 from slm.data.documents import Documents
 from slm.errors import UsageError
 from slm.files import atomic_directory
@@ -74,10 +75,7 @@ class Sampler:
         if tokenizer is None:
             np.save(stem.with_name(stem.name + ".npy"), codes.codes)
         else:
-            import soundfile
-
-            clip = tokenizer.decode(codes)
-            soundfile.write(stem.with_name(stem.name + ".wav"), clip.samples, clip.sample_rate_hz)
+            write_wav(stem.with_name(stem.name + ".wav"), tokenizer.decode(codes))
 
     def _decoder(self) -> Tokenizer | None:
         if self._tokenizer is None and self._decodes:

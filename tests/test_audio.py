@@ -6,6 +6,7 @@ import errno
 import os
 import tracemalloc
 from collections import Counter
+from contextlib import nullcontext
 from math import inf, nan
 
 import numpy as np
@@ -268,6 +269,13 @@ def test_a_scan_counts_what_it_leaves_out_by_suffix(tmp_path):
         (tmp_path / name).touch()
     skipped = sum((found for _, _, found in walk_folder(tmp_path)), Counter())
     assert skipped == {".txt": 2, "": 1, ".json": 1, ".part": 1}
+
+
+def test_write_wav_tells_of_a_full_disk(tmp_path, monkeypatch):
+    (tmp_path / "full").symlink_to("/dev/full")
+    monkeypatch.setattr("slm.audio.atomic_file", lambda path: nullcontext(tmp_path / "full"))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_wav(tmp_path / "a.wav", AudioClip("a", np.zeros(80_000, np.float32), 8000))
 
 
 def test_write_wav_comes_back_to_half_a_step_and_clips(tmp_path):
