@@ -85,8 +85,9 @@ def read_audio(
     try:
         return joined(read_blocks(source, sample_rate_hz, start_s, end_s, channel))
     except AudioError as error:
-        if isinstance(source, str | Path):
-            error.add_note(f"in {source}")  # a traceback shows it; the message stays a reason that files share
+        if isinstance(source, str | Path | AudioStream):
+            # A traceback shows it; the message stays a reason that files share.
+            error.add_note(f"in {source.name if isinstance(source, AudioStream) else source}")
         raise
 
 

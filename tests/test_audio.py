@@ -16,7 +16,7 @@ import soxr
 
 from slm import _sndfile, audio
 from slm._segment import cut as cut_stream
-from slm.audio import AudioInfo, find_audio, probe, read_audio, walk_folder, write_wav
+from slm.audio import AudioInfo, AudioStream, find_audio, probe, read_audio, walk_folder, write_wav
 from slm.errors import AudioError, UnreadableError, UsageError
 from slm.types import AudioClip
 
@@ -43,7 +43,7 @@ def cut(path, share):
 def reason(path, **kwargs):
     with pytest.raises(AudioError) as caught:
         read_audio(path, 16_000, **kwargs)
-    assert caught.value.__notes__ == [f"in {path}"]
+    assert caught.value.__notes__ == [f"in {path.name if isinstance(path, AudioStream) else path}"]
     return str(caught.value)
 
 

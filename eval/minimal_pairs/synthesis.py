@@ -14,10 +14,11 @@ import numpy as np
 
 from eval.minimal_pairs.utterance import Utterance
 from eval.minimal_pairs.voice import RATE_HZ, Voice, render
+from slm.audio import write_wav
 from slm.errors import StoppedError
-from slm.files import atomic_file
 from slm.process_pool import ProcessPool
 from slm.tokenizers import Tokenizer
+from slm.types import AudioClip
 
 T = TypeVar("T")
 
@@ -54,7 +55,6 @@ def _count_units(item: Utterance) -> list[np.ndarray]:
 def _counts(tokenizer: Tokenizer, samples: np.ndarray) -> np.ndarray:
     import soxr
 
-    from slm.types import AudioClip
     from slm.units import deduplicate
 
     spec = tokenizer.spec
@@ -73,8 +73,7 @@ def _write(folder: Path, item: Utterance) -> int:
     if path.exists():
         return sf.info(path).frames
     samples = _render(item)
-    with atomic_file(path) as temporary:
-        sf.write(temporary, samples, RATE_HZ, format="WAV", subtype="PCM_16")
+    write_wav(path, AudioClip(item.path, samples.astype(np.float32) / 32768, RATE_HZ))
     return len(samples)
 
 
