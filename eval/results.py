@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import Result
-from eval.record import Kind, check_record
+from eval.record import Kind, check_record, fault
 from slm import __version__
 from slm.errors import UsageError
-from slm.files import read_json, write_json
+from slm.files import plain_json, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,8 @@ def add_result(record: dict[str, Any], result: Result, config: Any, fingerprints
                generated: dict[str, Any] | None) -> None:  # fmt: skip
     """Put a result in, in the place of an earlier one of the same benchmark and split.
 
-    `fingerprints` are those of the scorers; `generated` says how a synthetic benchmark was made.
+    `fingerprints` are those of the scorers; `generated` says how a synthetic benchmark was made. ValueError for a
+    result that no page could show, as a benchmark of another package may make it.
     """
     same = (result.benchmark, result.split)
     kept = [r for r in record["results"] if (r["benchmark"], r["split"]) != same]
@@ -63,6 +64,8 @@ def add_result(record: dict[str, Any], result: Result, config: Any, fingerprints
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if found := fault(plain_json(made), "result"):
+        raise ValueError(f"{result.benchmark}: its result is not as eval/results.schema.yaml says, {found}")
     record["results"] = [*kept, made]
     record["failed"] = [f for f in record.get("failed", ()) if f["benchmark"] != result.benchmark]
 

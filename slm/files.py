@@ -158,9 +158,13 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Strict JSON: NaN and infinity, which it does not have and browsers refuse, become null."""
-    plain = json.loads(json.dumps(value, default=_plain), parse_constant=lambda name: None)
-    write_text(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Strict JSON, as `plain_json` says."""
+    write_text(path, json.dumps(plain_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain_json(value: Any) -> Any:
+    """What will be read of it: NaN and infinity, which JSON does not have and browsers refuse, are null."""
+    return json.loads(json.dumps(value, default=_plain), parse_constant=lambda name: None)
 
 
 def read_json(path: Path | str) -> Any:

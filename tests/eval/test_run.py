@@ -20,8 +20,10 @@ import pytest
 import soundfile
 
 from eval.abx.__main__ import AbxConfig
+from eval.benchmarks.base import BENCHMARKS, Benchmark, Result
 from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
 from eval.minimal_pairs.__main__ import MinimalPairsConfig
+from eval.results import read_results
 from eval.run import EvalConfig, main
 from eval.tokens import tokenize_items
 from slm import run_lock
@@ -30,7 +32,7 @@ from slm.corpus.config import CorpusConfig
 from slm.corpus.pipeline import tokenize_corpus
 from slm.data.documents import hold_out
 from slm.data.store import CodeStore
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from slm.model.statistics import CodeStatistics
 from tests.eval.material import config, scores, write_level
 from tests.fakes import ArithmeticTokenizer, markov_codes
@@ -243,6 +245,25 @@ def test_a_registered_metric_is_computed_without_further_ado(root, lm, monkeypat
     assert scores(root.parent / "out", "swuggy", metric="margin")["all", "mean"]["value"] == 1.0
     assert "| margin, in-vocabulary" in (root.parent / "out/results.md").read_text()
     assert "Margin, in-vocabulary: <b>" in (root.parent / "out/index.html").read_text()
+
+
+def test_a_result_that_no_page_could_show_costs_none_of_the_others(root, lm, monkeypatch):
+    class Counting(Benchmark):
+        name, about = "counting", "A stranger's, with a word for details that pages have another use for."
+
+        def __init__(self, setup):
+            pass
+
+        def run(self, run):
+            return Result("counting", "dev", self.about, "", {}, {}, details={"samples": 100})
+
+    BENCHMARKS.names()
+    monkeypatch.setitem(BENCHMARKS._classes, "counting", Counting)
+    with pytest.raises(StoppedError, match=r"counting: .*, \$\.details\.samples: 100 is not of type 'array'"):
+        main(config(root, benchmarks="counting,swuggy"))
+    record = read_results(root.parent / "out")
+    assert [r["benchmark"] for r in record["results"]] == ["swuggy"]
+    assert [f["benchmark"] for f in record["failed"]] == ["counting"]
 
 
 def test_benchmarks_may_be_added_later_but_not_of_another_model(root, lm):
