@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from slm.errors import StoppedError, UsageError
+from slm.errors import StoppedError, UsageError, is_out_of_memory
 
 MEMORY = (
     "make it smaller: --batch_steps for scoring, --generation.batch_size for continuations, --judges.batch_size for "
     "judges, --reconstruction.cut_s or --reconstruction.workers 1 for reconstruction, or --precision bf16; what was "
     "scored before is kept"
 )
-_SAID = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU or of the machine, whichever library tells it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _SAID)
 
 
 def is_told(error: BaseException) -> bool:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from eval.failures import is_out_of_memory, is_told, reason_of
+from eval.failures import is_told, reason_of
 from eval.processes import Processes, ProcessGone
 from eval.report.wording import run_name
 from slm.config import disk_is_full, reader_has_left
-from slm.errors import StoppedError, UsageError
+from slm.errors import StoppedError, UsageError, is_out_of_memory
 
 
 def name_models(paths: Sequence[str]) -> dict[str, str]:

@@ -32,6 +32,17 @@ class UnreadableError(AudioError):
     """One audio file cannot be opened or read: missing, no permission, a fault of the disk. It may pass."""
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
+              "cublas_status_alloc_failed")  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU or of the machine, whichever library tells it: it may do at another time, or with less at once."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(said in str(error).lower() for said in _NO_MEMORY)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'mimi'?"`, or the whole list of what is known when nothing is close."""
     names = sorted(known)

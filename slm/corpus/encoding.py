@@ -13,7 +13,7 @@ from typing import TypeVar
 from slm.corpus.plan import PlannedClip, PlannedShard, Reject, too_short
 from slm.corpus.readers import Batch, Read, Readers, make_batches
 from slm.corpus.sources.base import SourceClip, readable
-from slm.errors import StoppedError, UsageError
+from slm.errors import StoppedError, UsageError, is_out_of_memory
 from slm.tokenizers.base import EXACT, Tokenizer
 from slm.types import AudioClip, Codes
 
@@ -126,7 +126,7 @@ class _Encoder:
             (codes,) = self.tokenizer.encode([clip])
         except Exception as error:
             self._raise_if_not_the_clips_fault(error)
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 whole = f"take mode exact instead of {self.tokenizer.mode}, which codes all in tensors of one size, "
                 raise StoppedError(
                     f"no memory to encode {path} ({clip.duration_s:.1f} s): lower --batch_seconds or --processes, "
@@ -166,9 +166,3 @@ class _Encoder:
 
 def _finished(batch: Batch, finish: Callable[[], list[Codes | Reject]]) -> tuple[Batch, list[Codes | Reject]]:
     return batch, finish()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Of a GPU or of the machine: it may do at another time, so that it is no fault of the clip."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)

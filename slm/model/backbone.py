@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slm.errors import UsageError, did_you_mean
+from slm.errors import UsageError, did_you_mean, is_out_of_memory
 from slm.load_report import refused_in_a_line
 from slm.model.attention import register_attention
 from slm.patterns import Pattern
@@ -227,6 +227,8 @@ def _loading(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers raises whatever its validation and its layers raise
+        if is_out_of_memory(error):
+            raise
         remedy = "give a local folder or a hub id"
         raise UsageError(f"model.init_from: cannot load {source!r} ({_first_line(error)}); {remedy}") from error
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from slm import __version__
-from slm.errors import UsageError
+from slm.errors import UsageError, is_out_of_memory
 from slm.files import read_json, write_json, write_text
 from slm.hub import download, is_hub_id
 from slm.load_report import refused_in_a_line
@@ -207,6 +207,8 @@ def load_causal_lm(folder: str | Path) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{folder}: its weights cannot be read ({str(error).splitlines()[0]})") from error
     except Exception as error:  # transformers raises whatever its validation and its layers raise
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"{folder}: config.json is not that of its weights: copy the folder anew ({reason})"

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from slm.errors import UsageError, did_you_mean
+from slm.errors import UsageError, did_you_mean, is_out_of_memory
 from slm.load_report import refused_in_a_line
 from slm.tokenizers._checkpoints import check_shapes
 from slm.tokenizers._encoder_families import CONV_FAMILIES, INPUT_NORMS, ConvEncoder, LayeredEncoder
@@ -50,6 +50,8 @@ def load_encoder(
         except UsageError:
             raise
         except Exception as error:  # transformers raises whatever its validation and its layers raise
+            if is_out_of_memory(error):
+                raise
             complaint = (str(error).strip() or type(error).__name__).splitlines()[0]
             continue
         return family(model, feature_extractor, layers, device, input_norm)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slm.errors import UsageError
+from slm.errors import UsageError, is_out_of_memory
 from slm.load_report import refused_in_a_line
 from slm.tokenizers._checkpoints import check_shapes
 from slm.tokenizers._codec import NeuralCodec
@@ -112,6 +112,8 @@ def load_model(network: Any, checkpoint: str) -> Any:
             ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
         )
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise UsageError(_cannot_load(network.config_class.model_type, checkpoint, error)) from error
     if missing := sorted(loading["missing_keys"]):
         raise UsageError(f"{checkpoint} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}")

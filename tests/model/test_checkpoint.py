@@ -184,3 +184,14 @@ def test_a_configuration_takes_no_memory_and_runs_no_code(tmp_path, changes, sai
     with pytest.raises(UsageError, match=said):
         load_lm(tmp_path / "model")
     assert not (tmp_path / "ran").exists()
+
+
+def test_too_little_memory_is_not_told_as_a_damaged_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path / "model")
+
+    def fail(*_, **__):
+        raise RuntimeError("unable to mmap 541051144 bytes from file <model.safetensors>: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_lm(tmp_path / "model")
