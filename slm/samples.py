@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from slm.audio import write_wav
 from slm.data.documents import Documents
-from slm.errors import UsageError
+from slm.errors import AudioError, UsageError
 from slm.files import atomic_directory
 from slm.generation import Sampling
 from slm.model.backbone import from_config
@@ -71,11 +71,13 @@ class Sampler:
         inner.train()
 
     def _write_one(self, stem: Path, codes: Codes) -> None:
-        tokenizer = self._decoder()
-        if tokenizer is None:
-            np.save(stem.with_name(stem.name + ".npy"), codes.codes)
-        else:
-            write_wav(stem.with_name(stem.name + ".wav"), tokenizer.decode(codes))
+        if (tokenizer := self._decoder()) is not None:
+            try:
+                return write_wav(stem.with_name(stem.name + ".wav"), tokenizer.decode(codes))
+            except (ValueError, AudioError) as error:  # a decoder's fault, such as NaN, is not to end the training
+                self.accelerator.print(f"samples are codes, not audio: {error}")
+                self._tokenizer, self._decodes = None, False
+        np.save(stem.with_name(stem.name + ".npy"), codes.codes)
 
     def _decoder(self) -> Tokenizer | None:
         if self._tokenizer is None and self._decodes:

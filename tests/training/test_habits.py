@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import train_lm
 from slm.errors import UsageError
+from slm.samples import Sampler
 from slm.spoken_lm import load_lm
 from slm.training import checkpoint, throughput, watch
 from slm.training.budget import Budget, Progress, duration_text
@@ -27,7 +28,8 @@ from slm.training.config import MixtureConfig, ModelConfig, OptimizerConfig, Pat
 from slm.training.ema import MovingAverage
 from slm.training.metrics import read_metrics
 from slm.training.setup import load_data, make_loader, make_pattern
-from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, write_corpus
+from slm.types import AudioClip
+from tests.fakes import TINY_BACKBONE, ArithmeticTokenizer, markov_codes, random_codes, write_corpus
 from tests.training.runs import config, losses, reset_accelerate
 
 
@@ -213,6 +215,17 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on_as_if_it_had_not(corpora,
     train_lm.main(config(corpora["two"], tmp_path / "whole", steps=12, eval_every=12, save_every=12, log_every=2))
     assert losses(tmp_path / "left") == losses(tmp_path / "whole")
     signal.signal(number, before)
+
+
+def test_a_decoder_at_fault_does_not_end_the_training(tmp_path, capsys):
+    (codes,) = random_codes(ArithmeticTokenizer(2), [5])
+    sampler = object.__new__(Sampler)
+    sampler.accelerator, sampler._decodes = SimpleNamespace(print=print), True
+    sampler._tokenizer = SimpleNamespace(decode=lambda codes: AudioClip(codes.id, np.full(9, np.nan, np.float32), 100))
+    for stem in "ab":
+        sampler._write_one(tmp_path / stem, codes)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy", "b.npy"]
+    assert capsys.readouterr().out.count("samples are codes, not audio") == 1
 
 
 def test_samples_are_continuations_of_held_out_clips(corpora, tmp_path, capsys):
