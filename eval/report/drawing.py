@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -74,6 +76,11 @@ def thin_out(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> 
     for start, end in pairwise(np.unique(ends.round().astype(int)).tolist()):
         kept |= {start + int(values[start:end].argmin()), start + int(values[start:end].argmax())}
     return [points[i] for i in sorted(kept)]
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """One that can be drawn: no NaN or infinity, and no whole number that floats do not reach."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from eval.report.drawing import is_number
 from eval.report.failed import Failed, failed_beside, failed_of
 from eval.report.wording import run_name
 from eval.results import read_checked, read_object, read_results
@@ -143,11 +144,7 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
 
 def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
     """Once for each curve: a run and its results, or several results of its model, may be given."""
-    lines = [
-        line
-        for line in read_json_lines(metrics)
-        if isinstance(line, dict) and isinstance(line.get("step"), int | float)
-    ]
+    lines = [line for line in read_json_lines(metrics) if isinstance(line, dict) and is_number(line.get("step"))]
     run = run.resolve()
     if lines and (run, lines) not in [(t.run, t.lines) for t in made.trainings]:
         made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s"), run))

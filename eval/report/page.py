@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from eval.benchmarks.base import MODEL
 from eval.report import wording
-from eval.report.drawing import Chart, draw_lines, draw_waveform, file_inside, is_recording
+from eval.report.drawing import Chart, draw_lines, draw_waveform, file_inside, is_number, is_recording
 from eval.report.inputs import slug
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
 from eval.results import read_results
@@ -207,17 +207,13 @@ class Recordings:
 
 def _curve(path: Path) -> Chart | None:
     """Training and held-out loss by step."""
-    lines = [line for line in read_json_lines(path) if isinstance(line, dict) and _is_number(line.get("step"))]
+    lines = [line for line in read_json_lines(path) if isinstance(line, dict) and is_number(line.get("step"))]
 
     def points(key: str) -> list[tuple[float, float]]:
-        return [(line["step"], line[key]) for line in lines if _is_number(line.get(key))]
+        return [(line["step"], line[key]) for line in lines if is_number(line.get(key))]
 
     curves = (("training", "train", "train_nats_per_code"), ("held out", "eval", "eval_nats_per_code"))
     return draw_lines([(name, css, points(key)) for name, css, key in curves])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
 
 
 def _without_prompts(record: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from eval.benchmarks.base import MODEL
 from eval.report.columns import COUNT, label, without_count
-from eval.report.drawing import MOST_POINTS, thin_out
+from eval.report.drawing import MOST_POINTS, is_number, thin_out
 from eval.report.inputs import Evaluated, Training
 from eval.report.rows import CHANCE, headline_score, short_name
 
@@ -268,7 +268,7 @@ def training_plot(trainings: Sequence[Training]) -> Plot:
 
 def curve(training: Training, key: str) -> Points:
     found = [(float(line["step"]), line.get(key)) for line in training.lines]
-    return [(x, float(y)) for x, y in found if isinstance(y, int | float) and math.isfinite(y)]
+    return [(x, float(y)) for x, y in found if is_number(y)]
 
 
 def _series(found: Mapping[str, Points]) -> tuple[Series, ...]:

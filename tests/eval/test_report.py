@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import re
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import soundfile
 
 from eval.report.__main__ import main as report
 from eval.report.drawing import MOST_POINTS, draw_lines, draw_waveform, is_recording, nice_ticks, thin_out
-from eval.report.plots import Series
+from eval.report.inputs import read_inputs
+from eval.report.page import _curve
+from eval.report.plots import Series, curve
 from eval.report.table import comparison_table, markdown_table, result_table
 from eval.report.wording import format_interval, format_p, format_span, format_value
 
@@ -30,6 +34,16 @@ def test_a_curve_stands_where_its_values_say():
     assert (line.last, [t.label for t in chart.y_ticks]) == (0.0, ["0", "1", "2", "3", "4"])
     assert [t.percent for t in chart.y_ticks] == [100, 75, 50, 25, 0]
     assert draw_lines([("a", "train", [(1, 1.0)])]) is None
+
+
+def test_lines_of_a_curve_that_cannot_be_drawn_are_passed_over(tmp_path):
+    lines = [{"step": step, "train_nats_per_code": 1.0} for step in (1, 2, math.inf, math.nan, 10**400, "3")]
+    lines += [{"step": 3, "train_nats_per_code": loss} for loss in (math.inf, 10**400, "x")]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (training,) = read_inputs([tmp_path]).trainings
+    assert curve(training, "train_nats_per_code") == [(1, 1.0), (2, 1.0)]
+    chart = _curve(tmp_path / "metrics.jsonl")
+    assert [tick.label for tick in chart.x_ticks if tick.percent in (0, 100)] == ["1", "2"]
 
 
 def test_long_curves_are_drawn_by_few_points_that_keep_ends_and_spikes():
