@@ -5,6 +5,7 @@ tokenized benchmarks.
 from __future__ import annotations
 
 import errno
+import gzip
 import shutil
 import tarfile
 import zipfile
@@ -23,7 +24,8 @@ ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 KEPT = {*AUDIO_SUFFIXES, ".txt"}
 _DOS = 0
 """Where a zip was made: on such systems some programs part folders by backslashes."""
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError,
+           RuntimeError)  # fmt: skip
 
 
 def find_folder(data: Path, names: Sequence[str]) -> Path | None:
@@ -81,13 +83,13 @@ def _unpack(archive: Path, folder: Path) -> int:
             with stream, open(path, "wb") as file:
                 shutil.copyfileobj(stream, file)
             count += 1
+    except _BROKEN as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        raise UsageError(f"{archive} cannot be unpacked ({reason}); fetch it again") from None
     except OSError as error:
         if not isinstance(error, (FileExistsError, NotADirectoryError)) and error.errno != errno.ENAMETOOLONG:
             raise
         raise UsageError(f"{archive} cannot be unpacked ({error.strerror}: {name[:80]}): rename it there") from None
-    except _BROKEN as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
-        raise UsageError(f"{archive} cannot be unpacked ({reason}); fetch it again") from None
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import platform
@@ -122,6 +123,10 @@ def test_what_would_be_written_elsewhere_or_is_broken_is_refused(tmp_path):
         half.write_bytes(whole[:size])
         with pytest.raises(UsageError, match=r"half.tar cannot be unpacked \(.*\); fetch it again"):
             unpacked([half], tmp_path / "cache")
+    mixed = tmp_path / "mixed.tar.gz"
+    mixed.write_bytes(gzip.compress(whole[:12_000]) + b"no more of it" + gzip.compress(whole[12_000:]))
+    with pytest.raises(UsageError, match=r"mixed.tar.gz cannot be unpacked \(Not a gzipped file .*\); fetch it again"):
+        unpacked([mixed], tmp_path / "cache")
     stories(tmp_path / "made")
     cut = write_zip(tmp_path / "cut.zip", tmp_path / "made")
     cut.write_bytes(cut.read_bytes()[:-100])
