@@ -158,7 +158,7 @@ class Tokenizer(ABC):
         if abs(len(samples) - frames * hop) >= hop:
             raise ValueError(
                 f"{self.spec.name} decoded {codes.id} to {len(samples)} samples; its spec says {frames} frames of "
-                f"{hop}, give or take less than one"
+                f"{hop}, give or take less than a frame"
             )
         return samples[: codes.num_samples].astype(np.float32, copy=False)
 
