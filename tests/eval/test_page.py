@@ -8,9 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+from jsonschema import Draft202012Validator
+
+from eval.record import SCHEMA
 from eval.report.page import build_page
 from eval.report.table import results_markdown
 from eval.run import main
+from slm.yaml_files import read_yaml
 from tests.eval.material import config, scores
 
 
@@ -117,6 +121,9 @@ def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
     (out / "results.json").write_text('{"format": 2, "results": []}')
     assert report([str(out), "--out", str(out)]) == 2
     assert "results.json, $: 'model' is a required property; it was edited" in capsys.readouterr().err
+    as_others_read_it = Draft202012Validator(read_yaml(SCHEMA))
+    assert as_others_read_it.is_valid(json.loads(whole))
+    assert not as_others_read_it.is_valid({"format": 2, "results": []})
 
 
 def test_baselines_show_their_intervals_and_whether_guessing_lies_inside(root, lm):
