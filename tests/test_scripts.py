@@ -40,5 +40,5 @@ def test_its_commands_are_right(name, tmp_path):
         kinds.add(kind)
         assert all((ROOT / a).exists() for a in arguments if a.startswith(("configs/", "tests/")))
         if kind in CONFIGS:
-            parse_config(CONFIGS[kind], join_list(arguments, LISTS[kind], fewest=1) if kind in LISTS else arguments)
+            parse_config(CONFIGS[kind], join_list(arguments, LISTS[kind]) if kind in LISTS else arguments)
     assert kinds == {*CONFIGS, "eval.report"}

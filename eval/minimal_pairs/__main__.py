@@ -44,7 +44,7 @@ class MinimalPairsConfig:
     column text. Without --lexicon, also the words to ask for."""
     grammar: str = ""
     """Sentences: a YAML file, or english, french; none for words alone. Unless given, that of the voices' language."""
-    tokenizer: list[str] = field(default_factory=list)
+    tokenizer: list[str] | str = ""
     """Also keep the units of these tokenizers (names, or YAML files, several one after the other) from telling words
     from pseudo-words by their number or frequency. Without it pairs depend on no tokenizer, and such baselines are near
     50 % only."""
@@ -66,6 +66,11 @@ class MinimalPairsConfig:
     @property
     def is_closed_world(self) -> bool:
         return not (self.lexicon or self.transcripts or self.grammar) and self.voices == [FIRST_VOICE]
+
+    @property
+    def tokenizers(self) -> list[str]:
+        names = [self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
+        return [name for name in names if name]
 
     @property
     def processes(self) -> int:
@@ -105,7 +110,7 @@ def make_closed_world(config: MinimalPairsConfig, make_voice: Callable | None) -
     plan = load_plan(out, settings)
     if plan and is_whole(out, plan):
         return ""
-    with open_studio(partial(alone, make_voice), config.processes, config.tokenizer) as studio:
+    with open_studio(partial(alone, make_voice), config.processes, config.tokenizers) as studio:
         plan = plan or make_plan(out, settings, voice, studio)
         lengths = studio.write(out, plan.utterances())
     return f"{write_descriptions(out, settings, voice, plan, lengths)} in {out}"
@@ -124,7 +129,7 @@ def make_benchmark(config: MinimalPairsConfig, make_voices: Callable[[], Mapping
     plan = load_plan(out, settings)
     if plan and is_whole(out, plan):
         return ""
-    with open_studio(make_voices, config.processes, config.tokenizer) as studio:
+    with open_studio(make_voices, config.processes, config.tokenizers) as studio:
         plan = plan or make(out, settings, materials, studio)
         lengths = studio.write(out, plan.utterances())
     return f"{describe(out, stored_settings(out), plan, lengths)} in {out}"
@@ -138,7 +143,7 @@ def is_whole(out: Path, plan: Any) -> bool:
 def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any]:
     from slm.tokenizers import load_tokenizer
 
-    described = [load_tokenizer(name).spec.describe() for name in config.tokenizer]
+    described = [load_tokenizer(name).spec.describe() for name in config.tokenizers]
     return {
         "seed": config.seed,
         "minutes": minutes if config.minutes is None else config.minutes,
@@ -148,5 +153,5 @@ def common_settings(config: MinimalPairsConfig, minutes: float) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    arguments = join_list(join_list(sys.argv[1:], "--voices", fewest=1), "--tokenizer", fewest=1)
+    arguments = join_list(join_list(sys.argv[1:], "--voices", fewest=1), "--tokenizer")
     run_command(main, MinimalPairsConfig, arguments, prog="python -m eval.minimal_pairs")
