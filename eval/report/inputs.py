@@ -143,11 +143,21 @@ def _read_evaluated(made: Inputs, folder: Path) -> None:
 
 
 def _add_training(made: Inputs, name: str, metrics: Path, run: Path) -> None:
-    """Once for each curve: a run and its results, or several results of its model, may be given."""
+    """Once for each curve: a run and its results, or several results of its model, may be given. Results that were made
+    elsewhere name a folder that is not here."""
     lines = [line for line in read_json_lines(metrics) if isinstance(line, dict) and is_number(line.get("step"))]
     run = run.resolve()
-    if lines and (run, lines) not in [(t.run, t.lines) for t in made.trainings]:
-        made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s"), run))
+    same = [t for t in made.trainings if t.lines == lines and (t.run == run or not (_is_here(t) and run.is_dir()))]
+    if not lines or any(_is_here(t) or t.run == run for t in same):
+        return
+    for t in same:
+        made.trainings.remove(t)
+        name = t.name
+    made.trainings.append(Training(name, lines, spent_per_step(run, "flops"), spent_per_step(run, "audio_s"), run))
+
+
+def _is_here(training: Training) -> bool:
+    return training.run is not None and training.run.is_dir()
 
 
 def spent_per_step(run: Path, what: str) -> float | None:

@@ -119,6 +119,17 @@ def test_a_curve_is_drawn_once_though_two_results_of_its_model_are_given(given, 
     once, twice = read_inputs(given[:1]), read_inputs([given[0], again])
     assert [t.name for t in twice.trainings] == [t.name for t in once.trainings] == ["good"]
     assert len(twice.evaluated) == 2
+    moved = tmp_path / "moved"  # its results name the folder where it was trained
+    moved.mkdir()
+    shutil.copy(given[0] / "training.jsonl", moved / "metrics.jsonl")
+    record = json.loads((again / "results.json").read_text())
+    record["model"]["path"] = "not/here/final"
+    (again / "results.json").write_text(json.dumps(record))
+    for folders in ([again, moved], [moved, again]):
+        (curve,) = read_inputs(folders).trainings
+        assert curve.run == moved
+    shutil.copytree(moved, tmp_path / "other")
+    assert len(read_inputs([moved, tmp_path / "other"]).trainings) == 2  # two runs that are there are two
 
 
 def test_plots_stand_where_the_numbers_say(given):
