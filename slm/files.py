@@ -132,7 +132,7 @@ def locked(path: Path) -> Iterator[bool]:
     """Wait for, and hold, a lock of the system (flock) on a file made for it, and removed: it ends with its process
     however that ends. Yields whether it is held: on network disks without locks nobody waits."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
