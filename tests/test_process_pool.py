@@ -16,10 +16,11 @@ import pytest
 from slm.process_pool import ProcessPool
 
 SCRIPT = """
-import multiprocessing, os, time
+import multiprocessing, os, signal, time
 from slm.process_pool import ProcessPool
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
     with ProcessPool(2, multiprocessing.get_context("spawn")) as pool:
         pool.submit(time.sleep, 60)
         print(pool.submit(os.getpid).result(), flush=True)
