@@ -15,7 +15,7 @@ from eval.benchmarks.base import MODEL
 from eval.report.failed import Failed
 from eval.report.inputs import Evaluated, slug
 from eval.report.rows import short_name
-from eval.report.wording import UNITS, format_number, format_span, left_out, measure
+from eval.report.wording import UNITS, format_number, format_span, left_out, measure, visible
 
 # Of numbers that no registered metric of that name tells about.
 DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False, "wer": False, "dwer": False}
@@ -30,11 +30,14 @@ def without_count(name: str) -> str:
     return COUNT.sub("", name).strip("/ _-")
 
 
+FIELDS = {"run": "Model", "scorer": "Scorer", "subset": "Subset", "metric": "Measure", "convention": "Convention"}
+
+
 @dataclass(frozen=True)
 class NumberRow:
     """One number of one model (or baseline) on one subset, as a line of a table."""
 
-    run: Evaluated
+    run: str
     scorer: str
     subset: str
     metric: str
@@ -70,6 +73,24 @@ class NumberTable:
     def choices(self, field: str) -> list[str]:
         return list(dict.fromkeys(str(getattr(row, field)) for row in self.rows))
 
+    def packed(self) -> dict[str, Any]:
+        """The rows as the page's script draws them, those that are asked for: `words` holds each text of each field
+        once, and a row begins with the places of its own in them. Of sixty models there are tens of thousands of rows.
+        """
+        words = {field: self.choices(field) for field in (*FIELDS, "anchor")}
+        places = [(field, {word: i for i, word in enumerate(found)}) for field, found in words.items()]
+        rows = [
+            [*(place[getattr(row, field)] for field, place in places),
+             row.shown, _sortable(row.value), row.interval, _sortable(row.low), row.count]
+            for row in self.rows
+        ]  # fmt: skip
+        return {"words": [(field, [visible(word) for word in found]) for field, found in words.items()], "rows": rows}
+
+
+def _sortable(value: float | None) -> float | None:
+    """With as many digits as tell numbers apart; None for what is no number, which stands last."""
+    return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
+
 
 def number_tables(evaluated: Sequence[Evaluated], failed: Sequence[Failed] = ()) -> list[NumberTable]:
     """One for each benchmark and split, in the order in which they are met. What of `failed` is of a benchmark is noted
@@ -90,7 +111,7 @@ def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str,
     )
     if primary:
         metric, convention = label(primary["metric"]), primary["convention"]
-        lines = [(row.run.key, row.convention) for row in rows if row.metric == metric]
+        lines = [(row.run, row.convention) for row in rows if row.metric == metric]
         alike = {run for run, _ in lines} == {run for run, made in lines if made == convention}
         first |= {"metric": metric, **({"convention": convention} if alike else {})}  # nobody's number is hidden
     noted: dict[str, list[str]] = {}
@@ -104,7 +125,7 @@ def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str,
 
 def _rows(run: Evaluated, result: Mapping[str, Any]) -> list[NumberRow]:
     return [
-        NumberRow(run, scorer, short_name(result, s["item"]), label(s["metric"]), s["convention"], s["value"],
+        NumberRow(run.name, scorer, short_name(result, s["item"]), label(s["metric"]), s["convention"], s["value"],
                   format_number(s), format_span(s), (s.get("interval") or (None,))[0], s["count"],
                   config_anchor(run, result))
         for scorer, scores in result["scores"].items()

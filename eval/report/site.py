@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report import wording
-from eval.report.columns import Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
+from eval.report.columns import FIELDS, Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
 from eval.report.inputs import Evaluated, Inputs, read_inputs, same_models
 from eval.report.page import TEMPLATES, build_page, make_environment
 from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, training_plot
@@ -92,6 +92,7 @@ def _results(inputs: Inputs) -> dict[str, Any]:
         "names": {run.key: run.name for run in inputs.evaluated},
         "columns": headline_columns(inputs.evaluated),
         "tables": tables,
+        "fields": FIELDS,
         "rankings": rankings(inputs.evaluated),
         "same_models": same_models(inputs.evaluated),
         "comparisons": inputs.comparisons,

@@ -20,6 +20,7 @@ from eval.report.samples import collect_takes
 from eval.report.spectrogram import BANDS, RANGE_DB, encode_png, log_mel_db
 from eval.report.table import results_markdown
 from eval.report.wording import run_name
+from eval.results import read_results
 from slm.errors import UsageError
 from tests.eval.material import scores, write_level
 from tests.eval.site_material import JUDGED, SWEPT, build
@@ -204,7 +205,7 @@ def test_transcripts_and_ratings_stand_beside_the_players(given, site):
     assert [t.heard for t in takes["p1"][1] if t.run.name == "bad"] == [None]  # nobody listened, and it is not empty
 
 
-def test_pages_are_whole_and_every_link_leads_somewhere(site):
+def test_pages_are_whole_and_every_link_leads_somewhere(given, site):
     pages = {page: parse(page) for page in site.glob("**/*.html")}
     assert len(pages) == 8
     ids = {page: set(outline.ids) for page, outline in pages.items()}
@@ -218,6 +219,14 @@ def test_pages_are_whole_and_every_link_leads_somewhere(site):
     assert "visqol is absent: pip install it" in text
     assert "A larger mean rank is better" in text.replace(" . ", ". ")
     assert "told apart" in text
+    index = (site / "index.html").read_text()  # what its script draws leads somewhere too
+    tables = [json.loads(data) for data in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', index)]
+    anchors = {anchor for table in tables for anchor in dict(table["words"])["anchor"]}
+    assert anchors
+    assert anchors <= ids[site / "config.html"]
+    results = [r for f in given if (f / "results.json").is_file() for r in read_results(f)["results"]]
+    assert sum(len(t["rows"]) for t in tables) == sum(len(s) for r in results for s in r["scores"].values())
+    assert max(len(json.dumps(row)) for table in tables for row in table["rows"]) < 100
     assert "media/000-00-prompt.wav" in pages[site / "samples.html"].sources
 
 

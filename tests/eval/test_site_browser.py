@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 
+from eval.report.columns import number_tables
+from eval.report.inputs import read_inputs
 from slm.tokenizers._catalogue import ListConfig, catalogue, select
 from tests.eval.browser import CHROMIUM, browse
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+CHOOSE = """document.querySelectorAll('[data-table=%s] select').forEach((s, i) => {
+  s.value = %s[i] ?? s.value; s.dispatchEvent(new Event('input', {bubbles: true})); })"""
 VISIBLE = "[...document.querySelectorAll('#%s tbody tr')].filter(r => !r.hidden).map(r => %s)"
 
 
 @needs_chromium
-def test_in_a_browser(site, tmp_path):
+def test_in_a_browser(given, site, tmp_path):
     """One start for all: sorting and filtering by keyboard, players, plots, dark and phone; no complaint."""
     pytest.importorskip("aiohttp")
     seen = SimpleNamespace()
@@ -24,7 +28,7 @@ def test_in_a_browser(site, tmp_path):
     async def visit(tab):
         await tab.size(1200, 900)
         await _check_sorting(tab, site)
-        await _check_filters(tab, site)
+        await _check_filters(tab, site, given)
         await _check_players(tab, site)
         await _check_plots(tab, site)
         for page in [*site.glob("*.html"), *site.glob("models/*/index.html")]:
@@ -75,21 +79,35 @@ async def _check_sorting(tab, site: Path) -> None:
     for way in (-1, 1):
         await tab.run("document.querySelector('#table-reconstruction-dev th:nth-child(4) button').click()")
         rows = await tab.run(
-            VISIBLE % ("table-reconstruction-dev", "[r.dataset.metric, Number(r.cells[3].dataset.sort)]")
+            VISIBLE % ("table-reconstruction-dev", "[r.cells[2].textContent, Number(r.cells[3].dataset.sort)]")
         )
         assert rows == sorted(rows, key=lambda row: (row[0], way * row[1]))
         measures.append(sorted({metric for metric, _ in rows}))
     assert measures == [["accuracy", "bitrate"]] * 2
+    for word in ("mimi", ""):  # what a filter brings back is drawn anew, in the order that was asked for
+        await tab.run(CHOOSE % ("table-reconstruction-dev", f"[{word!r}]"))
+    assert rows == await tab.run(
+        VISIBLE % ("table-reconstruction-dev", "[r.cells[2].textContent, Number(r.cells[3].dataset.sort)]")
+    )
 
 
-async def _check_filters(tab, site: Path) -> None:
+async def _check_filters(tab, site: Path, given: list[Path]) -> None:
     await tab.open(site / "index.html")
-    first = set(await tab.run(VISIBLE % ("table-swuggy-dev", "r.dataset.convention + ' ' + r.dataset.metric")))
+    made = VISIBLE % ("table-swuggy-dev", "r.cells[6].textContent + ' ' + r.cells[2].textContent")
+    first = set(await tab.run(made))
     assert first == {"mean+eos accuracy"}
     await tab.run("document.querySelector('[data-table=table-swuggy-dev] [data-field=metric]').focus()")
     await tab.press("b", 66, "b")  # bits per second, which have another convention: that of accuracies gives way
-    bits = set(await tab.run(VISIBLE % ("table-swuggy-dev", "r.dataset.convention + ' ' + r.dataset.metric")))
+    bits = set(await tab.run(made))
     assert bits == {"sum+eos bits per s of audio"}
+    await tab.run(CHOOSE % ("table-swuggy-dev", "['', '', '', '']"))
+    drawn = "[r.cells[0], r.cells[1], r.cells[4], r.cells[5], r.cells[6]].map(c => c.textContent)"
+    rows = [row for t in number_tables(read_inputs(given).evaluated) if t.title == "swuggy" for row in t.rows]
+    assert await tab.run(VISIBLE % ("table-swuggy-dev", drawn)) == [
+        [row.run, row.subset, row.interval, f"{row.count:,}", row.convention] for row in rows
+    ]
+    link = VISIBLE % ("table-swuggy-dev", "r.querySelector('a').getAttribute('href')")
+    assert await tab.run(link) == [f"config.html#{row.anchor}" for row in rows]
     await tab.open(site / "tokenizers.html")
     names = VISIBLE % ("tokenizer-table", "r.cells[0].querySelector('summary').textContent")
     assert await tab.run(names) == [row.name for row in catalogue()]

@@ -59,6 +59,28 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// Of many models there are tens of thousands of numbers, so they are data, and only those that are asked for are drawn.
+function readNumbers(id) {
+  const { words, rows } = JSON.parse(document.getElementById(id).textContent);
+  return rows.map((row) => {
+    const texts = words.map(([field, found], i) => [field, found[row[i]]]);
+    const [shown, value, interval, low, count] = row.slice(words.length);
+    return { dataset: Object.fromEntries(texts), shown, value, interval, low, count };
+  });
+}
+
+function drawNumber({ dataset, shown, value, interval, low, count }) {
+  const row = document.getElementById("number-row").content.firstElementChild.cloneNode(true);
+  const texts = [dataset.run, dataset.subset, dataset.metric, shown, interval, count.toLocaleString("en"), dataset.convention];
+  texts.forEach((text, i) => { (row.cells[i].firstChild ?? row.cells[i]).textContent = text; });
+  if (dataset.scorer !== "model") row.cells[0].append(Object.assign(document.createElement("span"), { textContent: dataset.scorer }));
+  Object.assign(row.cells[3].dataset, { within: dataset.metric, sort: value ?? "" });
+  Object.assign(row.cells[4].dataset, { within: dataset.metric, sort: low ?? "" });
+  row.cells[5].dataset.sort = count;
+  row.cells[6].firstChild.href = `config.html#${dataset.anchor}`;
+  return row;
+}
+
 function passes(row, form) {
   for (const choice of form.querySelectorAll("select[data-field]")) {
     const wanted = choice.value, has = row.dataset[choice.dataset.field] ?? "";
@@ -75,13 +97,17 @@ function passes(row, form) {
 
 for (const form of document.querySelectorAll("form[data-table]")) {
   const table = document.getElementById(form.dataset.table), count = form.querySelector("output");
-  const giving = form.querySelector("[data-gives-way]");
+  const giving = form.querySelector("[data-gives-way]"), numbers = form.dataset.rows && readNumbers(form.dataset.rows);
   const apply = (event) => {
-    const rows = [...table.tBodies[0].rows];
+    const rows = numbers ?? [...table.tBodies[0].rows];
     // Each measure has conventions of its own: the one that was chosen for another does not hide all of the new.
     if (giving && event?.target !== giving && !rows.some((row) => passes(row, form))) giving.value = "";
-    for (const row of rows) row.hidden = !passes(row, form);
-    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+    const shown = rows.filter((row) => passes(row, form));
+    if (numbers) table.tBodies[0].replaceChildren(...shown.map(drawNumber));
+    else for (const row of rows) row.hidden = !shown.includes(row);
+    const sorted = table.querySelector("[aria-sort]");
+    if (sorted) sortBy(table, sorted.cellIndex, sorted.getAttribute("aria-sort") === "ascending");
+    count.textContent = `${shown.length} of ${rows.length} rows`;
   };
   form.addEventListener("input", apply);
   form.addEventListener("reset", () => setTimeout(apply));
