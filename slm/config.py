@@ -9,6 +9,7 @@ A command declares a frozen dataclass whose fields carry their help as a docstri
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -193,8 +194,11 @@ def reader_may_leave() -> Iterator[None]:
     """`COMMAND | head`: who reads has enough before all is printed. Then the command ends without a word, with the
     status that shells give for it (128 + SIGPIPE), since what it was about may not be done."""
     for name in ("stdout", "stderr"):  # None where it was closed (`>&-`)
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # of a locale that may lack a letter of some name or transcript
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             yield
@@ -268,6 +272,12 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise
+        told = f"no file can have the name {error.object!r} in {error.encoding}, which the locale says"
+        print(f"error: {told}; set PYTHONUTF8=1 and run the same command again", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if not tell_full_disk(error):
             raise

@@ -255,6 +255,8 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")), "--out", "a") == 1
     assert "no space left on the disk (/data/x)" in capsys.readouterr().err
     assert exit_status(failing(KeyboardInterrupt()), "--out", "a") == 130
+    assert exit_status(failing(UnicodeEncodeError("ascii", "\u00fc.wav", 0, 1, "not in range")), "--out", "a") == 1
+    assert "set PYTHONUTF8=1" in capsys.readouterr().err
 
 
 def test_faults_of_the_program_are_not_dressed_up() -> None:
@@ -280,7 +282,7 @@ def other_pipe(config):
     os.write(starts, b"x")
 
 def last(config):
-    print("line")
+    print("line \u2013")
 
 if sys.argv[1] == "help":
     run_one_of({"go": (main, Settings, ())}, "prog", "About.", ["--help"])
@@ -309,12 +311,12 @@ def test_a_reader_that_has_enough_ends_a_command_without_a_word(buffered: str) -
     assert [process.returncode for process in started.values()] == [141, 141, 141, 1]
 
 
-def test_a_command_whose_output_is_closed_does_its_work() -> None:
+def test_a_command_whose_output_is_closed_or_lacks_letters_does_its_work() -> None:
     command = f"{shlex.quote(sys.executable)} -W error::DeprecationWarning -c {shlex.quote(READER_HAS_LEFT)} last"
-    for closed in (">&-", ">&- 2>&-"):
-        ended = subprocess.run(f"{command} {closed}", shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                               stderr=subprocess.PIPE)  # fmt: skip
-        assert (ended.returncode, ended.stderr) == (0, b"")
+    for closed, printed in ((">&-", b""), (">&- 2>&-", b""), ("", rb"line \u2013" + b"\n")):
+        ended = subprocess.run(f"{command} {closed}", shell=True, capture_output=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"})  # fmt: skip
+        assert (ended.returncode, ended.stderr, ended.stdout) == (0, b"", printed)
 
 
 def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
