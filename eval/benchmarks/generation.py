@@ -131,11 +131,8 @@ def meanings() -> dict[str, str]:
 
 
 def note_of(bench: Bench) -> str:
-    """What is absent, and what to do about it, in one sentence each."""
-    reasons: dict[str, list[str]] = {}
-    for metric, reason in bench.panel.missing.items():
-        reasons.setdefault(reason, []).append(metric)
-    parts = [f"Absent: {', '.join(metrics)}: {reason}" for reason, metrics in reasons.items()]
+    """What could not be told of some clips, or has nothing beside it, in one sentence each."""
+    parts = []
     if bench.unheard:
         parts += [
             "Clips that a judge could not tell about: "

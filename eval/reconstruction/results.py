@@ -69,7 +69,7 @@ def result_of(domain: str, founds: Sequence[Found], bench: Bench, resamples: int
             "metrics": {name: about[name] for name in sorted({s.metric for s in scores} & set(about))},
             "absent": absent(domain, bench),
             "alignment": bench.settings.alignment,
-            "note": note_of(domain, founds, bench),
+            "note": note_of(founds),
         },
     )
 
@@ -146,8 +146,8 @@ def missing_of(bench: Bench) -> list[Any]:
     return [m for m in chosen_metrics(bench.settings.metrics) if m.missing()]
 
 
-def note_of(domain: str, founds: Sequence[Found], bench: Bench) -> str:
-    """Delay, length, and what is absent or undefined, in a sentence each."""
+def note_of(founds: Sequence[Found]) -> str:
+    """Delay, length, and what is undefined, in a sentence each."""
     most = founds[-1]
     told = most.alignment
     parts = []
@@ -157,13 +157,12 @@ def note_of(domain: str, founds: Sequence[Found], bench: Bench) -> str:
     else:
         parts.append("no delay could be measured: the output is not alike enough")
     if told["length_s"] is not None:
-        parts.append(f"it is {1000 * told['length_s']:+.1f} ms longer (median)")
+        way = "shorter" if told["length_s"] < 0 else "longer"
+        parts.append(f"it is {1000 * abs(told['length_s']):.1f} ms {way} (median)")
     if told["other_length"]:
         parts.append(
             f"{told['other_length']} of {len(most.judged)} outputs are over {OTHER_LENGTH:.0%} longer or shorter"
         )
-    if gone := absent(domain, bench):
-        parts.append("absent: " + ", ".join(f"{name} ({how})" for name, how in gone.items()))
     for name, reasons in most.undefined.items():
         parts.append(f"{name} says nothing of {sum(reasons.values())} pieces ({next(iter(reasons))})")
     return "; ".join(parts)

@@ -15,7 +15,7 @@ from eval.benchmarks.base import MODEL
 from eval.report.failed import Failed
 from eval.report.inputs import Evaluated, slug
 from eval.report.rows import short_name
-from eval.report.wording import UNITS, format_number, format_span, left_out, measure, visible
+from eval.report.wording import absences, format_number, format_span, label, left_out, visible
 
 # Of numbers that no registered metric of that name tells about.
 DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False, "wer": False, "dwer": False}
@@ -138,17 +138,10 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     made = []
     if result["left_out"]:
         made.append(left_out(result))
-    absent = result["details"].get("absent") or {}
-    names = absent if isinstance(absent, list) else [absent]
-    items = absent.items() if isinstance(absent, Mapping) else [(str(name), "") for name in names]
-    made += [f"{label(name)} is absent: {reason}" if reason else f"{name} is absent." for name, reason in items]
+    made += absences(result)
     if note := result["details"].get("note"):
         made.append(f"{note}.")
     return made
-
-
-def label(metric: str) -> str:
-    return UNITS.get(metric, measure(metric))
 
 
 def config_anchor(run: Evaluated, result: Mapping[str, Any]) -> str:

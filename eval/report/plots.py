@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.report.columns import COUNT, label, without_count
+from eval.report.columns import COUNT, without_count
 from eval.report.drawing import MOST_POINTS, is_number, thin_out
 from eval.report.inputs import Evaluated, Training
 from eval.report.rows import CHANCE, headline_score, short_name
+from eval.report.wording import label
 
 INSTALL = "pip install 'slm-toolkit[report]'"
 QUALITY = "reconstruction"  # benchmarks whose name begins so are plotted against bitrate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.benchmarks.base import MODEL
-from eval.report.wording import UNITS, measure
+from eval.report.wording import label, measure
 
 CHANCE = {"pair_accuracy": 0.5}  # what guessing gives, for the metrics that have such a value
 ENOUGH = 6  # items: five are all right or all wrong by guessing more often than once in twenty times
@@ -38,7 +38,7 @@ def short_name(result: Mapping[str, Any], item: str) -> str:
 
 def statistic_name(result: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     """What a number of a result without a headline is called."""
-    return f"{UNITS.get(score['metric'], measure(score['metric']))} ({short_name(result, score['item'])})"
+    return f"{label(score['metric'])} ({short_name(result, score['item'])})"
 
 
 def main_rows(result: Mapping[str, Any]) -> list[Row]:

@@ -19,6 +19,7 @@ from eval.report.rows import (
 )
 from eval.report.wording import (
     PAIRED,
+    absences,
     chance_note,
     convention_meaning,
     format_interval,
@@ -65,6 +66,8 @@ def result_table(result: Mapping[str, Any]) -> str:
             lines += ["", f"{done:,} of {counts[name]:,} {name} could be used: the numbers are about these."]
     if result["left_out"]:
         lines += ["", left_out(result)]
+    for line in absences(result):
+        lines += ["", line]
     if note := result["details"].get("note"):
         lines += ["", f"Note: {note}."]
     return "\n".join(lines)

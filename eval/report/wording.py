@@ -90,6 +90,26 @@ def left_out(result: Mapping[str, Any]) -> str:
     return f"Left out: {many}{first['item']} ({first['reason']})."
 
 
+def absences(result: Mapping[str, Any]) -> list[str]:
+    """What nobody could measure: a line for each reason, which tells what would bring it. `details` may hold names
+    alone."""
+    absent = result["details"].get("absent") or {}
+    names = (
+        absent if isinstance(absent, Mapping) else dict.fromkeys(absent if isinstance(absent, list) else [absent], "")
+    )
+    reasons: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        reasons.setdefault(str(reason), []).append(label(str(name)))
+    return [
+        f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} absent{f': {reason}' if reason else '.'}"
+        for reason, found in reasons.items()
+    ]
+
+
+def label(metric: str) -> str:
+    return UNITS.get(metric, measure(metric))
+
+
 def run_name(path: str) -> str:
     """What people call a checkpoint: `runs/x/final` is `x`."""
     parts = [p for p in PurePath(path).parts if p not in ("/", ".", "..", "final")]

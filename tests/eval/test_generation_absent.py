@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,9 @@ def test_all_that_a_judge_would_have_told_is_absent_by_name(spoken, lm, panel, m
     assert lost
     assert lost <= set(less["details"]["absent"])
     assert all(f"--judges.{missing}" in less["details"]["absent"][name] for name in lost)
+    for page in ("results.md", "index.html"):
+        assert re.search(rf"(is|are) absent: .*--judges.{missing}", (spoken.parent / "out" / page).read_text())
+    assert f"--judges.{missing}" not in less["details"]["note"]
 
 
 def test_perplexities_without_any_word_are_named(spoken, lm, panel, ear):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from eval.reconstruction.command import codebook_counts
 from eval.reconstruction.judging import Found
 from eval.reconstruction.material import Piece, find_recordings
 from eval.reconstruction.pairs import find_pairs
+from eval.reconstruction.results import note_of
 from eval.reconstruction.scoring import Job, Judged, judge, judge_all, pool
 from eval.reconstruction.settings import Reconstruction
 from eval.reconstruction.sources import RoundTrip, entropy_bits
@@ -114,11 +116,14 @@ def test_delays_are_told_of_pieces_that_tell_and_lengths_of_all():
     told = [(0.25, 0.75, "waveforms", 2.0), (0.125, 0.5, "envelopes", -1.0), (9.0, 0.25, "", 0.5)]
     judged = [Judged(str(i), "", "speech", Delay(*delay), 250 * i, 1000, length_s, {}, {}, 12.0)
               for i, (*delay, length_s) in enumerate(told)]  # fmt: skip
-    assert Found("speech", None, sample_rate_hz=1000, judged=judged).alignment == {
+    found = Found("speech", None, sample_rate_hz=1000, judged=judged)
+    assert found.alignment == {
         "corrected_s": 0.25, "delay_s": 0.1875, "delay_range_s": [0.125, 0.25], "correlation": 0.5,
         "measured_by": {"waveforms": 1, "envelopes": 1, "not alike enough": 1},
         "other_length": 1, "length_s": 0.5, "length_range_s": [-1.0, 2.0],
     }  # fmt: skip
+    assert "it is 500.0 ms longer (median)" in note_of([found])
+    assert "it is 1000.0 ms shorter (median)" in note_of([replace(found, judged=judged[1:2])])
 
 
 def test_how_far_it_is_is_told_after_every_chunk(monkeypatch, tmp_path, capsys):

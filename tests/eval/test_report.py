@@ -17,7 +17,7 @@ from eval.report.inputs import read_inputs
 from eval.report.page import _curve
 from eval.report.plots import Series, curve
 from eval.report.table import comparison_table, markdown_table, result_table
-from eval.report.wording import format_interval, format_p, format_span, format_value
+from eval.report.wording import absences, format_interval, format_p, format_span, format_value
 
 
 def test_ticks_are_round_and_span_the_values():
@@ -115,6 +115,16 @@ def test_what_may_be_guessing_and_what_was_not_scored_is_said():
     assert "Inside the noise: guessing (50 %) lies in the 95 % interval of sub, edge." in said
     assert "1,198 of 1,200 pairs could be used" in said
     assert "could be used" not in result_table(_result(pairs=12, pairs_scored=12))
+
+
+def test_what_is_absent_is_said_once_for_each_reason():
+    details = {"absent": {"utmos": "fetch it", "level_dbfs": "fetch it", "wer": "give --judges.asr"}}
+    said = result_table({**_result(), "details": details}).splitlines()
+    assert [line for line in said if "absent" in line] == [
+        "utmos, mean level are absent: fetch it", "wer is absent: give --judges.asr",
+    ]  # fmt: skip
+    assert absences({"details": {"absent": ["pesq"]}}) == ["pesq is absent."]
+    assert absences({"details": {}}) == []
 
 
 def test_p_values_are_short():
