@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,10 +61,10 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
     nameable = {folder for folder in {path.parent for path in files.values()} if _is_text(folder.resolve())}
     present = {
         item: path for item, path in files.items()
-        if path.is_file() and path.parent in nameable and _is_text(path.name)
+        if os.path.isfile(path) and path.parent in nameable and _is_text(path.name)  # False of a name too long
     }  # fmt: skip
     missing = [LeftOut(item, _lack(path)) for item, path in files.items() if item not in present]
-    if (first := next(iter(files.values()), None)) and not present and first.is_file():
+    if (first := next(iter(files.values()), None)) and not present and os.path.isfile(first):
         raise UsageError(f"{_lack(first)}: rename the file or a folder that it lies in")
     contents = sorted(zip(present, _digests(list(present.values())), strict=True))
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
@@ -84,7 +85,7 @@ def _is_text(path: Path | str) -> bool:
 
 def _lack(path: Path) -> str:
     """Why a file is not in the list."""
-    return f"no UTF-8 in the name of {readable(path.resolve())}" if path.is_file() else f"no such file: {path}"
+    return f"no UTF-8 in the name of {readable(path.resolve())}" if os.path.isfile(path) else f"no such file: {path}"
 
 
 def _stored(corpus: Path) -> dict[str, Codes]:

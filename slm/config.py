@@ -243,13 +243,20 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def tell_full_disk(error: Exception) -> bool:
-    """Whether that is what stops a run; then a line says so."""
-    if found := disk_is_full(error):
-        where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
-        told = f"error: no space left on the disk{where}; free some and run the same command again to go on"
-        print(told, file=sys.stderr)
-    return found
+def status_told(error: Exception) -> int:
+    """The exit status for what the system has against a run, which a line then tells; 0 for any other fault."""
+    name = getattr(error, "filename", None)
+    if disk_is_full(error):
+        where = f" ({name})" if name else ""
+        told, status = f"no space left on the disk{where}; free some and run the same command again to go on", 1
+    elif isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
+        told, status = f"the locale says {error.encoding}, which lacks letters of {error.object!r}; set PYTHONUTF8=1", 1
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        told, status = f"{name}: a name longer than any file can have", 2
+    else:
+        return 0
+    print(f"error: {told}", file=sys.stderr)
+    return status
 
 
 @reader_may_leave()
@@ -272,16 +279,10 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except UnicodeEncodeError as error:
-        if error.encoding == "utf-8":
-            raise
-        told = f"no file can have the name {error.object!r} in {error.encoding}, which the locale says"
-        print(f"error: {told}; set PYTHONUTF8=1 and run the same command again", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        if not tell_full_disk(error):
+        if not (status := status_told(error)):
             raise
-        sys.exit(1)
+        sys.exit(status)
     sys.exit(status or 0)
 
 

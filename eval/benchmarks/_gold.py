@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def _row(path: Path, line: int, fields: Mapping[str, str]) -> GoldRow:
             raise UsageError(f"{path}, line {line}: {column} is empty; mend the row")
     if fields["correct"] not in ("0", "1"):
         raise UsageError(f"{path}, line {line}: correct is {fields['correct']!r}, not 0 or 1; mend the row")
-    name = fields["filename"].removesuffix(".wav")
+    name, suffix = os.path.splitext(fields["filename"])
+    name = name if suffix.lower() == ".wav" else fields["filename"]
     return GoldRow(line, name, fields["id"], fields.get("voice", ""), fields["correct"] == "1", fields)
 
 
@@ -104,7 +106,7 @@ def wavs_beside(folder: Path, rows: Sequence[GoldRow], remedy: str) -> dict[str,
     found = sorted(find_audio(folder), key=lambda p: p.suffix == ".wav")  # a wav comes before what else is called so
     there = {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
     files = {row.filename: there.get(row.filename, folder / f"{row.filename}.wav") for row in rows}
-    if not any(path.is_file() for path in files.values()):
+    if not any(map(os.path.isfile, files.values())):  # False of a name too long
         raise UsageError(f"{folder} has gold.csv but none of its recordings, such as {rows[0].filename}.wav; {remedy}")
     return files
 

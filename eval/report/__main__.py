@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slm.config import tell_full_disk
+from slm.config import reader_may_leave, status_told
 from slm.errors import UsageError
 
 
@@ -25,16 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     from eval.report.site import build_site
 
     try:
-        if args.samples < 0:
-            raise UsageError("--samples must be 0 or more")
+        if args.samples < 0 or not args.out:
+            raise UsageError("--samples must be 0 or more" if args.out else "--out is empty: give a folder")
         made = build_site([Path(r) for r in args.results], Path(args.out), args.samples)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if not tell_full_disk(error):
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again", file=sys.stderr)
+        return 130
+    except (OSError, UnicodeEncodeError) as error:
+        if not (status := status_told(error)):
             raise
-        return 1
+        return status
     if plotly_script() is None:
         print(f"plots are tables only, because plotly is not installed: {INSTALL}", file=sys.stderr)
     print(made)
@@ -42,4 +45,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reader_may_leave():
+        sys.exit(main())

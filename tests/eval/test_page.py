@@ -89,11 +89,22 @@ def test_one_page_about_two_models_copies_long_recordings(root, lm, monkeypatch,
     assert "2 models compared" in page.text
 
 
-def test_a_folder_without_results_is_refused(tmp_path, capsys):
+def test_a_folder_without_results_is_refused(tmp_path, capsys, monkeypatch):
     from eval.report.__main__ import main as report
 
     assert report([str(tmp_path), "--out", str(tmp_path / "site")]) == 2
     assert "no results.json" in capsys.readouterr().err
+    assert report([str(tmp_path), "--out", ""]) == 2
+    assert "--out is empty" in capsys.readouterr().err
+    assert report(["w" * 300, "--out", str(tmp_path / "site")]) == 2
+    assert "a name longer than any file can have" in capsys.readouterr().err
+
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.report.site.build_site", stop)
+    assert report([str(tmp_path), "--out", str(tmp_path / "site")]) == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again\n"
 
 
 def test_a_broken_record_and_a_file_in_the_way_are_wrong_use(root, lm, capsys):
