@@ -174,8 +174,11 @@ def test_text_and_page(tmp_path, capsys):
 
 def test_wrong_use(tmp_path, capsys):
     folder = corpus_of(tmp_path / "c", [0, 1])
+    (tmp_path / "taken.html").mkdir()
     for args, what in [
         ((folder, "--plot", "x.png"), "a name that ends in .html"),
+        ((folder, "--plot", tmp_path / "taken.html"), "taken.html is a folder"),
+        ((folder, "--plot", folder / "state.json/x.html"), "state.json is a file"),
         ((tmp_path,), "not a tokenized corpus"),
         ((folder, "--jsn"), "unknown option 'jsn'; did you mean 'json'?"),
         ((), "corpus"),

@@ -13,7 +13,7 @@ from slm.corpus.tools.finished import FinishedCorpus
 from slm.corpus.tools.plots import page
 from slm.corpus.tools.statistics import ORDER_1, CorpusStatistics, count_corpus, histogram
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import check_folder, write_text
 
 _BAR = 40  # characters
 
@@ -36,6 +36,10 @@ class StatsConfig:
 
 def stats(config: StatsConfig) -> None:
     """Print, and write the page where asked for."""
+    if config.plot is not None:
+        check_folder(Path(config.plot).parent, "the folder of --plot")
+        if Path(config.plot).is_dir():
+            raise UsageError(f"--plot {config.plot} is a folder: give the name of a file")
     found = count_corpus(FinishedCorpus(config.corpus))
     if config.plot is not None:
         write_text(Path(config.plot), page(config.corpus, found))
