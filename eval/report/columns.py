@@ -15,7 +15,7 @@ from eval.benchmarks.base import MODEL
 from eval.report.failed import Failed
 from eval.report.inputs import Evaluated, slug
 from eval.report.rows import short_name
-from eval.report.wording import absences, format_number, format_span, label, left_out, visible
+from eval.report.wording import absences, few, format_number, format_span, label, left_out, visible
 
 # Of numbers that no registered metric of that name tells about.
 DIRECTIONS = {"abx_error": False, "pair_accuracy": True, "bits_per_s": False, "wer": False, "dwer": False}
@@ -118,7 +118,7 @@ def _table(title: str, split: str, found: Sequence[tuple[Evaluated, Mapping[str,
     for run, result in found:
         for note in _notes(result):
             noted.setdefault(note, []).append(run.name)
-    notes = [f"{', '.join(names)}: {note}" for note, names in noted.items()]
+    notes = [f"{few(names)}: {note}" for note, names in noted.items()]
     missing = tuple(str(f) for f in failed if f.benchmark == title)
     return NumberTable(title, split, found[0][1]["about"], tuple(rows), first, tuple(notes), missing)
 
@@ -238,7 +238,7 @@ def rank(title: str, columns: Sequence[Column]) -> Ranking | None:
         if column.higher_is_better is None:
             without.append(f"{name} (which way is better is not said)")
         elif missing := [m for m in models if not _is_number((column.scores.get(m) or {}).get("value"))]:
-            without.append(f"{name} (not there for {', '.join(missing)})")
+            without.append(f"{name} (not there for {few(missing)})")
         else:
             used.append(column)
     if len(models) < 2 or not used:

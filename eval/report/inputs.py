@@ -32,7 +32,8 @@ class Evaluated:
     @property
     def has_model(self) -> bool:
         """Whether a language model was judged, not only a tokenizer."""
-        return bool((self.record.get("model") or {}).get("convention"))
+        model = self.record.get("model") or {}
+        return bool(model.get("convention")) and "kind" not in model  # of tokenizers and recordings
 
     @property
     def is_deduplicated(self) -> bool:

@@ -24,6 +24,7 @@ from slm.files import check_folder, copy_file, read_json_lines, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
+TITLES = {"tokenizer": "Tokenizer evaluation", "recordings": "Evaluation of recordings"}  # else a model's
 
 
 def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: int | None = None,
@@ -47,6 +48,7 @@ def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: 
         .render(
             runs=runs,
             compared=_compare(runs),
+            who=wording.who(run["has_model"] for run in runs),
             wording=wording,
             version=__version__,
             recordings=recordings,
@@ -77,13 +79,15 @@ def _run(anchor: str, folder: Path, record: dict[str, Any], recordings: Recordin
     scored = [_scored_result(r) for r in record["results"] if r["headline"]]
     return {
         "anchor": anchor,
+        "title": TITLES.get(record["model"].get("kind"), "Spoken language model evaluation"),
+        "has_model": "kind" not in record["model"],
         "name": wording.run_name(record["model"]["path"]),
         "model": record["model"],
         "tokenizer": record["tokenizer"],
         "versions": _versions(record["results"]),
         "created": max((r["created"] for r in record["results"]), default=""),
         "scored": scored,
-        "conventions": list(dict.fromkeys(name for r in scored for name in r["conventions"])),
+        "conventions": list(dict.fromkeys(name for r in scored if r["chance"] for name in r["conventions"])),
         "scorers": list(dict.fromkeys(name for r in scored for name in r["scorers"])),
         "generated": any(r["generated"] for r in scored),
         "in_bits": any(r["in_bits"] for r in scored),

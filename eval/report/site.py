@@ -19,6 +19,7 @@ from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, tr
 from eval.report.rows import CHANCE, headline_score
 from eval.report.samples import MAX_SAMPLES, count_missing, make_samples
 from eval.report.taxonomy import make_entries, make_facets
+from eval.report.wording import label
 from slm import __version__
 from slm.errors import UsageError
 from slm.files import check_folder, copy_file, write_text
@@ -87,12 +88,15 @@ def write_models(evaluated: Sequence[Evaluated], out: Path) -> None:
 
 def _results(inputs: Inputs) -> dict[str, Any]:
     tables = number_tables(inputs.evaluated, inputs.failed)
+    numbers = [row for table in tables for row in table.rows]
     return {
         "runs": inputs.evaluated,
         "names": {run.key: run.name for run in inputs.evaluated},
         "columns": headline_columns(inputs.evaluated),
         "tables": tables,
-        "fields": FIELDS,
+        "fields": {**FIELDS, "run": wording.who(run.has_model for run in inputs.evaluated)},
+        "accuracies": list(dict.fromkeys(row.convention for row in numbers if row.metric == label("pair_accuracy"))),
+        "in_bits": any(row.metric == label("bits_per_s") for row in numbers),
         "rankings": rankings(inputs.evaluated),
         "same_models": same_models(inputs.evaluated),
         "comparisons": inputs.comparisons,

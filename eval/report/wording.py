@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -90,6 +90,11 @@ def left_out(result: Mapping[str, Any]) -> str:
     return f"Left out: {many}{first['item']} ({first['reason']})."
 
 
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Of very many names the first, and how many more there are."""
+    return ", ".join([*names[:most], *([f"{len(names) - most} others"] if len(names) > most else [])])
+
+
 def absences(result: Mapping[str, Any]) -> list[str]:
     """What nobody could measure: a line for each reason, which tells what would bring it. `details` may hold names
     alone."""
@@ -108,6 +113,12 @@ def absences(result: Mapping[str, Any]) -> list[str]:
 
 def label(metric: str) -> str:
     return UNITS.get(metric, measure(metric))
+
+
+def who(has_model: Iterable[bool]) -> str:
+    """What results are of: models, tokenizers alone, or both."""
+    kinds = set(has_model)
+    return "Model or tokenizer" if len(kinds) > 1 else "Model" if True in kinds else "Tokenizer"
 
 
 def run_name(path: str) -> str:
@@ -173,7 +184,8 @@ def format_number(score: Mapping[str, Any]) -> str:
     """As `format_value`, with as many digits as small numbers without a unit need: 0.914, 3.21, 17.4, 1,203."""
     if score["unit"] == "fraction":
         return format_value(score)
-    unit = "" if score["unit"] in ("", "1", "ratio") else f" {score['unit']}"
+    bare = score["unit"] in ("", "1", "ratio") or score["unit"].startswith("bits")  # which the measure's name says
+    unit = "" if bare else f" {score['unit']}"
     return _digits(score["value"]) + unit
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from eval.report.__main__ import main as report
 from eval.report.columns import column_ranks, headline_columns, number_tables, rank
-from eval.report.inputs import Evaluated, read_inputs
+from eval.report.inputs import Evaluated, read_inputs, same_models
 from eval.report.page import build_page
 from eval.report.plots import Series, compute_plot, nominal_bps, quality_plot, sweep_plot, zero_shot_plot
 from eval.report.samples import collect_takes
 from eval.report.spectrogram import BANDS, RANGE_DB, encode_png, log_mel_db
 from eval.report.table import results_markdown
-from eval.report.wording import run_name
+from eval.report.wording import few, run_name, who
 from eval.results import read_results
 from slm.errors import UsageError
 from tests.eval.material import scores, write_level
@@ -60,6 +60,7 @@ def test_the_worst_has_rank_one_whichever_way_is_better():
     assert made is not None
     assert made.means == {"a": 3.0, "b": 1.0, "c": 2.0}
     assert made.without[0] == "abx_error all, abx error (not there for b)"
+    assert [few("abcde"), few("abcdefg")] == ["a, b, c, d, e", "a, b, c, d, e, 2 others"]
 
 
 def test_columns_of_one_number_say_what_makes_them_two():
@@ -272,6 +273,29 @@ def test_strangers_results_bring_nothing_from_elsewhere_and_steer_nothing(given,
             read_inputs([results])
 
 
+def test_tokenizers_alone_are_not_called_models(given, tmp_path):
+    """Nor have they a page of a model, a column of their own name, or an explanation of what nobody measured."""
+    folders = []
+    for folder in given[2:4]:
+        record = json.loads((folder / "results.json").read_text())
+        model = {"path": "x", "fingerprint": "f", "convention": {"pattern": {"name": "none"}}, "kind": "tokenizer"}
+        folders.append(tmp_path / folder.name)
+        folders[-1].mkdir()
+        (folders[-1] / "results.json").write_text(json.dumps({**record, "model": model}))
+    site = build(folders, tmp_path / "site")
+    index = (site / "index.html").read_text()
+    assert index.count('<th scope="col">Tokenizer</th>') == index.count("<table")
+    assert "Model" not in index
+    assert "bits per second" not in index
+    assert same_models(read_inputs(folders).evaluated) == []
+    assert not list(site.glob("models/*/index.html"))
+    page = " ".join(" ".join(parse(build_page(folders, tmp_path / "page")).text).split())
+    assert "Tokenizer evaluation 2 tokenizers compared" in page
+    assert "The model that is evaluated" not in page
+    assert "visqol is absent: pip install it" in page
+    assert [who(kinds) for kinds in ([True], [True, False])] == ["Model", "Model or tokenizer"]
+
+
 def test_fewer_samples_are_counted(given, tmp_path):
     assert report([*map(str, given), "--out", str(tmp_path / "site"), "--samples", "2"]) == 0
     assert "2 of 3 recordings are shown" in (tmp_path / "site/samples.html").read_text()
@@ -362,4 +386,5 @@ def test_a_corpus_and_a_run_alone_are_shown(given, tmp_path):
     trained_on = {**read_inputs([tmp_path / "c"]).corpora[0].facts, "trained_on": True}
     (tmp_path / "evaluated/results.json").write_text(json.dumps({**record, "corpus": trained_on}))
     assert [c.facts["path"] for c in read_inputs([tmp_path / "evaluated", tmp_path / "c"]).corpora] == [out]
+    assert "training.html" in parse(site / "index.html").sources
     assert "No benchmark results were given" in (site / "index.html").read_text()

@@ -111,6 +111,9 @@ async def _check_filters(tab, site: Path, given: list[Path]) -> None:
     await tab.open(site / "tokenizers.html")
     names = VISIBLE % ("tokenizer-table", "r.cells[0].querySelector('summary').textContent")
     assert await tab.run(names) == [row.name for row in catalogue()]
+    await tab.run("document.querySelector('.scroll').scrollTop = 300")  # the headings stay in sight
+    tops = "['.scroll', '#tokenizer-table th + th'].map(e => document.querySelector(e).getBoundingClientRect().top)"
+    assert len(set(await tab.run(tops))) == 1
     await tab.run("document.querySelector('[data-field=quantizer]').focus()")
     await tab.press("r", 82, "r")  # RVQ is the first that begins so
     await tab.run("document.querySelector('[data-max=bps]').focus()")
