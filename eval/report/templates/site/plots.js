@@ -12,24 +12,25 @@ function draw(select) {
   const { data, layout } = JSON.parse(document.getElementById(`figures-${key}`).textContent)[select.value];
   const colour = (name) => { place.style.color = `var(${name})`; return getComputedStyle(place).color; };
   const narrow = place.clientWidth < 600, title = (axis) => ({ ...axis.title, font: { size: narrow ? 10 : 13 } });
-  const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true };
+  const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), automargin: true, separatethousands: true };
   // Not Math.max(...xs), which fails on very many.
   const [low, high] = data.flatMap((trace) => trace.x).reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
   const wide = high / low > 8;
   // On a logarithmic axis of less than a decade there would be hardly a label.
   const log = layout.xaxis.type !== "log" ? {} : wide ? { dtick: narrow ? 1 : "D2", minorloglabels: "complete", tickformat: "~s" } : { type: "linear" };
   for (const trace of data) trace.name = trace.name.replaceAll("&", "&amp;").replaceAll("<", "&lt;"); // Plotly reads markup
+  const many = data.length > 40;
   // The ninth has the colour of the first, but another symbol, and no two of 64 have both.
-  data.forEach((trace, i) => { trace.marker = { size: 9, symbol: SYMBOLS[(i + Math.floor(i / SYMBOLS.length)) % SYMBOLS.length] }; });
+  data.forEach((trace, i) => { trace.marker = { size: many && trace.mode.startsWith("lines") ? 5 : 9, symbol: SYMBOLS[(i + Math.floor(i / SYMBOLS.length)) % SYMBOLS.length] }; });
   Plotly.react(place, data, {
     ...layout,
     xaxis: { ...layout.xaxis, ...axis, ...log, title: title(layout.xaxis) }, yaxis: { ...layout.yaxis, ...axis, title: title(layout.yaxis) },
     shapes: (layout.shapes || []).map((s) => ({ ...s, line: { ...s.line, color: colour("--quiet") } })),
     colorway: COLOURS[isDark() ? "dark" : "light"], font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: 48, l: 56 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 24, r: 16, b: many ? 64 : 48, l: 56 },
     // Of very many a legend would leave no room: their points say their names, and the table beneath has them all.
     // At the bottom of the card, however low that is: a share of the plot's height would lie upon the axis on phones.
-    legend: { orientation: "h", yref: "container", y: 0.02, yanchor: "bottom" }, showlegend: data.length <= 40,
+    legend: { orientation: "h", yref: "container", y: 0.02, yanchor: "bottom" }, showlegend: !many,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--ink") }, hovermode: "closest",
   }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
 }
