@@ -74,6 +74,7 @@ def test_the_page_is_whole_and_needs_no_network(root, lm):
     bits = scores(root.parent / "out", "swuggy", metric="bits_per_s")["right items", "sum+eos"]["value"]
     assert f"Bits per s of audio, right items (sum+eos): {bits:.1f} (model," in text
     assert text.count("100.0 %") >= 4
+    assert text.index("expect babble") < text.index("frames added")  # before what one hears
 
 
 def test_one_page_about_two_models_copies_long_recordings(root, lm, monkeypatch, tmp_path):
