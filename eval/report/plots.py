@@ -17,7 +17,7 @@ from eval.report.columns import COUNT, without_count
 from eval.report.drawing import MOST_POINTS, is_number, thin_out
 from eval.report.inputs import Evaluated, Training
 from eval.report.rows import CHANCE, headline_score, short_name
-from eval.report.wording import label
+from eval.report.wording import few, label
 
 INSTALL = "pip install 'slm-toolkit[report]'"
 QUALITY = "reconstruction"  # benchmarks whose name begins so are plotted against bitrate
@@ -244,7 +244,7 @@ def compute_plot(trainings: Sequence[Training]) -> Plot:
     without = [t.name for t in trainings if not t.flops_per_step]
     about = COMPARED
     if views and without:
-        about += f" Without {', '.join(without)}, whose run folder (checkpoints/) is not at hand."
+        about += f" Without {few(without)}, whose run folder (checkpoints/) is not at hand."
     absent = "" if views else "No run says what it has spent: give the run folder itself, with its checkpoints/."
     return Plot("compute", "Loss against compute", about, tuple(views), absent)
 
