@@ -51,7 +51,7 @@ $(VENV)/.offline: $(VENV)/.core
 # And the metrics of reconstruction, of which some are compiled as they are installed: without, their tests are skipped.
 $(VENV)/.references: $(VENV)/.core
 	-$(BIN)/python -m pip install $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[reconstruction]"
-	$(BIN)/python -m pip install $(PIP) --no-deps --target $(VENV)/references encodec==0.1.1 descript-audio-codec==1.0.0 speechtokenizer==1.0.1 moshi==0.2.13
+	$(BIN)/python -m pip install $(PIP) --no-deps --target $(VENV)/references encodec==0.1.1 descript-audio-codec==1.0.0 speechtokenizer==1.0.1 moshi==0.2.13 s3tokenizer==0.3.0
 	touch $@
 
 clean:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -107,7 +107,8 @@ def _batches(tokenizer: PackedTokenizer, signals: Sequence[np.ndarray]) -> Itera
 
     total, unit = frames_of_batch(tokenizer), tokenizer.spec.frame_multiple
     units = [-(-tokenizer._samples_taken(len(signal)) // (tokenizer.spec.hop_samples * unit)) for signal in signals]
-    packed = [i for i, count in enumerate(units) if MIN_FRAMES <= count * unit <= total]
+    longest = tokenizer.longest_in_batch_s * tokenizer.spec.sample_rate_hz
+    packed = [i for i, count in enumerate(units) if MIN_FRAMES <= count * unit <= total and len(signals[i]) <= longest]
     if not packed:
         return
     by_length = any(runs_along_clips(stage) for stage in tokenizer.encoder_stages())
@@ -134,6 +135,45 @@ def codes_of_batch(tokenizer: PackedTokenizer, batch: Batch, signals: Sequence[n
     lengths = [tokenizer._samples_taken(len(signals[i])) for i in batch.members]
     with batch.packed(starts, lengths, total, tokenizer.graphs):
         return tokenizer._codes_of(values)
+
+
+class ReadsSpectra(Protocol):
+    """What a network reads that takes log-mel frames, which are made clip by clip."""
+
+    @property
+    def spectra_per_frame(self) -> int: ...
+
+    def spectra_of(self, signal: torch.Tensor) -> torch.Tensor:
+        """A signal `[N]` -> fp32 `[1, spectra, bands]` on its device."""
+
+    def run(self, spectra: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Spectra, of one clip or packed, and which frame of its clip each frame is `[T]` -> frames."""
+
+
+def run_on_spectra(
+    reader: ReadsSpectra,
+    hop_samples: int,
+    batch: Batch,
+    signals: Sequence[np.ndarray],
+    frames: int,
+    like: torch.Tensor,
+) -> torch.Tensor:
+    """The members of a batch of so many frames, in it -> what `reader` makes of their spectra."""
+    import torch
+
+    per_frame = reader.spectra_per_frame
+    starts = [start * hop_samples for start in batch.starts]
+    stops = [start + len(signal) for start, signal in zip(starts, signals, strict=True)]
+    heard = end_to_end(signals, starts, max(stops), like.float())[0, 0]
+    made = [reader.spectra_of(heard[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    begins, lengths = [start * per_frame for start in batch.starts], [each.shape[1] for each in made]
+    spectra = spectra_end_to_end(made, begins, frames * per_frame).to(like.dtype)
+    positions = torch.zeros(frames, dtype=torch.int64, pin_memory=like.is_cuda)
+    for start, length in zip(batch.starts, lengths, strict=True):
+        count = -(-length // per_frame)
+        positions[start : start + count] = torch.arange(count)
+    with batch.packed(begins, lengths, frames * per_frame):
+        return reader.run(spectra, positions.to(like.device, non_blocking=True))
 
 
 def end_to_end(signals: Sequence[np.ndarray], starts: Sequence[int], total: int, like: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ of speech).
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -52,6 +53,8 @@ class PackedTokenizer(Tokenizer):
     batch_s: Mapping[str, float] = {"cuda": 128.0, "cpu": 0.0}
     """Seconds of audio in a batch, by type of device: as many as the GPU likes best, the gaps between clips included.
     0: one by one, as on a CPU, where a batch gains nothing."""
+    longest_in_batch_s: ClassVar[float] = math.inf
+    """A longer clip is coded alone: in pieces that are not those of others."""
 
     @classmethod
     def known_modes(cls) -> Mapping[str, str]:

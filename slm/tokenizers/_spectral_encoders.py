@@ -41,23 +41,9 @@ class SpectralEncoder(LayeredEncoder):
 
     def run_packed(self, batch: Batch, signals: Sequence[np.ndarray], frames: int) -> torch.Tensor:
         """The members of a batch of so many frames, in it -> features `[layers, frames, width]`."""
-        import torch
+        from slm.tokenizers._batched import run_on_spectra
 
-        from slm.tokenizers._batched import end_to_end, spectra_end_to_end
-
-        per_frame, like = self.spectra_per_frame, next(self.model.parameters())
-        starts = [start * self.hop_samples for start in batch.starts]
-        stops = [start + len(signal) for start, signal in zip(starts, signals, strict=True)]
-        heard = end_to_end(signals, starts, max(stops), like.float())[0, 0]
-        made = [self.spectra_of(heard[start:stop]) for start, stop in zip(starts, stops, strict=True)]
-        begins, lengths = [start * per_frame for start in batch.starts], [each.shape[1] for each in made]
-        spectra = spectra_end_to_end(made, begins, frames * per_frame).to(like.dtype)
-        positions = torch.zeros(frames, dtype=torch.int64, pin_memory=like.is_cuda)
-        for start, length in zip(batch.starts, lengths, strict=True):
-            count = length // per_frame
-            positions[start : start + count] = torch.arange(count)
-        with batch.packed(begins, lengths, frames * per_frame):
-            return self.run(spectra, positions.to(like.device, non_blocking=True))
+        return run_on_spectra(self, self.hop_samples, batch, signals, frames, next(self.model.parameters()))
 
     def hear(self, signal: torch.Tensor) -> torch.Tensor:
         import torch

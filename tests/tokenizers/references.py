@@ -2,7 +2,7 @@
 
 They pin old versions of torch, numpy and protobuf, so they go beside the other packages, without what they ask for:
 
-    pip install --no-deps --target .venv/references encodec descript-audio-codec speechtokenizer moshi
+    pip install --no-deps --target .venv/references encodec descript-audio-codec speechtokenizer moshi s3tokenizer
 """
 
 from __future__ import annotations

@@ -41,7 +41,20 @@ def test_all_52_of_the_survey_are_there() -> None:
         ("esc", ("T", "T", ("time-frequency",), "CSRVQ", ("reconstruction", "vq"), (), True, False, (150.0,))),
         ("hifi-codec", ("CNN+RNN", "CNN+RNN", ("time",), "GVQ", FULL, (), True, False, (50.0, 75.0, 100.0))),
         ("usm", ("CNN+T", "none", ("time-frequency",), "PQ", ("masked-prediction",), (), False, False, (25.0,))),
-        ("s3", ("T", "T", ("time",), "SVQ", ("diffusion",), ("supervised-semantic",), False, False, None)),
+        (
+            "s-tfnet",
+            (
+                "CNN+RNN",
+                "CNN",
+                ("time-frequency",),
+                "CSRVQ",
+                ("adversarial", "reconstruction", "vq"),
+                (),
+                True,
+                False,
+                None,
+            ),
+        ),
     ],
 )
 def test_what_the_survey_says(name: str, facts: tuple[object, ...]) -> None:
@@ -73,7 +86,7 @@ def test_bitrates_follow_from_sizes_and_rates(name: str, kbps: float) -> None:
 
 def test_what_does_not_follow_stays_unknown() -> None:
     assert record("funcodec").bitrate_bps is None
-    assert record("s3").frame_rates_hz is None
+    assert record("s-tfnet").frame_rates_hz is None
 
 
 @pytest.mark.parametrize("name", MODES)

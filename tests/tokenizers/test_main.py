@@ -72,19 +72,19 @@ def test_all_filters_must_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(capsys, "--quantizer", "RVQ", "--streamable", "--domain", "music", "--runnable") == ["encodec-24khz"]
     assert set(listed(capsys, "--objective", "diffusion,vq")) == {"semanticodec"}
     assert set(listed(capsys, "--bitrate", "adaptive")) == {"disen-tf-codec", "harp-net"}
-    assert set(listed(capsys, "--encoder", "CNN+T", "--auxiliary", "supervised-semantic")) == {"past"}
+    assert set(listed(capsys, "--streamable", "--auxiliary", "supervised-semantic")) == {"past"}
     assert "encodec-32khz" not in listed(capsys, "--encoder", "RNN", "--streamable")
     assert set(listed(capsys, "--max_bitrate_bps", "225", "--runnable")) == {"mhubert-25hz"}
     slow = listed(capsys, "--max_frame_rate_hz", "12.5")
     assert "mimi" in slow
-    assert "s3" not in slow  # whose rate is unknown
+    assert "s-tfnet" not in slow  # whose rate is unknown
 
 
 def test_what_is_unknown_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--quantizer", "SVQ", "--max_bitrate_bps", "1") == 0
     unknown = sum(row.quantizer == "SVQ" and row.bitrate_bps is None for row in records())
     assert words(capsys).endswith(f"is unknown of them: {unknown}.")
-    assert run("s3") == 0
+    assert run("s-tfnet") == 0
     page = words(capsys)
     for fact in ("licence: unknown", "sample rate: unknown", "bitrate: unknown", "not loaded"):
         assert fact in page
