@@ -139,6 +139,7 @@ def test_samples_are_nested_seeded_and_as_long_as_asked(two, tmp_path):
         (["--sample_clips", "2", "--sample_hours", "1"], "not both"),
         ([], "select needs --where, --ids"),
         (["--ids", "absent.txt"], "cannot read absent.txt"),
+        (["--ids", os.devnull], "/dev/null holds no id"),
     ],
 )
 def test_select_wrong_use_is_one_line(two, tmp_path, capsys, args, what):

@@ -100,7 +100,10 @@ def select_clips(config: SelectConfig) -> CorpusSummary:
 
 def _read_ids(path: str) -> set[str]:
     with open_text(path) as lines:
-        return {id for line in lines if (id := line.rstrip("\r\n"))}
+        ids = {id for line in lines if (id := line.rstrip("\r\n"))}
+    if not ids:
+        raise UsageError(f"{path} holds no id: give a file with one a line")
+    return ids
 
 
 def _choose(
