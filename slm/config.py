@@ -268,6 +268,9 @@ def run_command(
     # OpenMP threads that spin while they wait starve each other as soon as one other process is busy. Read when torch
     # is first imported, which no command has done yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":  # a list's names in UTF-8 are those of other files then
+        told = f"the locale says that names of files are {encoding}: some may not be found; set PYTHONUTF8=1"
+        print(f"warning: {told}", file=sys.stderr)
     try:
         status = main(parse_config(cls, argv, prog))
     except UsageError as error:

@@ -237,7 +237,7 @@ def exit_status(main, *argv: str) -> int:
     return caught.value.code
 
 
-def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_statuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(error: BaseException):
         def main(config: Settings) -> None:
             raise error
@@ -257,6 +257,9 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(failing(KeyboardInterrupt()), "--out", "a") == 130
     assert exit_status(failing(UnicodeEncodeError("ascii", "\u00fc.wav", 0, 1, "not in range")), "--out", "a") == 1
     assert "set PYTHONUTF8=1" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    assert exit_status(lambda config: None, "--out", "a") == 0
+    assert "names of files are iso8859-1: some may not be found; set PYTHONUTF8=1" in capsys.readouterr().err
 
 
 def test_faults_of_the_program_are_not_dressed_up() -> None:
