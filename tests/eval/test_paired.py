@@ -32,13 +32,14 @@ def test_nothing_told_apart_is_no_evidence():
 def test_the_interval_is_that_of_the_mean_difference():
     """For many items a bootstrap interval is mean +- 1.96 s / sqrt(n)."""
     rng = np.random.default_rng(0)
-    first, second = rng.random(4000), rng.random(4000) + 0.01
+    first, second = rng.random(1000), rng.random(1000) + 0.01
     test = paired_test([first], [second], 4000, 1)
     d = second - first
     half = 1.96 * d.std() / np.sqrt(len(d))
     assert test.difference == pytest.approx(d.mean())
     assert test.interval == pytest.approx((d.mean() - half, d.mean() + half), abs=0.06 * half)
     assert (test.better, test.worse) == ((d > 0).sum(), (d < 0).sum())
+    assert estimate([Observations(d, np.ones(1000))], 4000, 1).interval == test.interval
 
 
 def test_pairing_tells_apart_what_two_intervals_cannot():
@@ -83,6 +84,7 @@ def test_the_order_of_items_and_of_models_changes_the_sign_alone():
     mixed = rng.permutation(50)
     test = paired_test([first], [second], 500, 0)
     assert paired_test([first[mixed]], [second[mixed]], 500, 0) == test
+    assert paired_test([first], [second], 500, 1).interval != test.interval
     turned = paired_test([second], [first], 500, 0)
     assert (turned.difference, turned.p_value, turned.better) == (-test.difference, test.p_value, test.worse)
 

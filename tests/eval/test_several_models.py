@@ -74,8 +74,10 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
     monkeypatch.setattr("eval.tokens._tokenize", lambda *a: (tokenized.append(a[2].name), real(*a)))
     decided, decide = [], comparison.decide
     monkeypatch.setattr("eval.comparison.decide", lambda *a: (decided.append(a[0][0].labels), decide(*a))[1])
+    resampled, test = [], comparison.paired_test
+    monkeypatch.setattr("eval.comparison.paired_test", lambda *a: (resampled.append(a[2:]), test(*a))[1])
     write_lexical(root, random_lexical(30, 2, seed=5))
-    main(config(root, model=list(models), benchmarks="swuggy,sblimp", baselines="no"))
+    main(config(root, model=list(models), benchmarks="swuggy,sblimp", baselines="no", seed=3))
     out = root.parent / "out"
     assert [name.rsplit("-", 1)[0] for name in tokenized] == ["swuggy-dev", "sblimp-dev"]  # once for all
     for name in ("good", "same", "bad"):
@@ -84,6 +86,7 @@ def test_each_model_has_its_folder_and_all_have_a_table(root, models, capsys, mo
         assert record["results"][0]["config"]["model"] == f"runs/{name}/final"
     compared = json.loads((out / "comparison.json").read_text())
     assert [m["name"] for m in compared["models"]] == ["good", "same", "bad"]
+    assert set(resampled) == {(50, 3)} == {(compared["resamples"], compared["seed"])}
     lexical = [t["name"] for t in compared["tests"] if t["benchmark"] == "swuggy"]
     each = len(set(lexical))
     assert len(lexical) == 3 * each  # pairs of models
