@@ -33,6 +33,12 @@ def test_conventions_by_hand():
     assert table.log_prob_nats() == pytest.approx({"a": -12, "b": -6})
 
 
+def test_what_is_less_than_a_billionth_apart_ties():
+    near = [CodeLogProbs("", np.array([[-1 - less]]), np.zeros(1), 0.5) for less in (0, 3e-10, 2e-9)]
+    made = Likelihoods.collect(near, ["a", "b", "c"], [0.5] * 3).scores(CONVENTIONS["sum"])
+    assert made["a"] == made["b"] > made["c"]
+
+
 def test_one_stream_has_one_end_whatever_the_codebooks():
     flat = [CodeLogProbs("a", np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.array([-0.5]), 0.5)]
     table = Likelihoods.collect(flat, ["a"], [0.5])
