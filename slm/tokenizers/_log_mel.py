@@ -71,6 +71,13 @@ class LogMel:
         return (power @ filters).clamp_min(_QUIETEST).log().float().double()
 
 
+def whisper_log_mel(bands: int) -> WhisperLogMel:
+    """That of a Whisper of so many bands, 10 ms apart, at 16 kHz."""
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperLogMel(WhisperFeatureExtractor(feature_size=bands))
+
+
 class WhisperLogMel:
     """By a `WhisperFeatureExtractor`."""
 

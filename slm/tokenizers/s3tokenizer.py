@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from slm.errors import UsageError
 from slm.files import atomic_directory
 from slm.tokenizers._checkpoints import find_files, load_strict
-from slm.tokenizers._codec import NeuralCodec, widest_layer
-from slm.tokenizers._log_mel import WhisperLogMel
+from slm.tokenizers._codec import widest_layer
+from slm.tokenizers._log_mel import whisper_log_mel
 from slm.tokenizers._s3tokenizer_graph import read_graph, write_graph
+from slm.tokenizers._supervised import MEL_HOP, SupervisedTokenizer, fill_codebook
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
 if TYPE_CHECKING:
     import torch
 
-    from slm.tokenizers._batched import Batch
 
 FILES = tuple(f"speech_tokenizer_{version}.onnx" for version in ("v2", "v2_25hz", "v3", "v1", "v1_25hz"))
 """The authors' names, and those of the package `s3tokenizer`."""
-_RATE_HZ, _MEL_HOP, _BANDS = 16_000, 160, 128
-_MEL_RATE_HZ = _RATE_HZ / _MEL_HOP
+_RATE_HZ, _BANDS = 16_000, 128
+_MEL_RATE_HZ = _RATE_HZ / MEL_HOP
 _SHORTEST = 201
 """Samples, less than which cannot be mirrored at their ends, as Whisper's spectra are."""
 _RANGE = 2.0
@@ -34,7 +33,7 @@ _RANGE = 2.0
 
 
 @TOKENIZERS.register("s3tokenizer")
-class S3Tokenizer(NeuralCodec):
+class S3Tokenizer(SupervisedTokenizer):
     """S3: the quantized middle of a speech recognizer, which keeps what is said. No decoder: the way back is
     CosyVoice's flow matching, a model for itself.
 
@@ -51,7 +50,6 @@ class S3Tokenizer(NeuralCodec):
     Raises UsageError where the weights or the package `onnx` are not there, and for more than one codebook.
     """
 
-    batching: Literal["none", "frames", "samples"] = "samples"
     piece_s = 30.0
     longest_in_batch_s = 30.0
     overlap_s = 4.0
@@ -78,22 +76,20 @@ class S3Tokenizer(NeuralCodec):
         load_strict(self.model, weights, str(path))
         self.model.to(device)
         encoder = self.model.encoder
-        self._log_mel = _log_mel(encoder.conv1.in_channels)
+        self._log_mel = whisper_log_mel(encoder.conv1.in_channels)
         self.spectra_per_frame = 2 * stride
-        hop = self.spectra_per_frame * _MEL_HOP
-        spec = self._make_spec(
+        hop = self.spectra_per_frame * MEL_HOP
+        self.spec = self._make_spec(
             name="s3tokenizer",
             checkpoint=checkpoint,
             num_codebooks=num_codebooks,
             codebook_sizes=(self.model.codebook_size,),
             sample_rate_hz=_RATE_HZ,
             hop_samples=hop,
-            frame_offset_samples=hop - _MEL_HOP,
+            frame_offset_samples=hop - MEL_HOP,
             identity={"stride": stride},
-            semantic_codebooks=(0,),
             taxonomy=taxonomy_of("s3tokenizer", checkpoint),
         )
-        self.spec = replace(spec, has_decoder=False)
 
     def encoder_stages(self) -> Sequence[Any]:
         encoder = self.model.encoder
@@ -102,45 +98,17 @@ class S3Tokenizer(NeuralCodec):
     def _gap_frames(self) -> int:
         return widest_layer(self.encoder_stages(), self.spectra_per_frame)
 
-    def _to_bfloat16(self) -> None:
-        import torch
-
-        self.model.encoder.to(torch.bfloat16)
-
     def spectra_of(self, signal: torch.Tensor) -> torch.Tensor:
-        """A signal `[N]` -> its fp32 log-mel frames `[1, M, bands]`."""
         import torch
 
         missing = max(0, _SHORTEST - len(signal))
-        return self._log_mel(torch.nn.functional.pad(signal, (0, missing)))[:, : len(signal) // _MEL_HOP]
-
-    def run(self, spectra: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Log-mel frames, and which frame of its clip each is `[T]` -> codes `[1, 1, T]`."""
-        quantizer = self.model.quantizer
-        hidden = self.model.encoder(self._to_model(spectra), positions)
-        made: torch.Tensor = quantizer(hidden.to(next(iter(quantizer.state_dict().values())).dtype))
-        return made[:, None]
-
-    def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
-        return self._codes_of_spectra(self.spectra_of(signals[0, 0]))
-
-    def _codes_of_spectra(self, spectra: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        frames = -(-spectra.shape[1] // self.spectra_per_frame)
-        return self.run(spectra, torch.arange(frames, device=spectra.device))
-
-    def _codes_of_batch(self, batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
-        from slm.tokenizers._batched import frames_of_batch, run_on_spectra
-
-        clips = [signals[i] for i in batch.members]
-        return run_on_spectra(self, self.spec.hop_samples, batch, clips, frames_of_batch(self), self._parameter())
+        return self._log_mel(torch.nn.functional.pad(signal, (0, missing)))[:, : len(signal) // MEL_HOP]
 
     def _encode_long(self, signal: np.ndarray) -> np.ndarray:
         import torch
 
         half = round(self.overlap_s * _MEL_RATE_HZ) // 2
-        windows = list(self._windows(len(signal) // _MEL_HOP, 2 * half))
+        windows = list(self._windows(len(signal) // MEL_HOP, 2 * half))
         loudest = max(float(self._spectra_at(signal, *window).max()) for window in windows)
         made = []
         for start, stop in windows:
@@ -162,8 +130,8 @@ class S3Tokenizer(NeuralCodec):
         import torch
 
         before = min(start, 2)
-        end = len(signal) if stop == len(signal) // _MEL_HOP else (stop + 2) * _MEL_HOP
-        part = torch.from_numpy(np.ascontiguousarray(signal[(start - before) * _MEL_HOP : end]))
+        end = len(signal) if stop == len(signal) // MEL_HOP else (stop + 2) * MEL_HOP
+        part = torch.from_numpy(np.ascontiguousarray(signal[(start - before) * MEL_HOP : end]))
         return self.spectra_of(part.to(self._parameter().device))[:, before : before + stop - start]
 
     @classmethod
@@ -180,9 +148,10 @@ class S3Tokenizer(NeuralCodec):
         """`speech_tokenizer_vN.onnx` with random weights. `stride` 1 is version 1 at 50 Hz, of which alone there are
         codebooks of some size."""
         import torch
+        from transformers.models.whisper.modeling_whisper import sinusoids
 
         from slm.tokenizers._untrained import noise, own_folder, redraw, spread_scalars
-        from slm.tokenizers.networks.s3tokenizer import Directions, Encoder, S3Network, Scalars, sinusoids
+        from slm.tokenizers.networks.s3tokenizer import Directions, Encoder, S3Network, Scalars
 
         folder = own_folder(folder)
         first = version == 1
@@ -197,23 +166,15 @@ class S3Tokenizer(NeuralCodec):
                 encoder.positional_embedding.copy_(sinusoids(*encoder.positional_embedding.shape))
             quantizer = Directions(codebook_size, width) if first else Scalars(width)
             model = S3Network(encoder, quantizer).eval()
-            spectra = _log_mel(_BANDS)(noise(_RATE_HZ)[0, 0])
+            spectra = whisper_log_mel(_BANDS)(noise(_RATE_HZ)[0, 0])
             hidden = encoder(spectra, torch.arange(spectra.shape[1] // (2 * stride)))
             if isinstance(quantizer, Scalars):
                 spread_scalars(quantizer.project_down, lambda: quantizer(hidden))
             else:
-                _fill(quantizer.embed, torch.nn.functional.normalize(hidden[0], dim=-1))
+                fill_codebook(quantizer.embed, torch.nn.functional.normalize(hidden[0], dim=-1))
+                quantizer.embed.copy_(torch.nn.functional.normalize(quantizer.embed, dim=-1))
         with atomic_directory(folder) as temporary:
             write_graph(temporary / f"speech_tokenizer_v{version}.onnx", model.state_dict(), version, stride)
-
-
-def _fill(table: torch.Tensor, rows: torch.Tensor) -> None:
-    """Give a codebook directions that come up, so that many codes come out."""
-    import torch
-
-    chosen = rows[torch.randperm(len(rows))[torch.arange(len(table)) % len(rows)]]
-    near = chosen + 0.3 * rows.std(dim=0) * torch.randn(table.shape)
-    table.copy_(torch.nn.functional.normalize(near, dim=-1))
 
 
 def find_graph(checkpoint: str) -> Path:
@@ -227,9 +188,3 @@ def find_graph(checkpoint: str) -> Path:
             raise UsageError(f"{checkpoint} holds {' and '.join(found)}: give the file itself")
         name = found[0] if found else name
     return find_files(folder, [name])[name]
-
-
-def _log_mel(bands: int) -> WhisperLogMel:
-    from transformers import WhisperFeatureExtractor
-
-    return WhisperLogMel(WhisperFeatureExtractor(feature_size=bands))

@@ -7,7 +7,6 @@ each channel over its values), and round 8 numbers to 3 levels each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -109,13 +108,6 @@ def turns_at(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     angles = torch.outer(positions.float(), 1.0 / (10000.0 ** (numbers / HEAD_WIDTH)))
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
-
-
-def sinusoids(positions: int, width: int) -> torch.Tensor:
-    """Whisper's positions `[positions, width]`: sines, then cosines."""
-    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
-    angles = torch.outer(torch.arange(positions).float(), rates)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Directions(nn.Module):
