@@ -189,6 +189,7 @@ def test_the_weights_of_the_loss_are_there_by_themselves(root, real_lm):
     given = table.scores(find_convention("weighted-100:1-mean+eos"))
     found = result["scores"]["model"][0]
     assert found["convention"] == "weighted-mean+eos"
+    assert "weighted-mean" in {score["convention"] for score in result["scores"]["model"]}  # beside it, unasked
     pairs = [(p, p.replace("_1", "_0")) for p in table.items if p.endswith("_1")]
     by_id = pd.Series({p: float(given[p] > given[n]) for p, n in pairs}).groupby(lambda p: p.split("_")[0]).mean()
     assert found["value"] == pytest.approx(by_id.mean())

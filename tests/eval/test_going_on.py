@@ -60,6 +60,9 @@ def test_another_convention_never_stands_in_the_place_of_the_one_asked_for(root,
         main(config(root, benchmarks="swuggy", convention="local-0.1s"))
     main(config(root, benchmarks="swuggy", conventions="local-0.1s"))
     assert ("all", "local-0.1s") not in scores(root.parent / "out", "swuggy")
+    [result] = json.loads((root.parent / "out/results.json").read_text())["results"]
+    assert result["details"]["pairs_not_scored"] == {"local-0.1s": 3}
+    assert "Only 0 of 3 pairs by local-0.1s could be scored: of the others one item" in result["details"]["note"]
 
 
 def test_a_clip_beyond_the_positions_is_left_out_and_the_others_are_scored(root, real_lm):
