@@ -176,6 +176,8 @@ def read_body(folder: Path, size: int, ids: Mapping[str, int]) -> Any:
         body = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # transformers raises whatever its validation and its layers raise
         raise UsageError(f"{folder}: no model can be made of base_config ({' '.join(str(error).split())})") from None
+    if getattr(config, "final_logit_softcapping", None):
+        raise UsageError(f"{folder}: a body with a soft cap on its logits ({config.model_type}) is not read")
     weights = _with_both_ends(_read_weights(folder), body)
     try:
         missing, unexpected = body.load_state_dict(weights, strict=False)
@@ -185,8 +187,6 @@ def read_body(folder: Path, size: int, ids: Mapping[str, int]) -> Any:
     unexpected = [name for name in unexpected if not name.endswith("rotary_emb.inv_freq")]
     if lost or unexpected:
         raise UsageError(f"{folder}: weights do not fit base_config (missing {lost[:3]}, unexpected {unexpected[:3]})")
-    if getattr(body.config, "final_logit_softcapping", None):
-        raise UsageError(f"{folder}: a body with a soft cap on its logits ({body.config.model_type}) is not read")
     return body
 
 

@@ -26,6 +26,8 @@ def test_the_level_of_a_tone_and_the_share_of_silence():
     found = describe_clip(half)
     assert found["level_dbfs"] == pytest.approx(20 * math.log10(0.3 / 2), abs=0.01)
     assert (found["duration_s"], found["silence_share"]) == (2.0, 0.5)
+    quiet = np.repeat(10 ** (np.array([-49, -51] * 10) / 20), 160)  # 20 ms above -50 dB and 20 ms below, ten times
+    assert describe_clip(AudioClip("x", quiet.astype(np.float32), 8000))["silence_share"] == 0.5
     nothing = describe_clip(AudioClip("x", np.zeros(0, np.float32), 8000))
     assert nothing == {"duration_s": 0.0, "level_dbfs": None, "silence_share": None}
 

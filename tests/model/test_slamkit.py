@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GemmaConfig, OPTConfig, Qwen2Config
 
@@ -136,7 +137,8 @@ def test_a_tokenizer_without_its_files_says_which_to_fetch(tmp_path, monkeypatch
 
 
 def _missing(*args, **settings):
-    assert settings["padding_samples"] == 40
+    told = yaml.safe_load((Path(__file__).parents[2] / "configs/tokenizers/mhubert-25hz.yaml").read_text())
+    assert {"name": "ssl-kmeans", **settings} == {**told, "padding_samples": 40}
     raise UsageError("no such file")
 
 
@@ -159,6 +161,11 @@ def test_a_tokenizer_that_is_found_replaces_what_was_declared(tmp_path, monkeypa
         ({"base_config": None}, None, "no known model_type"),
         ({"base_config": {**BODIES["qwen2"].to_dict(), "num_hidden_layers": 3}}, None, "no model can be made of"),
         ({"base_config": BODIES["opt"].to_dict()}, None, "do not fit base_config"),
+        (
+            {"base_config": {**BODIES["gemma"].to_dict(), "model_type": "gemma2", "final_logit_softcapping": 30.0}},
+            None,
+            "a soft cap on its logits",
+        ),
         ({"base_config": {**BODIES["qwen2"].to_dict(), "intermediate_size": 50}}, None, "size mismatch"),
         ({}, {"dedup": True, "text_tokeniser_path": "facebook/opt-125m", "num_units": UNITS}, "text and units"),
         ({}, {"bos_eos_token_id": 1, "pad_token_id": 0, "num_units": UNITS - 1}, "22 rows, but 19 units make 21"),
