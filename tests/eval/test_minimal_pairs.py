@@ -324,11 +324,16 @@ def test_pseudo_words_by_hand():
     assert set(tactics.pseudo_words("pˈat", "apstm", random.Random(0), 10)) <= {"pˈap", "tˈat", "mˈap", "sˈap"}
 
 
-def test_trim_keeps_40_ms_around_the_sound():
+def test_a_reading_is_trimmed_to_40_ms_around_the_sound_and_keeps_its_level():
     tone = 0.5 * np.sin(2 * np.pi * 200 * np.arange(1_600) / 16_000)
-    trimmed = trim(np.concatenate([np.zeros(3_200), tone, np.zeros(4_800)]))
+    quiet = 0.009 * np.tile(tone, 2)  # 41 dB below
+    trimmed = trim(np.concatenate([quiet, tone, np.zeros(4_800)]))
     assert len(trimmed) == 640 + 1_600 + 640
     np.testing.assert_array_equal(trimmed[640:-640], tone)
+    assert len(trim(np.concatenate([0.011 * tone, tone]))) == 3_200
+    for amplitude, loudest in ((1.0, 16_383), (3.0, 32_767)):
+        voice = SimpleNamespace(rate_hz=16_000, synthesize=lambda *_, a=amplitude: a * tone)
+        assert np.abs(render(voice, "", 1.0, 0)).max() == loudest
     for silent in (np.zeros(1_000), np.zeros(3)):
         assert len(trim(silent)) == len(silent)
 

@@ -181,6 +181,10 @@ def test_the_shorter_side_is_read_more_slowly(lengths, fastest, follows, speeds)
         dict.fromkeys(said, speeds) if speeds else {}
     )
     assert len(asked) == len(set(asked)) <= 2 * 4  # both sides, and two corrections of the shorter
+    seeds = {u.seed for u in asked}
+    asked.clear()
+    equally_long([contrast], SimpleNamespace(measure=measure), 1)  # type: ignore[arg-type]
+    assert seeds.isdisjoint(u.seed for u in asked)
 
 
 def test_frequency_is_counted_in_the_transcripts_and_bands_are_dealt_evenly(made, sources):

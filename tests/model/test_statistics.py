@@ -55,3 +55,8 @@ def test_no_documents_are_no_counts():
     made = CodeStatistics.measure(Units((6,)), [])
     assert (made.num_documents, made.counts[0].sum(), made.frames.sum()) == (0, 0, 0)
     assert made.mean_frames().tolist() == [0.0] * 6
+
+
+def test_a_code_of_one_run_lasts_as_that_run_did():
+    made = CodeStatistics((np.array([1, 2, 0]),), np.array([5, 4, 0]), 1)
+    assert made.mean_frames().tolist() == [5, 2, 3]  # the last was never seen: as all do on the whole
