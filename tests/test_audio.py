@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tracemalloc
 from collections import Counter
@@ -199,10 +200,11 @@ def test_a_failing_disk_is_no_truncated_file(tmp_path, monkeypatch):
     short = cut(write(tmp_path / "a.flac", sine(1.0)), 0.5)
     assert "truncated" in reason(short)
 
-    def failing(path):
-        raise OSError(errno.EIO, "Input/output error")
+    class Failing(io.BytesIO):
+        def read(self, size):
+            raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(audio, "_read_through", failing)
+    monkeypatch.setattr(audio, "open", lambda *_: Failing(), raising=False)
     with pytest.raises(UnreadableError, match="unreadable: Input/output error"):
         read_audio(short, 16_000)
 
