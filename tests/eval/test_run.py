@@ -446,7 +446,11 @@ def test_a_corpus_is_described(root, lm, tmp_path, monkeypatch):
     shares = np.unique(every, return_counts=True)[1] / len(every)
     assert (described["clips"], described["codes"]) == (4, len(every))
     assert described["codebooks"][0]["used"] == len(shares)
-    assert described["codebooks"][0]["entropy_bits"] == pytest.approx(-(shares * np.log2(shares)).sum())
+    entropy, rate_hz = -(shares * np.log2(shares)).sum(), lm.spec.frame_rate_hz
+    assert described["codebooks"][0]["entropy_bits"] == pytest.approx(entropy)
+    assert described["entropy_bitrate_bps"] == pytest.approx(rate_hz * entropy)
+    assert described["bitrate_bps"] == pytest.approx(rate_hz * 4)
+    assert described["hours"] == pytest.approx(sum(c.duration_s for c in store) / 3600)
     assert "Training corpus" not in (tmp_path / "out/index.html").read_text()
     lm.record.training["eval_fraction"] = 0.6
     kept, held = hold_out(store.ids, 0.6)
@@ -454,6 +458,7 @@ def test_a_corpus_is_described(root, lm, tmp_path, monkeypatch):
     seen = np.bincount(np.concatenate([store.codes(int(i)) for i in kept])[:, 0], minlength=16)
     lm.statistics = CodeStatistics((seen,), seen, len(kept))
     read, codes_of = [], CodeStore.codes
+    monkeypatch.setattr("eval.results._CLIPS_AT_ONCE", 1)
     monkeypatch.setattr(CodeStore, "codes", lambda store, i: (read.append(store.path), codes_of(store, i))[1])
     main(config(root, benchmarks="swuggy", corpus=str(tmp_path / "corpus")))
     assert "Training corpus" in (tmp_path / "out/index.html").read_text()
