@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from eval.benchmarks.base import Generation, Setup
-from eval.benchmarks.continuation import Continuation, describe_clip, describe_codes, prompt_seed
+from eval.benchmarks.continuation import Continuation, _heard, describe_clip, describe_codes, prompt_seed, summarize
 from eval.run import main
 from slm.errors import UsageError
 from slm.types import AudioClip, Codes
@@ -52,6 +54,30 @@ def test_prompts_are_the_first_ids_in_order(tmp_path):
     made = Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=Generation(max_prompts=2)))
     assert [p.id for p in made.prompts] == ["a", "c"]
     assert len(Continuation(Setup(tmp_path, prompts=str(tmp_path), generation=Generation(max_prompts=0))).prompts) == 3
+
+
+def test_the_prompt_of_a_segment_begins_where_that_does(tmp_path):
+    write_level(tmp_path / "a.wav", 0.1, duration_s=4.0)
+    lm = SimpleNamespace(spec=ArithmeticTokenizer(1).spec)
+    made = Continuation(Setup(tmp_path, prompts=str(tmp_path)))
+    for end_s, heard_s in ((None, 2.0), (3.5, 2.0), (1.5, 0.5)):
+        clip = made._read(replace(made.prompts[0], start_s=1.0, end_s=end_s), lm)
+        assert clip.duration_s == heard_s
+
+
+def test_what_the_model_heard_is_told_in_hours():
+    for hours, babble in ((9.5, True), (10.0, False)):
+        statistics = SimpleNamespace(num_documents=1, frames=np.array([2, 1]) * hours * 3600 * 50 / 3)
+        said = _heard(SimpleNamespace(statistics=statistics, spec=SimpleNamespace(frame_rate_hz=50.0)))
+        assert f" {hours:.2f} hours " in said
+        assert ("babble" in said) == babble
+
+
+def test_numbers_are_means_over_the_prompts_that_have_them():
+    made = [{"codes": {"repeated_share": share}} for share in (0.0, 0.1, None, 0.8)]
+    [score] = summarize(made, "x")
+    assert (score.item, score.metric, score.count) == ("continuation/prompts/codes", "repeated_share", 3)
+    assert score.value == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import soundfile
 
 from eval.abx.__main__ import AbxConfig
 from eval.benchmarks.base import BENCHMARKS, Benchmark, Result
+from eval.benchmarks.continuation import prompt_seed
 from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
 from eval.minimal_pairs.__main__ import MinimalPairsConfig
 from eval.results import read_results
@@ -87,11 +88,11 @@ def test_the_table_says_what_the_results_say(root, lm):
 
 
 def test_continuations_are_written_and_repeatable(root, lm):
-    main(config(root, benchmarks="continuation"))
+    main(config(root, benchmarks="continuation", seed=3))
     folder = root.parent / "out/continuation"
     records = json.loads((folder / "prompts.json").read_text())
     assert [r["id"] for r in records] == ["p0", "p1", "p2"]
-    assert len({r["seed"] for r in records}) == 3
+    assert [r["seed"] for r in records] == [prompt_seed(3, f"p{i}") for i in range(3)]
     for record in records:
         place = folder.parent / record["folder"]
         codes = np.load(place / "codes.npy")
@@ -101,9 +102,9 @@ def test_continuations_are_written_and_repeatable(root, lm):
         whole, _ = soundfile.read(place / "whole.wav")
         added, _ = soundfile.read(place / "continuation.wav")
         assert np.array_equal(whole[4000:], added)
-        assert record["continuation"]["duration_s"] == 3.0
+        assert (record["prompt_frames"], record["continuation"]["duration_s"]) == (25, 3.0)
     before = {p.name: p.read_bytes() for p in sorted(folder.rglob("*.npy"))}
-    main(config(root, benchmarks="continuation", generation=EvalConfig("", "", "", "").generation))
+    main(config(root, benchmarks="continuation", seed=3, generation=EvalConfig("", "", "", "").generation))
     assert {p.name: p.read_bytes() for p in sorted(folder.rglob("*.npy"))} == before
 
 
