@@ -81,9 +81,10 @@ def _grammar(where: str, name: str, content: Any) -> Grammar:
 
 
 def _forms(where: str, value: Any) -> list[Forms]:
-    names = [""] if isinstance(value, list) else [str(n) for n in value.get("forms", [])]
-    entries = value if isinstance(value, list) else value.get("list", [])
-    made = []
+    given = {"forms": [""], "list": value} if isinstance(value, list) else value
+    if not isinstance(given, dict) or not all(isinstance(given.get(key), list) for key in ("forms", "list")):
+        raise UsageError(f"{where} is no list of words, and no {{forms: [..], list: [..]}}")
+    names, entries, made = [str(name) for name in given["forms"]], given["list"], []
     for entry in entries:
         forms = [form.strip() for form in str(entry).split("/")] if names != [""] else [str(entry)]
         if len(forms) != len(names):
@@ -103,6 +104,8 @@ class _Template:
         self.type, self.subtype = str(template["type"]), str(template["subtype"])
         self.where = f"{where}, template {self.subtype}"
         self.slots: dict[str, str] = template.get("slots") or {}
+        if not isinstance(self.slots, dict) or not all(isinstance(name, str) for name in self.slots.values()):
+            raise UsageError(f"{self.where}: slots name a list each, as {{n: noun}}; these are {self.slots!r}")
         for name in self.slots.values():
             if name not in lists:
                 raise UsageError(f"{self.where}: no list {name!r}{did_you_mean(name, lists)}")

@@ -282,6 +282,10 @@ def test_a_grammar_by_hand(tmp_path):
     ("v: verb", "v: verbs", "no list 'verbs'; did you mean 'verb'"),
     ("le {n.sg}", "le {m.sg}", "no slot 'm'"),
     ("a/as", "a", "list noun: a has 1 forms, not those of sg/pl"),
+    ("verb: [c]", "verb: c", r"list verb is no list of words, and no \{forms"),
+    ("list: [a/as, b/bs]", "list: 3", "list noun is no list of words"),
+    ("{n: noun, v: verb}", "[noun, verb]", "template s: slots name a list each"),
+    ("n: noun", "n: [noun]", "template s: slots name a list each"),
     ("templates:", "template:", "templates is missing"),
     ("language: xx", "language: xx\nother_words: [bs]", "bs among other_words"),
 ])  # fmt: skip
