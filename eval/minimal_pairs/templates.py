@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -64,17 +64,22 @@ def for_language(language: str) -> str:
 
 
 def _grammar(where: str, name: str, content: Any) -> Grammar:
-    wanted = {"language": str, "words": dict, "templates": list}
-    for key, kind in wanted.items():
+    wanted = {"language": (str, "text (no wants quotes)"), "words": (dict, "mapping"), "templates": (list, "list")}
+    for key, (kind, called) in wanted.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            raise UsageError(f"{where}: {key} is missing; a grammar has language, words (lists) and templates")
-    lists = {key: _forms(f"{where}, list {key}", value) for key, value in content["words"].items()}
+            raise UsageError(
+                f"{where}: {key} is missing or no {called}; a grammar has language, words (lists) and templates"
+            )
+    others = content.get("other_words") or []
+    if not isinstance(others, list):
+        raise UsageError(f"{where}: other_words is no list of words")
+    others = _texts(f"{where}, other_words", others)
+    lists = {key: _forms(f"{where}, list {key}", content["words"][key]) for key in _texts(where, content["words"])}
     designs: dict[str, list[Design]] = {}
     for template in content["templates"]:
         for design in _Template(where, template, lists).designs():
             designs.setdefault(design.subtype, []).append(design)
     words = [w for entries in lists.values() for forms in entries for form in forms.values() for w in form.split()]
-    others = [str(word) for word in content.get("other_words") or []]
     if both := sorted({*words} & {*others}):
         raise UsageError(f"{where}: {', '.join(both)} among other_words, which no sentence may hold, and in a list")
     return Grammar(name, content["language"], designs, list(dict.fromkeys(words)), others, content)
@@ -84,14 +89,22 @@ def _forms(where: str, value: Any) -> list[Forms]:
     given = {"forms": [""], "list": value} if isinstance(value, list) else value
     if not isinstance(given, dict) or not all(isinstance(given.get(key), list) for key in ("forms", "list")):
         raise UsageError(f"{where} is no list of words, and no {{forms: [..], list: [..]}}")
-    names, entries, made = [str(name) for name in given["forms"]], given["list"], []
+    names, entries, made = _texts(where, given["forms"]), _texts(where, given["list"]), []
     for entry in entries:
-        forms = [form.strip() for form in str(entry).split("/")] if names != [""] else [str(entry)]
+        forms = [form.strip() for form in entry.split("/")] if names != [""] else [entry]
         if len(forms) != len(names):
             raise UsageError(f"{where}: {entry} has {len(forms)} forms, not those of {'/'.join(names)}")
         made.append(dict(zip(names, forms, strict=True)))
     if not made:
         raise UsageError(f"{where} is empty")
+    return made
+
+
+def _texts(where: str, values: Iterable[Any]) -> list[str]:
+    """UsageError for what YAML takes for no text: of the words no, on and null it makes values of its own."""
+    for value in (made := list(values)):
+        if not isinstance(value, str):
+            raise UsageError(f"{where}: {value!r} is no text to YAML; put quotes around it")
     return made
 
 
@@ -106,6 +119,7 @@ class _Template:
         self.slots: dict[str, str] = template.get("slots") or {}
         if not isinstance(self.slots, dict) or not all(isinstance(name, str) for name in self.slots.values()):
             raise UsageError(f"{self.where}: slots name a list each, as {{n: noun}}; these are {self.slots!r}")
+        _texts(self.where, self.slots)
         for name in self.slots.values():
             if name not in lists:
                 raise UsageError(f"{self.where}: no list {name!r}{did_you_mean(name, lists)}")
