@@ -68,6 +68,7 @@ def test_log_probabilities_are_those_of_the_plain_model(tmp_path, body, keep):
     model = save(tmp_path / "m", body, keep=keep)
     lm = load_lm(tmp_path / "m")
     assert lm.record.dedup
+    assert lm.model.causal_lm.config.vocab_size == UNITS + 3
     codes = units(lm.spec, [30, 7, 1, 64])
     for c, made in zip(codes, lm.score_codes(codes), strict=True):
         expected = plain(model, c.codes)
@@ -161,6 +162,7 @@ def test_a_tokenizer_that_is_found_replaces_what_was_declared(tmp_path, monkeypa
         ({"base_config": None}, None, "no known model_type"),
         ({"base_config": {**BODIES["qwen2"].to_dict(), "num_hidden_layers": 3}}, None, "no model can be made of"),
         ({"base_config": BODIES["opt"].to_dict()}, None, "do not fit base_config"),
+        ({"base_config": {**BODIES["qwen2"].to_dict(), "bos_token_id": 5}}, None, "beginning 5 and end 1 is"),
         (
             {"base_config": {**BODIES["gemma"].to_dict(), "model_type": "gemma2", "final_logit_softcapping": 30.0}},
             None,
