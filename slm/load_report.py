@@ -15,7 +15,28 @@ def refused_in_a_line(*refusals: type[Exception]) -> Iterator[None]:
     """Keeps the table back until it is known what becomes of the checkpoint: it is left out where one of `refusals` is
     raised for its own sake, and comes where all goes well, or what went wrong was an error of transformers, which may
     point to it. Nothing else that is logged waits."""
-    logger, kept = logging.getLogger(_LOGGER), list[logging.LogRecord]()
+    refused, kept = False, list[logging.LogRecord]()
+    try:
+        with _kept_back(kept):
+            yield
+    except refusals as error:
+        refused = error.__cause__ is None
+        raise
+    finally:
+        for record in [] if refused else kept:
+            logging.getLogger(_LOGGER).handle(record)
+
+
+@contextmanager
+def without_table() -> Iterator[None]:
+    """Leaves it out: of a model that is meant to be loaded in part."""
+    with _kept_back([]):
+        yield
+
+
+@contextmanager
+def _kept_back(kept: list[logging.LogRecord]) -> Iterator[None]:
+    logger = logging.getLogger(_LOGGER)
 
     def passes(record: logging.LogRecord) -> bool:
         if _TITLE not in record.getMessage():
@@ -24,13 +45,7 @@ def refused_in_a_line(*refusals: type[Exception]) -> Iterator[None]:
         return False
 
     logger.addFilter(passes)
-    refused = False
     try:
         yield
-    except refusals as error:
-        refused = error.__cause__ is None
-        raise
     finally:
         logger.removeFilter(passes)
-        for record in [] if refused else kept:
-            logger.handle(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from slm.tokenizers._codec import pad_to_frames, scalars_on_host
 from slm.tokenizers._pretrained import PretrainedCodec
@@ -26,7 +26,7 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
     UsageError when weights cannot be had or codebooks are asked for that do not exist.
     """
 
-    batching = "frames"
+    batching: Literal["none", "frames", "samples"] = "frames"
     family = "mimi"
     model_class = "MimiModel"
     code_settings = (
