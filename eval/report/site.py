@@ -42,13 +42,18 @@ PAGES = (
 def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLES) -> Path:
     """Write OUT/index.html and the pages beside it, about everything in the folders given.
 
-    UsageError for a folder that holds nothing to show, and where OUT is one of them (its own page would be lost).
+    UsageError for a folder that holds nothing to show, and where OUT is one of them or has a page of something else,
+    which would be lost.
     """
     inputs = read_inputs(results)
     given = {folder.resolve() for folder in (*results, *(e.folder for e in inputs.evaluated))}
     if out.resolve() in given:
         raise UsageError(f"--out {out} is a folder of results, whose own page would be lost: give another folder")
     check_folder(out)
+    if (out / "index.html").is_file() and not _is_site(out / "index.html"):
+        raise UsageError(
+            f"--out {out} has an index.html that is no site of results and would be lost: give another folder"
+        )
     write_assets(out)
     write_models(inputs.evaluated, out)
     context = {**_results(inputs), **_training(inputs), **_taxonomy(inputs)}
@@ -62,6 +67,11 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
                  "has_plotly": plotly_script() is not None, "install": INSTALL}  # fmt: skip
         write_text(out / page.file, environment.get_template(f"site/{page.file}").render(shown))
     return out / "index.html"
+
+
+def _is_site(page: Path) -> bool:
+    with page.open(encoding="utf-8", errors="replace") as file:
+        return '<body class="site">' in file.read(4000)
 
 
 def write_assets(out: Path) -> None:

@@ -115,7 +115,11 @@ def save_model(
 
 def find_model(source: str | Path) -> Path:
     """A folder as it is; a hub id (USER/NAME) as the folder that it is downloaded to. UsageError where that fails."""
-    if Path(source).exists() or Path(source).parent.exists() or not is_hub_id(str(source)):
+    try:
+        is_here = Path(source).exists() or Path(source).parent.exists()
+    except OSError as error:  # a name that no disk can hold
+        raise UsageError(f"no model at {source}: {error.strerror}") from error
+    if is_here or not is_hub_id(str(source)):
         return Path(source)
     folder = download(str(source), ("*.json", "*.safetensors", "*.model"))
     return folder if any(folder.glob("*.safetensors")) else download(str(source), ("*.json", "*.bin", "*.model"))

@@ -350,6 +350,12 @@ def test_wrong_folders_are_wrong_use(given, tmp_path, capsys):
     assert report([str(given[0]), str(given[0]), "--out", str(tmp_path / "site")]) == 2
     assert "given twice" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
+    other = tmp_path / "www/index.html"
+    other.parent.mkdir()
+    other.write_text("<!doctype html><title>Of somebody</title>")
+    assert report([str(given[0]), "--out", str(other.parent)]) == 2
+    assert "an index.html that is no site of results and would be lost" in capsys.readouterr().err
+    assert "Of somebody" in other.read_text()
 
 
 def test_without_plotly_the_numbers_are_there_and_the_install_line_too(given, tmp_path, monkeypatch, capsys):
