@@ -39,7 +39,8 @@ def estimate(strata: Sequence[Observations], resamples: int, seed: int, share: b
     all, there is none.
     """
     value, count = float(np.mean([s.value for s in strata])), sum(len(s) for s in strata)
-    if share and (found := few_share([s.numerators for s in strata])) is not None:
+    # Two orders of two phones are one observation of 2: the quotient is its share.
+    if share and (found := few_share([s.numerators / s.denominators for s in strata])) is not None:
         return Estimate(value, found, count)
     if count < LEAST or all(len(_distinct(s)[0]) == 1 for s in strata):
         return Estimate(value, None, count)
