@@ -45,7 +45,10 @@ def read_graph(path: Path) -> tuple[dict[str, torch.Tensor], int]:
     if not {"encoder.conv2.weight", "encoder.blocks.0.attn.query.weight"} <= weights.keys():
         raise UsageError(f"{path} is no S3 tokenizer: among its graph's nodes are not the layers of one")
     first = next(node for node in graph.node if node.op_type == "Conv")
-    return weights, next((each.ints[0] for each in first.attribute if each.name == "strides"), 1)
+    strides = next((list(each.ints) for each in first.attribute if each.name == "strides"), [1])
+    if strides not in ([1], [2]):
+        raise UsageError(f"{path} is no S3 tokenizer: its first convolution has the strides {strides}, not 1 or 2")
+    return weights, strides[0]
 
 
 def _named(graph: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -39,7 +39,6 @@ PUBLISHED: Mapping[str, Any] = {
     "encoder_causal_convolution": True,
     "encoder_causal_attention": False,
     "quantize_causal_encoder": False,
-    "scale_embedding": False,
 }
 _FIXED = ("pooling_type", "encoder_causal_convolution", "encoder_causal_attention", "quantize_causal_encoder")
 _RATE_HZ = 16_000
@@ -169,11 +168,15 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(given, dict) or "quantize_vocab_size" not in given:
         raise UsageError(f"{path} is no configuration of GLM-4-Voice's tokenizer: it has no quantize_vocab_size")
     config = {name: given.get(name, default) for name, default in PUBLISHED.items()}
-    for name in _FIXED:
-        if config[name] != PUBLISHED[name]:
-            raise UsageError(f"{path} has {name} {config[name]!r}: only {PUBLISHED[name]!r} is known")
+    for name, value in config.items():
+        if name in _FIXED and value != PUBLISHED[name]:
+            raise UsageError(f"{path} has {name} {value!r}: only {PUBLISHED[name]!r} is known")
+        if type(PUBLISHED[name]) is int and not (type(value) is int and value > 0):
+            raise UsageError(f"{path} has {name} {value!r}, not a whole number from 1 on")
     if config["pooling_position"] != config["quantize_position"]:
         raise UsageError(f"{path} pools after layer {config['pooling_position']} and quantizes after another")
+    if config["pooling_kernel_size"] > config["max_source_positions"]:
+        raise UsageError(f"{path} pools {config['pooling_kernel_size']} frames, more than a piece has")
     return config
 
 

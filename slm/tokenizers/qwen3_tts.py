@@ -178,6 +178,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     hop, back = config.get("encode_downsample_rate"), prod(decoder["upsample_rates"] + decoder["upsampling_ratios"])
     if hop != back:
         raise UsageError(f"{path}: a frame of {hop} samples would come back as {back}")
+    count = config.get("encoder_valid_num_quantizers")
+    if type(count) is not int or count != decoder["num_quantizers"]:
+        raise UsageError(f"{path}: of {count!r} codebooks the decoder would take {decoder['num_quantizers']!r}")
     return {**config, "decoder_config": decoder}
 
 
@@ -206,6 +209,11 @@ def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
         raise UsageError(f"cannot load the encoder of {checkpoint}: {reason}") from error
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(_OF_MIMI_ALONE)):
         raise UsageError(f"{checkpoint} lacks {len(missing)} weights of its encoder, such as {missing[0]}")
+    given, held = (
+        sum(not name.startswith(_OF_MIMI_ALONE) for name in names) for names in (halves["encoder"], model.state_dict())
+    )
+    if given > held:  # of which transformers says nothing
+        raise UsageError(f"{checkpoint} has {given - held} weights more of its encoder than its configuration knows")
     check_shapes(checkpoint, report)
     for name in ("decoder_transformer", "upsample"):  # in the model itself in older versions of transformers
         model._modules.pop(name, None)

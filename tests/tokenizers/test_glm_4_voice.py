@@ -144,6 +144,9 @@ def test_what_is_of_another_form_is_refused_in_words(folder: Path, tmp_path: Pat
         ({"pooling_type": "max"}, "only 'avg' is known"),
         ({"pooling_position": 1}, "pools after layer 1 and quantizes after another"),
         ({"d_model": 32}, r"not \("),
+        ({"quantize_causal_block_size": "200"}, "has quantize_causal_block_size '200', not a whole number"),
+        ({"encoder_attention_heads": -1}, "has encoder_attention_heads -1, not a whole number"),
+        ({"pooling_kernel_size": 1501}, "pools 1501 frames, more than a piece has"),
         ({"quantize_position": 3, "pooling_position": 3}, "lacks"),
     ):
         (broken / "config.json").write_text(json.dumps({**config, **change}))

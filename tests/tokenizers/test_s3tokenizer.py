@@ -171,6 +171,9 @@ def test_what_is_no_such_tokenizer_is_refused_in_words(
         write_graph(tmp_path / "less.onnx", {key: weights[key] for key in weights if key != name}, 2, stride)
         with pytest.raises(UsageError, match=name.rpartition("blocks")[2]):
             load(tmp_path / "less.onnx")
+    write_graph(tmp_path / "strides.onnx", weights, 2, 3)
+    with pytest.raises(UsageError, match=r"has the strides \[3\], not 1 or 2"):
+        load(tmp_path / "strides.onnx")
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **others: Any) -> Any:
