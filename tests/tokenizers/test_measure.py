@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
+from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
 from slm.errors import UsageError
 from slm.tokenizers._catalogue import catalogue
@@ -17,6 +17,9 @@ from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.dac import DacTokenizer
 from slm.tokenizers.database import find_records
 from slm.tokenizers.encodec import EncodecTokenizer
+from slm.tokenizers.networks.qwen3_tts import Decoder as Qwen3Decoder
+from slm.tokenizers.networks.s3tokenizer import Encoder as S3Encoder
+from slm.tokenizers.qwen3_tts import DECODER
 from tests.fakes import ArithmeticTokenizer
 
 
@@ -66,6 +69,19 @@ def test_what_is_written_untrained_is_of_the_published_size(name: str) -> None:
     with torch.device("meta"):
         model = EncodecModel(EncodecConfig(**{**EncodecTokenizer.published, **dict(row.untrained)}))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(row.parameters, rel=4e-3)
+
+
+def test_records_count_parameters_as_measuring_does() -> None:
+    """Without what training filled otherwise, such as a codebook of running means."""
+    with torch.device("meta"):
+        mimi = MimiModel(MimiConfig())
+        made: dict[str, list[nn.Module]] = {
+            "qwen3-tts-12hz": [mimi.encoder, mimi.quantizer, Qwen3Decoder(DECODER)],
+            "s3tokenizer-v1-50hz": [S3Encoder(128, 1280, 5120, 6, 1, 1500, None)],
+        }
+    for name, parts in made.items():
+        [row] = [row for row in find_records(name) if row.name == name]
+        assert sum(p.numel() for part in parts for p in part.parameters()) == pytest.approx(row.parameters, rel=1e-3)
 
 
 def test_without_a_checkpoint_random_weights_are_measured_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
