@@ -51,7 +51,7 @@ class S3Tokenizer(SupervisedTokenizer):
     """
 
     piece_s = 30.0
-    longest_in_batch_s = 30.0
+    longest_in_batch_s = piece_s
     overlap_s = 4.0
     mismatch: ClassVar[Mapping[str, str]] = {"bf16": "about 5 %"}
     measured_on = "a CPU"

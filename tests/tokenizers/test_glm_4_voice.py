@@ -132,6 +132,9 @@ def test_only_the_first_half_of_the_encoder_is_taken(folder: Path, tmp_path: Pat
         shutil.copy(folder / "config.json", tmp_path / name)
         save_file(state, tmp_path / name / "model.safetensors", {"format": "pt"})
         assert load(tmp_path / name).spec.fingerprint == tokenizer.spec.fingerprint
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "whole/config.json").write_text(json.dumps({**config, "quantize_causal_block_size": 100}))
+    assert load(tmp_path / "whole").spec.fingerprint != tokenizer.spec.fingerprint, "other codes of the same weights"
 
 
 def test_what_is_of_another_form_is_refused_in_words(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
-from slm.tokenizers.qwen3_tts import Qwen3TtsTokenizer
+from slm.tokenizers.networks.qwen3_tts import Codebook, Decoder
+from slm.tokenizers.qwen3_tts import DECODER, Qwen3TtsTokenizer
 from slm.types import AudioClip, Codes
 from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import MIMI, speech
@@ -92,6 +93,7 @@ def test_codes_and_audio_are_those_of_the_authors_for_seeded_weights(folder: Pat
     shutil.copy(folder / "config.json", tmp_path)
     save_file(golden_state(folder, golden["books"]), tmp_path / "model.safetensors", {"format": "pt"})
     tokenizer = load(tmp_path)
+    assert tokenizer.spec.semantic_codebooks == (0,)
     tokenizer.model.double()
     made = [codes.codes for codes in tokenizer.encode(golden_clips())]
     for i, codes in enumerate(made):
@@ -101,6 +103,21 @@ def test_codes_and_audio_are_those_of_the_authors_for_seeded_weights(folder: Pat
     audio = tokenizer.decode(long).samples
     places = golden["places"]
     np.testing.assert_allclose(audio[places], golden["audio"], atol=1e-6 * np.abs(golden["audio"]).max())
+
+
+def test_what_the_golden_build_does_not_show() -> None:
+    """Heads wider than their share of the width, as published; codes by how often they came up; audio that is cut."""
+    decoder = Decoder({**DECODER, **LIGHT["decoder_config"], "head_dim": 32}).eval()
+    attention = decoder.pre_transformer.layers[0].self_attn
+    assert (attention.q_proj.out_features, attention.scaling) == (2 * 32, 32**-0.5)
+    assert len(decoder.pre_transformer.rotary_emb.inv_freq) == 16
+    book = Codebook(2, 1)
+    with torch.inference_mode():
+        book.cluster_usage.copy_(torch.tensor([0.5, 0.0]))
+        book.embedding_sum.copy_(torch.tensor([[3.0], [1e-5]]))
+        torch.testing.assert_close(book(torch.tensor([[0, 1]])), torch.tensor([[[6.0], [1.0]]]))
+        decoder.decoder[-1].conv.bias.fill_(9.0)
+        assert decoder(torch.zeros(1, 3, 1, dtype=torch.int64)).eq(1).all()
 
 
 def test_a_batch_equals_its_clips(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +162,9 @@ def test_what_is_of_another_form_is_refused_in_words(
         (broken / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UsageError, match=told):
             load(broken)
+    window = {**config["encoder_config"], "sliding_window": 100}
+    (broken / "config.json").write_text(json.dumps({**config, "encoder_config": window}))
+    assert load(broken).spec.fingerprint != load(folder).spec.fingerprint, "other codes of the same weights"
     (broken / "config.json").write_text(json.dumps(config))
     for name in ("encoder.downsample.conv.weight", "decoder.pre_transformer.input_proj.bias"):
         save_file({key: value for key, value in weights.items() if key != name}, broken / "model.safetensors")

@@ -65,8 +65,9 @@ def test_a_graph_has_the_weights_that_were_written(form: str, folders: dict[str,
     assert of_the_graph == stride
     assert weights.keys() == state.keys()
     assert all(torch.equal(weights[name], state[name]) for name in state)
-    again = load(tmp_path / "graph.onnx")
-    assert again.spec.fingerprint != tokenizer.spec.fingerprint
+    write_graph(tmp_path / "other.onnx", state, version, 3 - stride)
+    again, other = load(tmp_path / "graph.onnx"), load(tmp_path / "other.onnx")
+    assert len({made.spec.fingerprint for made in (tokenizer, again, other)}) == 3
     assert again.spec.frame_rate_hz == (50 if stride == 1 else 25)
 
 
@@ -105,6 +106,8 @@ def test_long_clips_are_windows_of_which_the_outer_seconds_are_dropped(form: str
     [codes] = tokenizer.encode([AudioClip("long", samples, 16_000)])
     assert len(codes.codes) == -(-530 // per_frame)
     spectra = tokenizer.spectra_of(torch.from_numpy(samples))
+    part = tokenizer._spectra_at(samples, 260, 300).clamp(min=float(spectra.max()) - 2.0)
+    torch.testing.assert_close(part, spectra[:, 260:300], rtol=0, atol=1e-4)
     first, last = (tokenizer._codes_of_spectra(spectra[:, start:stop])[0, 0] for start, stop in ((0, 300), (260, 530)))
     half = 20 // per_frame
     assert np.array_equal(codes.codes[:, 0], torch.cat((first[:-half], last[half:])).numpy())
@@ -138,8 +141,12 @@ def test_rounding_the_encoder_changes_some_codes(folders: dict[str, Path], monke
 @pytest.mark.parametrize("num_samples", [159, 160, 200, 201])
 def test_the_shortest_clips_have_a_code(num_samples: int, folders: dict[str, Path]) -> None:
     tokenizer = load(folders["v2"])
-    [codes] = tokenizer.encode([AudioClip("short", speech(16_000, 1)[0].samples[:num_samples], 16_000)])
+    samples = speech(16_000, 1)[0].samples[:num_samples]
+    [codes] = tokenizer.encode([AudioClip("short", samples, 16_000)])
     assert len(codes.codes) == (num_samples >= 160)
+    if num_samples > 200:
+        signal = torch.from_numpy(samples)
+        assert torch.equal(tokenizer.spectra_of(signal), tokenizer._log_mel(signal)), "filled up without need"
 
 
 def test_what_is_no_such_tokenizer_is_refused_in_words(
@@ -174,6 +181,11 @@ def test_what_is_no_such_tokenizer_is_refused_in_words(
     write_graph(tmp_path / "strides.onnx", weights, 2, 3)
     with pytest.raises(UsageError, match=r"has the strides \[3\], not 1 or 2"):
         load(tmp_path / "strides.onnx")
+    weights, stride = read_graph(two / "speech_tokenizer_v1.onnx")
+    weights["encoder.positional_embedding"] = weights["encoder.positional_embedding"][:749]
+    write_graph(tmp_path / "short.onnx", weights, 1, stride)
+    with pytest.raises(UsageError, match=r"it has 749 positions, of 750 in 30 s"):
+        load(tmp_path / "short.onnx")
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **others: Any) -> Any:

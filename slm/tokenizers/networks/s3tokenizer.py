@@ -150,12 +150,14 @@ class S3Network(nn.Module):
     @classmethod
     def like(cls, weights: Mapping[str, torch.Tensor], stride: int) -> S3Network:
         """The network of such shapes of weights. KeyError for a name that every one has, ValueError for a width that
-        is not of whole heads."""
+        is not of whole heads, and for positions that end within a piece."""
         width, bands, _ = weights["encoder.conv1.weight"].shape
         if width % HEAD_WIDTH:
             raise ValueError(f"a width of {width} is not of whole heads of {HEAD_WIDTH}")
         layers = len({name.split(".")[2] for name in weights if name.startswith("encoder.blocks.")})
         positions = weights.get("encoder.positional_embedding")
+        if positions is not None and len(positions) < (longest := 1500 // stride):
+            raise ValueError(f"it has {len(positions)} positions, of {longest} in 30 s")
         memory = None if positions is not None else weights["encoder.blocks.0.attn.fsmn_block.weight"]
         encoder = Encoder(
             bands,
