@@ -16,6 +16,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from slm.errors import UsageError
+from slm.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,17 @@ def find_files(source: str, names: Sequence[str]) -> dict[str, Path]:
             f"cannot get {wanted} of {repository}: run `hf download {repository} {wanted}` where there is network, or "
             f"give a folder that holds {', '.join(names)} ({reason})"
         ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields of a configuration in JSON; UsageError for what is none."""
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is no configuration: it holds {type(values).__name__}, not fields")
+    return values
 
 
 def read_tensors(path: str | Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
+from slm.tokenizers._checkpoints import find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._log_mel import whisper_log_mel
 from slm.tokenizers._supervised import MEL_HOP, SupervisedTokenizer, fill_codebook
 from slm.tokenizers.base import TOKENIZERS
@@ -161,11 +160,8 @@ def _network(config: Mapping[str, Any]) -> WhisperVQ:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
-    if not isinstance(given, dict) or "quantize_vocab_size" not in given:
+    given = read_config(path)
+    if "quantize_vocab_size" not in given:
         raise UsageError(f"{path} is no configuration of GLM-4-Voice's tokenizer: it has no quantize_vocab_size")
     config = {name: given.get(name, default) for name, default in PUBLISHED.items()}
     for name, value in config.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -15,7 +14,7 @@ from slm.audio import joined
 from slm.errors import UsageError, is_out_of_memory
 from slm.files import atomic_directory, write_json
 from slm.load_report import without_table
-from slm.tokenizers._checkpoints import check_shapes, find_files, load_strict, read_tensors
+from slm.tokenizers._checkpoints import check_shapes, find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._modes import inference
 from slm.tokenizers.base import TOKENIZERS, StreamDecoder, Tokenizer
@@ -167,11 +166,8 @@ class Qwen3TtsTokenizer(MimiTokenizer):
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = read_config(path)
+    kind = config.get("model_type")
     if kind != "qwen3_tts_tokenizer_12hz" or not {"encoder_config", "decoder_config"} <= config.keys():
         raise UsageError(f"{path} is no configuration of Qwen3-TTS's tokenizer at 12 Hz: its model_type is {kind!r}")
     decoder = {name: config["decoder_config"].get(name, default) for name, default in DECODER.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from math import ceil, lcm, prod
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._checkpoints import find_files, fold_in_place, load_strict, read_tensors
+from slm.tokenizers._checkpoints import find_files, fold_in_place, load_strict, read_config, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -183,11 +182,8 @@ def require_snac() -> Any:
 
 
 def _read_config(path: Path, network: Any) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
-    if not isinstance(config, dict) or "vq_strides" not in config:
+    config = read_config(path)
+    if "vq_strides" not in config:
         raise UsageError(f"{path} is no configuration of SNAC: it has no vq_strides")
     if unknown := sorted(config.keys() - inspect.signature(network).parameters):
         raise UsageError(f"{path} is no configuration of SNAC, which has no {', '.join(unknown)}")

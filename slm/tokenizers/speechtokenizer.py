@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
+from slm.tokenizers._checkpoints import find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._seanet import TwoWaySEANetCodec, fill_with_noise, pick
 from slm.tokenizers._untrained import own_folder
 from slm.tokenizers.base import TOKENIZERS
@@ -106,11 +105,7 @@ class SpeechTokenizer(TwoWaySEANetCodec):
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
-    config = pick(values, PUBLISHED, str(path))
+    config = pick(read_config(path), PUBLISHED, str(path))
     if config["activation"] not in ("ELU", "Snake"):
         raise UsageError(f"{path}: activation must be ELU or Snake, as in the authors' releases")
     if config["lstm_layers"] < 1:
