@@ -22,7 +22,8 @@ from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.seeded import seeded_state
 from tests.tokenizers.speech import real_clips
 
-GOLDEN = Path(__file__).parents[1] / "data/golden/glm_4_voice.npz"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/data/golden/glm_4_voice.npz"
 LIGHT: dict[str, Any] = {
     "d_model": 64,
     "encoder_attention_heads": 2,
@@ -64,6 +65,8 @@ def golden_state(tokenizer: Glm4VoiceTokenizer, centre: np.ndarray, directions: 
 
 
 def test_keeps_the_law(folder: Path) -> None:
+    by_its_file = load_tokenizer(str(ROOT / "configs/tokenizers/glm-4-voice.yaml"), checkpoint=str(folder))
+    assert by_its_file.spec == load(folder).spec
     samples = all_speech().samples
     clips = [AudioClip(str(n), samples[n:][: 20_000 + 3 * n], 16_000) for n in (0, 20_000, 60_000)]
     tokenizer_law(load(folder), clips)

@@ -22,7 +22,8 @@ from tests.tokenizers.light_codecs import MIMI, speech
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 
-GOLDEN = Path(__file__).parents[1] / "data/golden/qwen3_tts.npz"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/data/golden/qwen3_tts.npz"
 LIGHT: dict[str, Any] = {
     "encoder_valid_num_quantizers": 3,
     # Within the window of attention, which the authors' version of transformers does not keep to.
@@ -85,6 +86,8 @@ def golden_codes() -> np.ndarray:
 
 
 def test_keeps_the_law(folder: Path) -> None:
+    by_its_file = load_tokenizer(str(ROOT / "configs/tokenizers/qwen3-tts-12hz.yaml"), checkpoint=str(folder))
+    assert by_its_file.spec == load(folder).spec
     tokenizer_law(load(folder), speech(24_000, 3))
 
 

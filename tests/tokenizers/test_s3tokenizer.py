@@ -24,7 +24,8 @@ from tests.tokenizers.speech import real_clips
 
 pytest.importorskip("onnx")
 
-GOLDEN = Path(__file__).parents[1] / "data/golden/s3tokenizer.npz"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/data/golden/s3tokenizer.npz"
 LIGHT: dict[str, Any] = {"width": 128, "layers": 2, "codebook_size": 256}
 FORMS = {"v1-50hz": (1, 1), "v1-25hz": (1, 2), "v2": (2, 2), "v3": (3, 2)}
 """Version, and stride of the first convolution."""
@@ -53,6 +54,12 @@ def long_clip(mel_frames: int) -> AudioClip:
 @pytest.mark.parametrize("form", ONE_OF_EACH)
 def test_keeps_the_law(form: str, folders: dict[str, Path]) -> None:
     tokenizer_law(load(folders[form]), speech(16_000, 3))
+
+
+@pytest.mark.parametrize(("form", "file"), [("v1-50hz", "v1-50hz"), ("v2", "v2-25hz"), ("v3", "v3-25hz")])
+def test_its_files_load_it(form: str, file: str, folders: dict[str, Path]) -> None:
+    path = ROOT / f"configs/tokenizers/s3tokenizer-{file}.yaml"
+    assert load_tokenizer(str(path), checkpoint=str(folders[form])).spec == load(folders[form]).spec
 
 
 @pytest.mark.parametrize("form", FORMS)
