@@ -104,7 +104,7 @@ def test_codes_are_those_of_the_package(form: str, folders: dict[str, Path]) -> 
 
 @pytest.mark.parametrize("form", ONE_OF_EACH)
 def test_long_clips_are_windows_of_which_the_outer_seconds_are_dropped(form: str, folders: dict[str, Path]) -> None:
-    """A length of which version 0.3.0 of the package loses two seconds. Where nothing is as loud as in the whole,
+    """A length of which version 0.3.0 of the package loses up to two seconds. Where nothing is as loud as in the whole,
     windows would be other clips alone."""
     tokenizer = load(folders[form])
     tokenizer.piece_s, tokenizer.overlap_s = 3.0, 0.4
