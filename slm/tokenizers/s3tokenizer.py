@@ -44,8 +44,8 @@ class S3Tokenizer(SupervisedTokenizer):
     T is that of mel frames, M = floor(N / 160), rounded up to whole codes: ceil(M / 4) at 25 Hz, ceil(M / 2) at 50 Hz.
     Clips of 160 to 200 samples are filled up with zeros to 201. The encoder attends to the whole clip, of 30 s at most,
     and is trained on these. A longer one is coded in windows of 30 s that overlap by 4 s, of which the outer 2 s are
-    dropped, as the package `s3tokenizer` has it (after version 0.3.0, in which of some lengths up to 2 s were lost); how loud
-    the loudest band is, from which spectra are cut off 80 dB below, is that of the whole clip.
+    dropped, as the package `s3tokenizer` has it (after version 0.3.0, in which of some lengths up to 2 s were lost);
+    how loud the loudest band is, from which spectra are cut off 80 dB below, is that of the whole clip.
 
     Raises UsageError where the weights or the package `onnx` are not there, and for more than one codebook.
     """
