@@ -103,7 +103,8 @@ def audio_files(root: Path, task: str, split: str, rows: Sequence[GoldRow]) -> d
 
 def wavs_beside(folder: Path, rows: Sequence[GoldRow], remedy: str) -> dict[str, Path]:
     """The same for a gold.csv anywhere; `remedy` tells how to get the data."""
-    found = sorted(find_audio(folder), key=lambda p: p.suffix == ".wav")  # a wav comes before what else is called so
+    # A wav comes before what else is called so.
+    found = sorted(find_audio(folder), key=lambda p: p.suffix.lower() == ".wav")
     there = {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
     files = {row.filename: there.get(row.filename, folder / f"{row.filename}.wav") for row in rows}
     if not any(map(os.path.isfile, files.values())):  # False of a name too long

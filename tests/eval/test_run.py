@@ -174,6 +174,7 @@ def test_recordings_whose_name_is_not_utf_8_are_named_so(root, lm):
 def test_other_endings_than_gold_csv_means_are_read(root, lm):
     wavs = sorted((root / "lexical/dev").glob("*.wav"))
     wavs[0].rename(wavs[0].with_suffix(".WAV"))
+    wavs[0].with_suffix(".flac").write_bytes(b"no audio")  # beside it
     samples, rate_hz = soundfile.read(wavs[1])
     wavs[1].unlink()
     soundfile.write(str(wavs[1].with_suffix(".flac")), samples, rate_hz)
