@@ -64,7 +64,7 @@ def for_language(language: str) -> str:
 
 
 def _grammar(where: str, name: str, content: Any) -> Grammar:
-    wanted = {"language": (str, "text (no wants quotes)"), "words": (dict, "mapping"), "templates": (list, "list")}
+    wanted = {"language": (str, "text (quote the word no)"), "words": (dict, "mapping"), "templates": (list, "list")}
     for key, (kind, called) in wanted.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             raise UsageError(
@@ -137,8 +137,9 @@ class _Template:
         for pair in pairs:
             if set(pair) != {"right", "wrong"}:
                 raise UsageError(f"{self.where}: each pair has right and wrong, not {', '.join(map(str, pair))}")
+            _texts(self.where, pair.values())  # {n.sg} alone is a mapping to YAML
         first, second = pairs
-        return (str(first["right"]), str(second["right"])), (str(first["wrong"]), str(second["wrong"]))
+        return (first["right"], second["right"]), (first["wrong"], second["wrong"])
 
     def _check_slots(self, pattern: str) -> None:
         for slot, form in _SLOT.findall(pattern):
