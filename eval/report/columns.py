@@ -81,7 +81,7 @@ class NumberTable:
         places = [(field, {word: i for i, word in enumerate(found)}) for field, found in words.items()]
         rows = [
             [*(place[getattr(row, field)] for field, place in places),
-             row.shown, _sortable(row.value), row.interval, _sortable(row.low), row.count]
+             visible(row.shown), _sortable(row.value), row.interval, _sortable(row.low), row.count]
             for row in self.rows
         ]  # fmt: skip
         return {"words": [(field, [visible(word) for word in found]) for field, found in words.items()], "rows": rows}

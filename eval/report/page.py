@@ -68,7 +68,6 @@ def make_environment() -> Any:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=lambda value: wording.visible(value) if type(value) is str else value,
     )  # fmt: skip
-    made.filters["value"], made.filters["interval"] = wording.format_value, wording.format_interval
     made.filters["number"], made.filters["span"] = wording.format_number, wording.format_span
     made.filters["sortable"] = lambda value: "" if value is None or value != value else value  # what is no number: last
     made.filters["percent"] = lambda share: f"{100 * min(1.0, max(0.0, share)):.2f}%"

@@ -91,8 +91,8 @@ def left_out(result: Mapping[str, Any]) -> str:
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
-    """Of very many names the first, and how many more there are."""
-    return ", ".join([*names[:most], *([f"{len(names) - most} others"] if len(names) > most else [])])
+    """Of very many names the first, and how many more there are; one more is named too."""
+    return ", ".join(names if len(names) <= most + 1 else [*names[:most], f"{len(names) - most} others"])
 
 
 def absences(result: Mapping[str, Any]) -> list[str]:
@@ -104,7 +104,7 @@ def absences(result: Mapping[str, Any]) -> list[str]:
     )
     reasons: dict[str, list[str]] = {}
     for name, reason in names.items():
-        reasons.setdefault(str(reason), []).append(label(str(name)))
+        reasons.setdefault(str(reason or ""), []).append(label(str(name)))
     return [
         f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} absent{f': {reason}' if reason else '.'}"
         for reason, found in reasons.items()

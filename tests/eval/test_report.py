@@ -123,7 +123,8 @@ def test_what_is_absent_is_said_once_for_each_reason():
     assert [line for line in said if "absent" in line] == [
         "utmos, mean level are absent: fetch it", "wer is absent: give --judges.asr",
     ]  # fmt: skip
-    assert absences({"details": {"absent": ["pesq"]}}) == ["pesq is absent."]
+    for names in (["pesq"], {"pesq": None}):
+        assert absences({"details": {"absent": names}}) == ["pesq is absent."]
     assert absences({"details": {}}) == []
 
 

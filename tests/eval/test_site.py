@@ -60,7 +60,7 @@ def test_the_worst_has_rank_one_whichever_way_is_better():
     assert made is not None
     assert made.means == {"a": 3.0, "b": 1.0, "c": 2.0}
     assert made.without[0] == "abx_error all, abx error (not there for b)"
-    assert [few("abcde"), few("abcdefg")] == ["a, b, c, d, e", "a, b, c, d, e, 2 others"]
+    assert [few("abcdef"), few("abcdefg")] == ["a, b, c, d, e, f", "a, b, c, d, e, 2 others"]
 
 
 def test_columns_of_one_number_say_what_makes_them_two():
@@ -256,8 +256,11 @@ def test_strangers_results_bring_nothing_from_elsewhere_and_steer_nothing(given,
     assert not list((tmp_path / "site").rglob("*.wav"))
     name = "a|b\n# c\x1b[31m\u202e<img src=x>[d](javascript:1)"
     told = json.loads(json.dumps(whole).replace("swuggy/dev/all", json.dumps(f"swuggy/dev/{name}")[1:-1]))
+    told["results"][0]["scores"]["model"][0]["unit"] = name
     (results / "results.json").write_text(json.dumps(told))
     text = build_page([results], results).read_text() + results_markdown(told)
+    packed = [table.packed() for table in number_tables([Evaluated("x", results, told)])]
+    text += json.dumps(packed, ensure_ascii=False)
     assert not set("\x1b\u202e") & set(text)
     assert "| accuracy, a\\|b # c\\x1b[31m\\x202e&#60;img src=x>[d]&#40;javascript:1) |" in results_markdown(told)
     for place, value, said in (
