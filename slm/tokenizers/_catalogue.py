@@ -86,7 +86,7 @@ def modes_of(row: TokenizerRecord) -> dict[str, str]:
 def list_tokenizers(config: ListConfig) -> None:
     found, unknown = select(catalogue(), config)
     if config.json:
-        print(json.dumps([as_dict(row) for row in found], indent=2, ensure_ascii=False))
+        print(json.dumps([as_dict(row) for row in found], indent=2))
         return
     if config.markdown:
         print("\n".join(markdown(found)))

@@ -56,7 +56,7 @@ def show(name: str, commands: Iterable[str], config: ShowConfig) -> None:
         made = measure(row, choose_device(config.device), config.seconds, config.seed)
         told = report(made)
     if config.json:
-        print(json.dumps({**as_dict(row), "measured": made and asdict(made)}, indent=2, ensure_ascii=False))
+        print(json.dumps({**as_dict(row), "measured": made and asdict(made)}, indent=2))
         return
     print("\n".join(page(row, told)))
     if others:

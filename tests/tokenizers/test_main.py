@@ -51,9 +51,13 @@ def test_plug_ins_are_listed_and_a_broken_one_hides_nobody(
     assert "arithmetic" not in listed(capsys, "--quantizer", "SQ")
     monkeypatch.setattr(ArithmeticTokenizer, "facts", {"arithmetic": {"quantizer": "SQ", "codebooks": "16 x 2"}})
     assert "arithmetic" in listed(capsys, "--quantizer", "SQ")
-    monkeypatch.setattr(ArithmeticTokenizer, "facts", {"arithmetic": {"quantizer": "XQ"}})
+    monkeypatch.setattr(ArithmeticTokenizer, "facts", {"arithmetic": {"quantizer": "\u00dcQ"}})
     assert run("arithmetic") == 0
-    assert "its `facts` cannot be read: record arithmetic: quantizer XQ is not in the vocabulary" in words(capsys)
+    assert "its `facts` cannot be read: record arithmetic: quantizer \u00dcQ is not in the vocabulary" in words(capsys)
+    for args in (["arithmetic", "--json"], ["--json"]):  # JSON of any locale
+        assert run(*args) == 0
+        assert r"quantizer \u00dcQ is not" in (told := capsys.readouterr().out)
+        assert told.isascii()
 
 
 def words(capsys: pytest.CaptureFixture[str]) -> str:
