@@ -49,8 +49,9 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
     given = {folder.resolve() for folder in (*results, *(e.folder for e in inputs.evaluated))}
     if out.resolve() in given:
         raise UsageError(f"--out {out} is a folder of results, whose own page would be lost: give another folder")
-    check_folder(out)
-    if (out / "index.html").is_file() and not _is_site(out / "index.html"):
+    for folder in (out, out / "assets", out / "media", out / "models"):
+        check_folder(folder)
+    if (out / "index.html").exists() and not _is_site(out / "index.html"):
         raise UsageError(
             f"--out {out} has an index.html that is no site of results and would be lost: give another folder"
         )
@@ -70,6 +71,8 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
 
 
 def _is_site(page: Path) -> bool:
+    if not page.is_file():
+        return False
     with page.open(encoding="utf-8", errors="replace") as file:
         return '<body class="site">' in file.read(4000)
 

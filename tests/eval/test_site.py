@@ -289,6 +289,7 @@ def test_tokenizers_alone_are_not_called_models(given, tmp_path):
     index = (site / "index.html").read_text()
     assert index.count('<th scope="col">Tokenizer</th>') == index.count("<table")
     assert "Model" not in index
+    assert "the worst has rank 1" in index
     assert "bits per second" not in index
     assert same_models(read_inputs(folders).evaluated) == []
     assert not list(site.glob("models/*/index.html"))
@@ -359,6 +360,14 @@ def test_wrong_folders_are_wrong_use(given, tmp_path, capsys):
     assert report([str(given[0]), "--out", str(other.parent)]) == 2
     assert "an index.html that is no site of results and would be lost" in capsys.readouterr().err
     assert "Of somebody" in other.read_text()
+    other.unlink()
+    other.mkdir()
+    assert report([str(given[0]), "--out", str(other.parent)]) == 2
+    assert "an index.html that is no site" in capsys.readouterr().err
+    other.rmdir()
+    (other.parent / "models").touch()
+    assert report([str(given[0]), "--out", str(other.parent)]) == 2
+    assert "models is a file; give a folder" in capsys.readouterr().err
 
 
 def test_without_plotly_the_numbers_are_there_and_the_install_line_too(given, tmp_path, monkeypatch, capsys):
