@@ -138,13 +138,13 @@ def codes_of_batch(tokenizer: PackedTokenizer, batch: Batch, signals: Sequence[n
 
 
 class ReadsSpectra(Protocol):
-    """What a network reads that takes log-mel frames, which are made clip by clip."""
+    """What takes log-mel frames, or what is made of them clip by clip."""
 
     @property
     def spectra_per_frame(self) -> int: ...
 
     def spectra_of(self, signal: torch.Tensor) -> torch.Tensor:
-        """A signal `[N]` -> fp32 `[1, spectra, bands]` on its device."""
+        """A signal `[N]` -> `[1, spectra, bands]` on its device."""
 
     def run(self, spectra: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Spectra, of one clip or packed, and which frame of its clip each frame is `[T]` -> frames."""

@@ -43,7 +43,8 @@ class Encoder(nn.Module):
         return torch.cat((x, sound), dim=2)
 
     def forward(self, frames: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Frames `[1, T x per_code, width + 1]`, of one clip or packed -> `[1, T, width]`."""
+        """Frames `[1, T x per_code, width + 1]`, of one clip or packed -> `[1, T, width]`. `frames_of` has given them
+        their positions: those here are not needed."""
         x, sound = frames[..., :-1].contiguous(), frames[..., -1:] > 0
         if (packed := current()) is not None:  # where attention is given clips as rows
             sound = packed.to_rows(sound, time=1)
