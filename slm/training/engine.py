@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+from packaging.version import Version
 from torch import nn
 
 from slm import run_lock
@@ -21,6 +23,8 @@ from slm.training.metrics import usable_trackers
 from slm.training.setup import computes_in_bf16
 
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+# Up to 0.18.2, ZeRO 1 and 2 learn from other gradients than one process does, in silence; 0.18.9 stops beside torch 2.13.
+_DEEPSPEED = "0.19.1"
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -54,8 +58,14 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if config.ema_decay and stage == 3:
         raise UsageError("ema_decay needs whole parameters: take FSDP2 or ZeRO 1 or 2 instead of ZeRO 3")
     if stage is not None:
+        refuse_old_deepspeed(version("deepspeed"))
         _fill_deepspeed(accelerator, config)
     return accelerator
+
+
+def refuse_old_deepspeed(found: str) -> None:
+    if Version(found) < Version(_DEEPSPEED):
+        raise UsageError(f"DeepSpeed {found} adds up gradients wrongly: pip install 'deepspeed>={_DEEPSPEED}'")
 
 
 def _allow_fsdp_on_cpu() -> None:

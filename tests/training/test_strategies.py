@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 import train_lm
+from slm.errors import UsageError
 from slm.training.config import ModelConfig, SamplesConfig
+from slm.training.engine import refuse_old_deepspeed
 from tests.fakes import TINY_BACKBONE
 from tests.training.runs import ENV, ROOT, as_arguments, config, losses, reset_accelerate
 from tests.training.two_processes import free_port
@@ -171,6 +173,12 @@ def test_deepspeed_agrees_with_one_process_and_resumes_to_the_bit(corpora, one, 
         agrees_and_resumes(jobs, one, f"zero{stage}")
     assert "ema_decay needs whole parameters" in jobs.log("refused")
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_deepspeed_that_learns_from_other_gradients_is_refused():
+    refuse_old_deepspeed("0.19.1+0f8c9a7")
+    with pytest.raises(UsageError, match=r"DeepSpeed 0.18.2 adds up gradients wrongly: pip install 'deepspeed>=0.19.1'"):
+        refuse_old_deepspeed("0.18.2")
 
 
 def test_accelerate_files_are_ones_that_it_reads():
