@@ -23,7 +23,7 @@ from slm.training.metrics import usable_trackers
 from slm.training.setup import computes_in_bf16
 
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-# Up to 0.18.2, ZeRO 1 and 2 learn from other gradients than one process does, in silence; 0.18.9 stops beside torch 2.13.
+# Up to 0.18.2, ZeRO 1 and 2 learn from other gradients than one process does, in silence; 0.18.9 stops at torch 2.13.
 _DEEPSPEED = "0.19.1"
 
 
