@@ -278,6 +278,7 @@ def test_those_whose_memory_grows_with_the_square_say_how_long_a_clip_may_be() -
         "higgs-audio-v2": 1200.0,
         "xcodec2": 600.0,
         "neucodec": 600.0,
+        "focalcodec": 600.0,
     }
 
 

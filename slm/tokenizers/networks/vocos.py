@@ -52,15 +52,17 @@ class AdaLayerNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    def __init__(self, channels: int, inner: int, num_ids: int):
+    """Of frames `[B, C, T]`; `norm` takes them as `[B, T, C]`, and what else a block is given."""
+
+    def __init__(self, channels: int, inner: int, norm: nn.Module):
         super().__init__()
         self.dwconv = nn.Conv1d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = AdaLayerNorm(num_ids, channels)
+        self.norm = norm
         self.pwconv1, self.pwconv2 = nn.Linear(channels, inner), nn.Linear(inner, channels)
         self.gamma = nn.Parameter(torch.ones(channels))
 
-    def forward(self, frames: torch.Tensor, bandwidth_id: torch.Tensor) -> torch.Tensor:
-        inner = self.norm(self.dwconv(frames).transpose(1, 2), bandwidth_id)
+    def forward(self, frames: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        inner = self.norm(self.dwconv(frames).transpose(1, 2), *conditions)
         inner = self.gamma * self.pwconv2(functional.gelu(self.pwconv1(inner)))
         return frames + inner.transpose(1, 2)
 
@@ -72,7 +74,9 @@ class VocosBackbone(nn.Module):
         super().__init__()
         self.embed = nn.Conv1d(latent_width, channels, 7, padding=3)
         self.norm = AdaLayerNorm(num_ids, channels)
-        self.convnext = nn.ModuleList(ConvNeXtBlock(channels, inner, num_ids) for _ in range(layers))
+        self.convnext = nn.ModuleList(
+            ConvNeXtBlock(channels, inner, AdaLayerNorm(num_ids, channels)) for _ in range(layers)
+        )
         self.final_layer_norm = nn.LayerNorm(channels, eps=1e-6)
         self.pos_net = nn.Sequential(
             ResnetBlock(channels),
