@@ -173,7 +173,7 @@ _COLUMNS: Columns = {
     "codebooks": lambda row: sizes(row.codebook_sizes),
     "Hz": lambda row: "/".join(f"{round(rate, 2):g}" for rate in row.frame_rates_hz or ()) or "?",
     "kbit/s": lambda row: f"{row.bitrate_bps / 1000:.3g}" if row.bitrate_bps else "?",
-    "from kHz": lambda row: f"{row.sample_rate_hz / 1000:g}" if row.sample_rate_hz else "?",
+    "kHz": lambda row: f"{row.sample_rate_hz / 1000:g}" if row.sample_rate_hz else "?",
     "streams": lambda row: "?" if row.streamable is None else text(row.streamable),
     "domains": lambda row: "?" if row.domains is None else text(row.domains),
 }

@@ -61,8 +61,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_tensors(path: str | Path) -> Any:
-    """What a safetensors or torch file holds, on the CPU: usually nested dictionaries of tensors.
+def read_tensors(path: str | Path, what: str | None = None) -> Any:
+    """What a safetensors or torch file holds, on the CPU: usually nested dictionaries of tensors. `what` is its name in
+    errors, where it is not its path.
 
     Raises UsageError for a file that is missing, broken or no checkpoint. Objects of classes other than tensors,
     arrays and containers come back as `Inert`; nothing of theirs runs.
@@ -84,13 +85,14 @@ def read_tensors(path: str | Path) -> Any:
             vars(inert).update(Unpickler=InertUnpickler, load=lambda file, **_: InertUnpickler(file).load())
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
-        raise UsageError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
+        raise UsageError(f"{what or path} is no readable checkpoint: {_first_line(error)}") from error
     except (pickle.UnpicklingError, SafetensorError) as error:
-        raise UsageError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
+        raise UsageError(f"{what or path} is no readable checkpoint: {_first_line(error)}") from error
 
 
-def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    """Load exactly these weights into the model, or raise one UsageError that names what does not fit."""
+def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, assign: bool = False) -> None:
+    """Load exactly these weights into the model, or raise one UsageError that names what does not fit. `assign`: the
+    tensors themselves, into a model that has no memory yet (on torch's device "meta")."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     faults = []
@@ -106,7 +108,7 @@ def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what:
             break
     if faults:
         raise UsageError(f"{what} does not fit its configuration: it {'; '.join(faults)}")
-    model.load_state_dict(dict(state))
+    model.load_state_dict(dict(state), assign=assign)
 
 
 def check_shapes(checkpoint: str, report: Mapping[str, Any]) -> None:

@@ -32,6 +32,21 @@ class CausalCodec(NeuralCodec):
     def is_causal(self) -> bool:
         """Whether this checkpoint is; some of a family are not."""
 
+    @property
+    def encodes_causally(self) -> bool:
+        """Of a codec of which one half alone is causal, whether this one is."""
+        return self.is_causal
+
+    @property
+    def decodes_causally(self) -> bool:
+        return self.is_causal
+
+    def _new_run(self) -> CausalRun:
+        """One stream through the networks."""
+        from slm.tokenizers.networks.causal import CausalRun
+
+        return CausalRun()
+
     @abstractmethod
     def _next_codes(self, run: CausalRun, signals: torch.Tensor) -> torch.Tensor:
         """The next samples `[1, 1, n]` -> codes `[1, K, t]`."""
@@ -55,13 +70,13 @@ class CausalCodec(NeuralCodec):
         return frames_to_start(self.model.decoder, 1.0)
 
     def stream_encoder(self) -> StreamEncoder:
-        return CodecStreamEncoder(self) if self.is_causal else super().stream_encoder()
+        return CodecStreamEncoder(self) if self.encodes_causally else super().stream_encoder()
 
     def stream_decoder(self) -> StreamDecoder:
-        return CodecStreamDecoder(self) if self.is_causal else super().stream_decoder()
+        return CodecStreamDecoder(self) if self.decodes_causally else super().stream_decoder()
 
     def _encode_long(self, signal: np.ndarray) -> np.ndarray:
-        if not self.is_causal:
+        if not self.encodes_causally:
             return super()._encode_long(signal)
         stream = CodecStreamEncoder(self)
         step = stream.piece_frames * self.spec.hop_samples
@@ -69,7 +84,7 @@ class CausalCodec(NeuralCodec):
         return np.concatenate([*made, stream.finish()])
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        if not self.is_causal or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
+        if not self.decodes_causally or len(codes) <= self.piece_s * self.spec.frame_rate_hz:
             return super()._decode(codes)
         return joined(self._decoded_as_stream(codes))
 
@@ -84,12 +99,10 @@ class _Stream:
     """Input that waits until it can be run, as whole frames, in pieces of bounded length."""
 
     def __init__(self, codec: CausalCodec, waiting: np.ndarray, frame: int, start_frames: int):
-        from slm.tokenizers.networks.causal import CausalRun
-
         self._codec, self._waiting, self._frame, self._needed = codec, waiting, frame, start_frames
         self.piece_frames = max(start_frames, int(codec.piece_s * codec.spec.frame_rate_hz))
         """How many are run at once, at most."""
-        self._run = CausalRun()
+        self._run = codec._new_run()
         self._started = self._finished = False
 
     def _take(self, more: np.ndarray) -> list[np.ndarray]:

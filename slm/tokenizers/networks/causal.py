@@ -64,14 +64,16 @@ class CausalRun:
         return layer.conv(functional.pad(x, (0, extra), layer.pad_mode) if extra else x)
 
     def _transposed_conv(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
-        """What overlaps the next chunk is added to it. The bias, which every chunk adds, is kept out of that."""
-        made = layer.conv(x)
-        ready = x.shape[-1] * layer.conv.stride[0]
+        return self._overlapped(layer, layer.conv(x), x.shape[-1] * layer.conv.stride[0], layer.conv.bias)
+
+    def _overlapped(self, layer: nn.Module, made: torch.Tensor, ready: int, bias: torch.Tensor | None) -> torch.Tensor:
+        """Of what a transposed convolution made the steps that are ready: what overlaps the next chunk is added to it.
+        The bias, which every chunk adds, is kept out of that."""
         if layer in self._state:
             before = self._state[layer]
             made[..., : before.shape[-1]] += before
         rest = made[..., ready:]
-        self._state[layer] = rest - layer.conv.bias[:, None] if layer.conv.bias is not None else rest.clone()
+        self._state[layer] = rest - bias[:, None] if bias is not None else rest.clone()
         return made[..., :ready]
 
     def _lstm(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
