@@ -142,7 +142,8 @@ def fold_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     for name, value in state.items():
         for gain, direction in pairs:
             stem = name.removesuffix(direction)
-            if name.endswith("." + direction) and stem + gain in state and state[stem + gain].numel() == len(value):
+            fits = value.ndim > 0 and stem + gain in state and state[stem + gain].numel() == len(value)
+            if name.endswith("." + direction) and fits:
                 folded[stem + "weight"] = torch._weight_norm(value, state[stem + gain], 0)
                 break
         else:

@@ -272,6 +272,9 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
         refused("lacks 1 weights")
     write_archive(file, config, {**state, "audio_encoder.more.weight": torch.ones(2)})
     refused("has besides 1 weights")
+    direction = "audio_encoder.pre_conv.conv.parametrizations.weight.original1"
+    write_archive(file, config, {**state, direction: torch.tensor(1.0)})
+    refused("lacks 1 weights .* has besides 1 weights")
     write_archive(file, config, {**state, "audio_encoder.pre_conv.conv.bias": torch.full((2,), torch.nan)})
     refused("holds NaN")
     write_archive(file, config, {key: value for key, value in state.items() if "fsqs.2" not in key})
