@@ -158,6 +158,9 @@ def _check_fit(
         f"{encoder['conv_pos_groups']} conv_pos_groups for a dim of {encoder['dim']}": (
             encoder["dim"] % encoder["conv_pos_groups"] == 0
         ),
+        f"a max_distance of {encoder['max_distance']} for {encoder['num_buckets']} num_buckets": (
+            encoder["max_distance"] > encoder["num_buckets"] // 4 > 0  # distances up to there have buckets of their own
+        ),
         f"a compressor that reads {compressor['input_dim']} numbers of {encoder['dim']}": (
             compressor["input_dim"] == encoder["dim"]
         ),

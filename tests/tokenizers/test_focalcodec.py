@@ -209,6 +209,7 @@ def test_what_is_of_another_form_is_refused_in_words(folders: dict[str, Path], t
         ("encoder", {"dim": 36}, "reads 32 numbers of 36"),
         ("encoder", {"num_heads": 3}, "3 heads for a dim of 32"),
         ("encoder", {"conv_pos_groups": 5}, "5 conv_pos_groups for a dim of 32"),
+        ("encoder", {"max_distance": 80}, "a max_distance of 80 for 320 num_buckets"),
         ("encoder", {"strides": [5, 2]}, r"convolutions of \[7, 7, 2\] layers"),
         ("encoder", {"num_layers": "6"}, "has num_layers '6' in encoder_config, not a whole number from 1 on"),
         ("encoder", {"num_layers": 3}, "lacks"),
