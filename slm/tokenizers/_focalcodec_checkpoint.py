@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _FOCAL: Mapping[str, Any] = {"focal_window": 7, "focal_level": 2, "focal_factor": 2}
-# What `config.json` of lucadellalib/focalcodec_50hz says of the network, of each of its parts.
+# Of each part of lucadellalib/focalcodec_50hz: the shapes of its weights, else the defaults of the first release.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "encoder": {
         "hidden_dims": [512] * 7,
