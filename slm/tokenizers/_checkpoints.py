@@ -8,9 +8,11 @@ read by an unpickler that knows tensors, arrays and plain containers; every othe
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,9 @@ from slm.files import read_json
 
 if TYPE_CHECKING:
     import torch
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+"""Of one layer among several, in the name of a weight."""
 
 
 def find_files(source: str, names: Sequence[str]) -> dict[str, Path]:
@@ -118,6 +123,27 @@ def check_shapes(checkpoint: str, report: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{checkpoint} does not fit its configuration: it has {name} as {tuple(given)}, not {tuple(wanted)}; get "
             "config.json and weights of one release"
+        )
+
+
+def check_all_used(
+    model: torch.nn.Module, checkpoint: str, report: Mapping[str, Any], but: tuple[str, ...] = ()
+) -> None:
+    """UsageError for layers or codebooks beyond those that the configuration knows, which transformers leaves out;
+    names that begin as one of `but` may be. Other weights may be of training, and are left out."""
+    from torch import nn
+
+    stacks = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    further = [
+        name
+        for name in sorted(report["unexpected_keys"])
+        if not name.startswith(but)
+        and any(int(at[0]) >= stacks.get(name[: at.start() - 1], inf) for at in _NUMBER.finditer(name))
+    ]
+    if further:
+        raise UsageError(
+            f"{checkpoint} does not fit its configuration, which knows fewer layers or codebooks: it has "
+            f"{len(further)} weights more, such as {further[0]}; get config.json and weights of one release"
         )
 
 

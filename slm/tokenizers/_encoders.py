@@ -10,7 +10,7 @@ from typing import Any
 
 from slm.errors import UsageError, did_you_mean, is_out_of_memory
 from slm.load_report import refused_in_a_line
-from slm.tokenizers._checkpoints import check_shapes
+from slm.tokenizers._checkpoints import check_all_used, check_shapes
 from slm.tokenizers._encoder_families import CONV_FAMILIES, INPUT_NORMS, ConvEncoder, LayeredEncoder
 from slm.tokenizers._spectral_encoders import BertEncoder, WhisperFrames
 
@@ -88,6 +88,8 @@ def _from_transformers(name: str, local_files_only: bool) -> Loaded:
         ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
     )
     check_shapes(name, report)
+    # Upper layers may be left out by the configuration, but for Whisper's, whose last one a norm closes.
+    check_all_used(model, name, report, but=() if config.model_type == "whisper" else ("encoder.layers.",))
     if missing := sorted(set(report["missing_keys"]) - {"masked_spec_embed"}):
         raise UsageError(
             f"{name} lacks {len(missing)} weights of its encoder, {missing[0]} for one: broken or another model"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from slm.errors import UsageError, is_out_of_memory
 from slm.load_report import refused_in_a_line
-from slm.tokenizers._checkpoints import check_shapes
+from slm.tokenizers._checkpoints import check_all_used, check_shapes
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers.base import TOKENIZERS
 from slm.types import TokenizerSpec
@@ -99,7 +99,7 @@ def load_config(family: str, checkpoint: str) -> Any:
 def load_model(network: Any, checkpoint: str) -> Any:
     """A `network` of transformers in fp32 for inference, from safetensors.
 
-    UsageError when weights cannot be had, are incomplete or do not fit the configuration.
+    UsageError when weights cannot be had, are incomplete, too many or do not fit the configuration.
     """
     import torch
 
@@ -118,6 +118,7 @@ def load_model(network: Any, checkpoint: str) -> Any:
     if missing := sorted(loading["missing_keys"]):
         raise UsageError(f"{checkpoint} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}")
     check_shapes(checkpoint, loading)
+    check_all_used(model, checkpoint, loading)
     return model.eval().requires_grad_(False)
 
 

@@ -28,7 +28,6 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
 
     batching: Literal["none", "frames", "samples"] = "frames"
     family = "mimi"
-    model_class = "MimiModel"
     code_settings = (
         *("sampling_rate", "frame_rate", "upsampling_ratios", "dilation_growth_rate", "use_causal_conv", "pad_mode"),
         *("num_attention_heads", "num_key_value_heads", "hidden_act", "norm_eps", "sliding_window", "rope_parameters"),
@@ -54,6 +53,12 @@ class MimiTokenizer(CausalCodec, PretrainedCodec):
             semantic_codebooks=tuple(range(config.num_semantic_quantizers)),
             taxonomy=taxonomy_of("mimi"),
         )
+
+    @classmethod
+    def _network(cls) -> Any:
+        from slm.tokenizers.networks.mimi import MimiModel
+
+        return MimiModel
 
     @property
     def is_causal(self) -> bool:

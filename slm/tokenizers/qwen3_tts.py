@@ -14,7 +14,7 @@ from slm.audio import joined
 from slm.errors import UsageError, is_out_of_memory
 from slm.files import atomic_directory, write_json
 from slm.load_report import without_table
-from slm.tokenizers._checkpoints import check_shapes, find_files, load_strict, read_config, read_tensors
+from slm.tokenizers._checkpoints import check_all_used, check_shapes, find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._modes import inference
 from slm.tokenizers.base import TOKENIZERS, StreamDecoder, Tokenizer
@@ -182,8 +182,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
     """Mimi's model, whose decoder is Qwen's."""
-    from transformers import MimiConfig, MimiModel
+    from transformers import MimiConfig
 
+    from slm.tokenizers.networks.mimi import MimiModel
     from slm.tokenizers.networks.qwen3_tts import Decoder
 
     state = read_tensors(path)
@@ -205,12 +206,8 @@ def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
         raise UsageError(f"cannot load the encoder of {checkpoint}: {reason}") from error
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(_OF_MIMI_ALONE)):
         raise UsageError(f"{checkpoint} lacks {len(missing)} weights of its encoder, such as {missing[0]}")
-    given, held = (
-        sum(not name.startswith(_OF_MIMI_ALONE) for name in names) for names in (halves["encoder"], model.state_dict())
-    )
-    if given > held:  # of which transformers says nothing
-        raise UsageError(f"{checkpoint} has {given - held} weights more of its encoder than its configuration knows")
     check_shapes(checkpoint, report)
+    check_all_used(model, f"the encoder of {checkpoint}", report, but=_OF_MIMI_ALONE)
     for name in ("decoder_transformer", "upsample"):  # in the model itself in older versions of transformers
         model._modules.pop(name, None)
     model.decoder = Decoder(config["decoder_config"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,11 +113,17 @@ def gives_the_models_codes(tokenizer: Any, direct: Callable[[np.ndarray], np.nda
 
 
 def refuses_what_does_not_fit(name: str, folder: Path, books: int, tmp_path: Path) -> None:
-    """Codebooks that do not exist, a weight that is missing, a folder of another family, a name without weights."""
+    """Codebooks that do not exist, a layer too many or a weight too few, another family, a name without weights."""
     with pytest.raises(UsageError, match=rf"num_codebooks must be 1 to {books}, not {books + 1}"):
         load_tokenizer(name, checkpoint=str(folder), num_codebooks=books + 1)
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["semantic_model_config"]["num_hidden_layers"] -= 1
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"knows fewer layers or codebooks: it has .* such as semantic"):
+        load_tokenizer(name, checkpoint=str(broken))
+    shutil.copy(folder / "config.json", broken)
     weights = load_file(broken / "model.safetensors")
     weights.pop(sorted(key for key in weights if "acoustic_encoder" in key)[0])
     save_file(weights, broken / "model.safetensors", {"format": "pt"})

@@ -22,6 +22,11 @@ from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.light_codecs import ENCODEC, FAMILIES, HOPS, RATES_HZ, make_model, speech
 
 ROOT = Path(__file__).parents[2]
+FEWER: dict[str, dict[str, Any]] = {
+    "encodec": {"target_bandwidths": [0.9]},
+    "dac": {"n_codebooks": 3},
+    "mimi": {"num_hidden_layers": 0, "num_quantizers": 3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +183,13 @@ def test_a_broken_folder_is_refused(family: str, checkpoints: dict[str, Path], t
     save_file({**weights, encoder[0]: weights[encoder[0]][..., None]}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UsageError, match="does not fit its configuration: it has encoder"):
         load(family, folder)
+    save_file({**weights, "of_training.0.weight": torch.ones(1)}, folder / "model.safetensors", {"format": "pt"})
+    load(family, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in FEWER[family].items():
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(UsageError, match=r"knows fewer layers or codebooks: it has \d+ weights more, such as"):
+            load(family, folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UsageError, match="cannot load"):
         load(family, folder)

@@ -159,7 +159,7 @@ def test_what_is_of_another_form_is_refused_in_words(
         ({"encode_downsample_rate": 960}, "a frame of 960 samples would come back as 1920"),
         ({"decoder_config": {**config["decoder_config"], "latent_dim": 16}}, r"not \("),
         ({"encoder_config": {**config["encoder_config"], "hidden_size": 64}}, r"not \("),
-        ({"encoder_config": {**config["encoder_config"], "num_hidden_layers": 0}}, "12 weights more of its encoder"),
+        ({"encoder_config": {**config["encoder_config"], "num_hidden_layers": 0}}, "it has 12 weights more"),
         ({"encoder_valid_num_quantizers": 4}, "of 4 codebooks the decoder would take 3"),
     ):
         (broken / "config.json").write_text(json.dumps({**config, **change}))

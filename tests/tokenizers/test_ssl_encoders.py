@@ -186,6 +186,14 @@ def test_checkpoints_that_lack_weights_or_are_no_speech_encoder_are_refused(
 ) -> None:
     for file in folders["hubert-group"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    assert load_encoder(str(tmp_path), 2).identity(2) == load_encoder(str(folders["hubert-group"]), 2).identity(2)
+    fewer = {name: value[:-1] for name, value in config.items() if name in ("conv_dim", "conv_kernel", "conv_stride")}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **fewer, "num_feat_extract_layers": 6}))
+    with pytest.raises(UsageError, match=r"it has \d+ weights more, such as feature_extractor\.conv_layers\.6"):
+        load_encoder(str(tmp_path), 2)
+    (tmp_path / "config.json").write_text(json.dumps(config))
     state = load_file(tmp_path / "model.safetensors")
     del state["encoder.layers.1.final_layer_norm.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
