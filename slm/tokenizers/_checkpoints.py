@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from math import inf
 from pathlib import Path
@@ -95,9 +95,16 @@ def read_tensors(path: str | Path, what: str | None = None) -> Any:
         raise UsageError(f"{what or path} is no readable checkpoint: {_first_line(error)}") from error
 
 
-def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, assign: bool = False) -> None:
+def load_strict(
+    model: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    what: str,
+    assign: bool = False,
+    as_published: Callable[[str], str] = str,
+) -> None:
     """Load exactly these weights into the model, or raise one UsageError that names what does not fit. `assign`: the
-    tensors themselves, into a model that has no memory yet (on torch's device "meta")."""
+    tensors themselves, into a model that has no memory yet (on torch's device "meta"). `as_published` gives the name in
+    the file of one in the model."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     faults = []
@@ -106,10 +113,11 @@ def load_strict(model: torch.nn.Module, state: Mapping[str, torch.Tensor], what:
         ("has besides", sorted(given.keys() - wanted.keys())),
     ):
         if names:
-            faults.append(f"{label} {len(names)} weights ({', '.join(names[:2])}{', ...' if names[2:] else ''})")
+            first = ", ".join(map(as_published, names[:2]))
+            faults.append(f"{label} {len(names)} weights ({first}{', ...' if names[2:] else ''})")
     for name in sorted(wanted.keys() & given.keys()):
         if wanted[name] != given[name]:
-            faults.append(f"has {name} as {given[name]}, not {wanted[name]}")
+            faults.append(f"has {as_published(name)} as {given[name]}, not {wanted[name]}")
             break
     if faults:
         raise UsageError(f"{what} does not fit its configuration: it {'; '.join(faults)}")

@@ -92,7 +92,15 @@ def load_config(family: str, checkpoint: str) -> Any:
         name = config.model_type.replace("_", "-").removesuffix("-tokenizer")  # as Higgs Audio's is called
         found = f"use the tokenizer {name!r}" if name in TOKENIZERS.names() else "not supported"
         raise UsageError(f"{checkpoint} holds a {config.model_type!r} model, not {family!r}: {found}")
+    check_rotation(config, checkpoint)
     return config
+
+
+def check_rotation(config: Any, checkpoint: str) -> None:
+    """UsageError for positions that turn queries and keys by no number, which transformers does."""
+    base = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1.0)
+    if not (isinstance(base, (int, float)) and base > 0):
+        raise UsageError(f"{checkpoint} has rope_theta {base!r} in its configuration, not a number above 0")
 
 
 @refused_in_a_line(UsageError)

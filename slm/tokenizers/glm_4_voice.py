@@ -76,7 +76,8 @@ class Glm4VoiceTokenizer(SupervisedTokenizer):
         files = find_files(checkpoint, ["config.json", "model.safetensors"])
         config = _read_config(files["config.json"])
         self.model = _network(config).eval().requires_grad_(False)
-        load_strict(self.model, _inference_weights(read_tensors(files["model.safetensors"]), config), checkpoint)
+        weights = _inference_weights(read_tensors(files["model.safetensors"]), config)
+        load_strict(self.model, weights, checkpoint, as_published=_published_name)
         self.model.to(device)
         self._log_mel = whisper_log_mel(config["num_mel_bins"])
         self.spectra_per_frame = config["pooling_kernel_size"]

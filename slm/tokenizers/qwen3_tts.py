@@ -17,6 +17,7 @@ from slm.load_report import without_table
 from slm.tokenizers._checkpoints import check_all_used, check_shapes, find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._modes import inference
+from slm.tokenizers._pretrained import check_rotation
 from slm.tokenizers.base import TOKENIZERS, StreamDecoder, Tokenizer
 from slm.tokenizers.database import taxonomy_of
 from slm.tokenizers.mimi import MimiTokenizer
@@ -171,6 +172,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if kind != "qwen3_tts_tokenizer_12hz" or not {"encoder_config", "decoder_config"} <= config.keys():
         raise UsageError(f"{path} is no configuration of Qwen3-TTS's tokenizer at 12 Hz: its model_type is {kind!r}")
     decoder = {name: config["decoder_config"].get(name, default) for name, default in DECODER.items()}
+    for name, value in decoder.items():
+        if type(DECODER[name]) in (int, float) and not (type(value) in (int, float) and value > 0):
+            raise UsageError(f"{path} has {name} {value!r} in decoder_config, not a number above 0")
     hop, back = config.get("encode_downsample_rate"), prod(decoder["upsample_rates"] + decoder["upsampling_ratios"])
     if hop != back:
         raise UsageError(f"{path}: a frame of {hop} samples would come back as {back}")
@@ -195,10 +199,13 @@ def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
             halves[half][rest] = value.float() if value.is_floating_point() else value
     try:
         form = MimiConfig(**config["encoder_config"])
+        check_rotation(form, checkpoint)
         with without_table():
             model, report = MimiModel.from_pretrained(
                 None, config=form, state_dict=halves["encoder"], output_loading_info=True, ignore_mismatched_sizes=True
             )
+    except UsageError:
+        raise
     except Exception as error:  # transformers raises whatever its validation and its layers raise
         if is_out_of_memory(error):
             raise

@@ -158,6 +158,12 @@ def test_what_is_of_another_form_is_refused_in_words(folder: Path, tmp_path: Pat
         (broken / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UsageError, match=told):
             load(broken)
+    (broken / "config.json").write_text(json.dumps(config))
+    weights = load_file(broken / "model.safetensors")
+    weights.pop("model.encoder.codebook.weight")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=r"lacks 1 weights \(model\.encoder\.codebook\.weight\)"):
+        load(broken)
     for text, told in (("{", "is no JSON"), ('{"model_type": "whisper"}', "no configuration of GLM-4-Voice")):
         (broken / "config.json").write_text(text)
         with pytest.raises(UsageError, match=told):

@@ -190,6 +190,12 @@ def test_a_broken_folder_is_refused(family: str, checkpoints: dict[str, Path], t
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(UsageError, match=r"knows fewer layers or codebooks: it has \d+ weights more, such as"):
             load(family, folder)
+    if family == "mimi":
+        (folder / "config.json").write_text(
+            json.dumps({**config, "rope_parameters": {"rope_type": "default", "rope_theta": 0}})
+        )
+        with pytest.raises(UsageError, match="has rope_theta 0 in its configuration, not a number above 0"):
+            load(family, folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UsageError, match="cannot load"):
         load(family, folder)

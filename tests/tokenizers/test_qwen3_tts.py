@@ -160,6 +160,9 @@ def test_what_is_of_another_form_is_refused_in_words(
         ({"decoder_config": {**config["decoder_config"], "latent_dim": 16}}, r"not \("),
         ({"encoder_config": {**config["encoder_config"], "hidden_size": 64}}, r"not \("),
         ({"encoder_config": {**config["encoder_config"], "num_hidden_layers": 0}}, "it has 12 weights more"),
+        ({"encoder_config": {**config["encoder_config"], "rope_theta": 0}}, "has rope_theta 0 in its"),
+        ({"decoder_config": {**config["decoder_config"], "rope_theta": -1}}, "has rope_theta -1 in decoder_config"),
+        ({"decoder_config": {**config["decoder_config"], "sliding_window": 0}}, "has sliding_window 0 in"),
         ({"encoder_valid_num_quantizers": 4}, "of 4 codebooks the decoder would take 3"),
     ):
         (broken / "config.json").write_text(json.dumps({**config, **change}))

@@ -185,6 +185,10 @@ def test_what_is_no_such_tokenizer_is_refused_in_words(
         write_graph(tmp_path / "less.onnx", {key: weights[key] for key in weights if key != name}, 2, stride)
         with pytest.raises(UsageError, match=name.rpartition("blocks")[2]):
             load(tmp_path / "less.onnx")
+    memory = {key: value[..., 1:] if "fsmn_block" in key else value for key, value in weights.items()}
+    write_graph(tmp_path / "even.onnx", memory, 2, stride)
+    with pytest.raises(UsageError, match="a memory of 30 steps has no middle"):
+        load(tmp_path / "even.onnx")
     write_graph(tmp_path / "strides.onnx", weights, 2, 3)
     with pytest.raises(UsageError, match=r"has the strides \[3\], not 1 or 2"):
         load(tmp_path / "strides.onnx")

@@ -150,7 +150,7 @@ class S3Network(nn.Module):
     @classmethod
     def like(cls, weights: Mapping[str, torch.Tensor], stride: int) -> S3Network:
         """The network of such shapes of weights. KeyError for a name that every one has, ValueError for a width that
-        is not of whole heads, and for positions that end within a piece."""
+        is not of whole heads, for positions that end within a piece, and for a memory that has no middle."""
         width, bands, _ = weights["encoder.conv1.weight"].shape
         if width % HEAD_WIDTH:
             raise ValueError(f"a width of {width} is not of whole heads of {HEAD_WIDTH}")
@@ -159,6 +159,8 @@ class S3Network(nn.Module):
         if positions is not None and len(positions) < (longest := 1500 // stride):
             raise ValueError(f"it has {len(positions)} positions, of {longest} in 30 s")
         memory = None if positions is not None else weights["encoder.blocks.0.attn.fsmn_block.weight"]
+        if memory is not None and memory.shape[-1] % 2 == 0:
+            raise ValueError(f"a memory of {memory.shape[-1]} steps has no middle")
         encoder = Encoder(
             bands,
             width,
