@@ -19,6 +19,7 @@ from slm.patterns import BOS, EMPTY, EOS, PATTERNS, Pattern
 from slm.tokenizers import Tokenizer
 from slm.tokenizers._codec import NeuralCodec
 from slm.types import AudioClip, Codes, TokenizerSpec
+from tests.second_device import second_device
 
 
 def pattern_law(pattern: Pattern, codes: np.ndarray) -> None:
@@ -249,6 +250,24 @@ def batching_law(exact: NeuralCodec, batched: NeuralCodec, clips: Sequence[Audio
         differing = np.nonzero((alone.codes != together.codes).any(axis=1))[0]
         assert not len(differing), f"{alone.id}: frames {differing[:5]} of {len(alone.codes)} differ in a batch"
     assert len(tensors) <= len(cuts) / 2, "clips did not share batches"
+
+
+def second_device_law(load: Callable[..., Tokenizer], clips: Sequence[AudioClip]) -> None:
+    """On a GPU that is none, what `load(device="cuda", mode=..)` loads has the codes and the audio of `load()`, also
+    where clips (of a second or two) share batches: it forgets nothing on the CPU."""
+    alone = load()
+    expected = alone.encode(clips)
+    back = alone.decode(expected[0]).samples if alone.spec.has_decoder else None
+    for mode in sorted({"exact", "batched"} & alone.modes.keys()):
+        with pytest.MonkeyPatch.context() as patch, second_device():
+            there = load(device="cuda", mode=mode)
+            patch.setattr(there, "batch_s", {"cuda": 8.0}, raising=False)
+            made = there.start(clips)()
+            audio = None if back is None else there.decode(made[0]).samples
+        for mine, theirs in zip(expected, made, strict=True):
+            assert np.array_equal(mine.codes, theirs.codes), f"{mode}: {mine.id} has other codes"
+        if audio is not None:
+            np.testing.assert_allclose(audio, back, atol=1e-6)
 
 
 def streaming_law(tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames: int | None = None) -> None:
