@@ -31,9 +31,7 @@ class Evaluated:
 
     @property
     def has_model(self) -> bool:
-        """Whether a language model was judged, not only a tokenizer."""
-        model = self.record.get("model") or {}
-        return bool(model.get("convention")) and "kind" not in model  # of tokenizers and recordings
+        return subject_of(self.record) == "model"
 
     @property
     def is_deduplicated(self) -> bool:
@@ -76,6 +74,19 @@ class Inputs:
             where = folder.resolve().parent.name
         choices = [name, f"{name} ({where})", *(f"{name} ({n})" for n in range(2, 10_000))]
         return next(choice for choice in choices if slug(choice).lower() not in taken)
+
+
+def subject_of(record: Mapping[str, Any]) -> str:
+    """What was judged: a "model", a "tokenizer" alone or "recordings". The latter two have a `kind`."""
+    model = record.get("model") or {}
+    if "kind" in model or not model.get("convention"):
+        return "recordings" if model.get("kind") == "recordings" else "tokenizer"
+    return "model"
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    path = (record.get("model") or {}).get("path")
+    return run_name(path) if path else record["tokenizer"]["name"]
 
 
 def same_models(evaluated: Sequence[Evaluated]) -> list[tuple[str, ...]]:
@@ -133,8 +144,7 @@ def _read_folder(made: Inputs, folder: Path) -> bool:
 def _read_evaluated(made: Inputs, folder: Path) -> None:
     record = read_results(folder)
     model = record.get("model") or {}
-    name = run_name(model["path"]) if model.get("path") else record["tokenizer"]["name"]
-    evaluated = Evaluated(made.free_name(name, folder), folder, record)
+    evaluated = Evaluated(made.free_name(name_of(record), folder), folder, record)
     made.evaluated.append(evaluated)
     made.failed += failed_of(evaluated.name, record)
     if record.get("corpus") and record["corpus"]["path"] not in {c.facts["path"] for c in made.corpora}:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from eval.benchmarks.base import MODEL
 from eval.report import wording
 from eval.report.drawing import Chart, draw_lines, draw_waveform, file_inside, is_number, is_recording
-from eval.report.inputs import slug
+from eval.report.inputs import name_of, slug, subject_of
 from eval.report.rows import CHANCE, chance_outside, conventions, headline_score, main_rows, other_rows, select
 from eval.results import read_results
 from slm import __version__
@@ -24,7 +24,11 @@ from slm.files import check_folder, copy_file, read_json_lines, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBED_BYTES = 20_000_000  # of recordings go into the page itself, in their order; the others are linked
-TITLES = {"tokenizer": "Tokenizer evaluation", "recordings": "Evaluation of recordings"}  # else a model's
+TITLES = {
+    "model": "Spoken language model evaluation",
+    "tokenizer": "Tokenizer evaluation",
+    "recordings": "Evaluation of recordings",
+}
 
 
 def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: int | None = None,
@@ -48,7 +52,7 @@ def build_page(results: Sequence[Path], out: Path, home: str = "", embed_bytes: 
         .render(
             runs=runs,
             compared=_compare(runs),
-            who=wording.who(run["has_model"] for run in runs),
+            who=wording.who(run["subject"] for run in runs),
             wording=wording,
             version=__version__,
             recordings=recordings,
@@ -75,13 +79,14 @@ def make_environment() -> Any:
 
 
 def _run(anchor: str, folder: Path, record: dict[str, Any], recordings: Recordings) -> dict[str, Any]:
-    scored = [_scored_result(r) for r in record["results"] if r["headline"]]
+    scored, subject = [_scored_result(r) for r in record["results"] if r["headline"]], subject_of(record)
     return {
         "anchor": anchor,
-        "title": TITLES.get(record["model"].get("kind"), "Spoken language model evaluation"),
-        "has_model": "kind" not in record["model"],
-        "name": wording.run_name(record["model"]["path"]),
-        "model": record["model"],
+        "title": TITLES[subject],
+        "subject": subject,
+        "has_model": subject == "model",
+        "name": name_of(record),
+        "model": record["model"] or {},
         "tokenizer": record["tokenizer"],
         "versions": _versions(record["results"]),
         "created": max((r["created"] for r in record["results"]), default=""),

@@ -13,7 +13,7 @@ from typing import Any
 
 from eval.report import wording
 from eval.report.columns import FIELDS, Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
-from eval.report.inputs import Evaluated, Inputs, read_inputs, same_models
+from eval.report.inputs import Evaluated, Inputs, read_inputs, same_models, subject_of
 from eval.report.page import TEMPLATES, build_page, make_environment
 from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, training_plot
 from eval.report.rows import CHANCE, headline_score
@@ -107,7 +107,7 @@ def _results(inputs: Inputs) -> dict[str, Any]:
         "names": {run.key: run.name for run in inputs.evaluated},
         "columns": headline_columns(inputs.evaluated),
         "tables": tables,
-        "fields": {**FIELDS, "run": wording.who(run.has_model for run in inputs.evaluated)},
+        "fields": {**FIELDS, "run": wording.who(subject_of(run.record) for run in inputs.evaluated)},
         "accuracies": list(dict.fromkeys(row.convention for row in numbers if row.metric == label("pair_accuracy"))),
         "in_bits": any(row.metric == label("bits_per_s") for row in numbers),
         "rankings": rankings(inputs.evaluated),

@@ -115,10 +115,11 @@ def label(metric: str) -> str:
     return UNITS.get(metric, measure(metric))
 
 
-def who(has_model: Iterable[bool]) -> str:
-    """What results are of: models, tokenizers alone, or both."""
-    kinds = set(has_model)
-    return "Model or tokenizer" if len(kinds) > 1 else "Model" if True in kinds else "Tokenizer"
+def who(subjects: Iterable[str]) -> str:
+    """What results are of, as `eval.report.inputs.subject_of` tells it: `Model`, or `Model or tokenizer`."""
+    found = set(subjects) or {"tokenizer"}
+    *first, last = [subject for subject in ("model", "tokenizer", "recordings") if subject in found]
+    return f"{', '.join(first)}{' or ' if first else ''}{last}".capitalize()
 
 
 def run_name(path: str) -> str:

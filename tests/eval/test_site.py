@@ -297,7 +297,23 @@ def test_tokenizers_alone_are_not_called_models(given, tmp_path):
     assert "Tokenizer evaluation 2 tokenizers compared" in page
     assert "The model that is evaluated" not in page
     assert "visqol is absent: pip install it" in page
-    assert [who(kinds) for kinds in ([True], [True, False])] == ["Model", "Model or tokenizer"]
+    subjects = (["model"], ["tokenizer", "model"], ["recordings"], ["recordings", "model", "tokenizer"])
+    assert [who(kinds) for kinds in subjects] == [
+        "Model", "Model or tokenizer", "Recordings", "Model, tokenizer or recordings"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [{"kind": "recordings"}, {}, {"kind": "other"}])
+def test_page_and_site_agree_on_what_was_judged(given, tmp_path, model):
+    record = json.loads((given[2] / "results.json").read_text())
+    told = {"path": "x", "fingerprint": "", "convention": {"pattern": {"name": "none"}}} if model else {}
+    (tmp_path / "results.json").write_text(json.dumps({**record, "model": told | model}))
+    [run] = read_inputs([tmp_path]).evaluated
+    page = " ".join(" ".join(parse(build_page([tmp_path], tmp_path / "page")).text).split())
+    assert not run.has_model
+    assert run.name in page
+    assert "Spoken language model" not in page
+    assert ("Evaluation of recordings" in page) == (model.get("kind") == "recordings")
 
 
 def test_fewer_samples_are_counted(given, tmp_path):
