@@ -23,13 +23,14 @@ def settings_of(generation: Generation) -> dict[str, Any]:
 def find_or_make(setup: Setup, run: Run, temperature: float) -> tuple[list[dict[str, Any]], Path, list[LeftOut]]:
     """The records of prompts.json, the folder that their paths begin at, and the prompts left out."""
     benchmark = Continuation(replace(setup, generation=replace(setup.generation, temperature=temperature)))
+    heard = benchmark.read_prompts(run.lm)
     wanted = {
         "model": run.lm.fingerprint,
         "tokenizer": [run.lm.spec.fingerprint, run.lm.spec.decoder_fingerprint],
         "generation": settings_of(benchmark.generation),
         "seed": run.seed,
         "item_list_sha256": item_list_hash(entry.id for entry in benchmark.prompts),
-        "prompts": hash_of_prompts(benchmark.read_prompts(run.lm)[0].values()),
+        "prompts": hash_of_prompts(heard[0].values()),
     }
     if found := _of_continuation(run, wanted):
         return found[0], run.out, found[1]
@@ -38,7 +39,7 @@ def find_or_make(setup: Setup, run: Run, temperature: float) -> tuple[list[dict[
     if known.is_file() and (kept := read_json(known))["wanted"] == wanted:
         return read_json(folder / "continuation/prompts.json"), folder, [LeftOut(**item) for item in kept["left_out"]]
     known.unlink(missing_ok=True)
-    result = benchmark.run(replace(run, out=folder))
+    result = benchmark.run(replace(run, out=folder), heard)
     write_json(known, {"wanted": wanted, "left_out": [asdict(item) for item in result.left_out]})
     return list(result.details["prompts"]), folder, list(result.left_out)
 

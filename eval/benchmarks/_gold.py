@@ -90,9 +90,10 @@ def _check_unique(path: Path, rows: Sequence[GoldRow]) -> None:
         raise UsageError(f"{path} has no rows; fetch the data set again")
     seen: dict[str, int] = {}
     for row in rows:
-        if row.filename in seen:
-            raise UsageError(f"{path}, line {row.line}: {row.filename} stands on line {seen[row.filename]} already")
-        seen[row.filename] = row.line
+        name = os.path.normpath(row.filename)
+        if name in seen:
+            raise UsageError(f"{path}, line {row.line}: {row.filename} stands on line {seen[name]} already")
+        seen[name] = row.line
 
 
 def audio_files(root: Path, task: str, split: str, rows: Sequence[GoldRow]) -> dict[str, Path]:

@@ -67,6 +67,13 @@ def read_split(split: GoldSplit, columns: Sequence[str], cache: Path) -> tuple[l
         raise UsageError(
             f"{split.tars[0]} holds none of the recordings of {split.gold}, such as {rows[0].filename}; fetch both"
         )
+    stems: dict[str, GoldRow] = {}
+    for row in rows:
+        if row.filename in files and (first := stems.setdefault(_stem(row), row)) is not row:
+            raise UsageError(
+                f"{split.gold}, lines {first.line} and {row.line}: {first.filename} and {row.filename} would be one "
+                f"recording of {split.tars[0]}; the names in tars must differ"
+            )
     own = {(row.voice, row.id) for row in rows if row.filename in files}
     mine = [row for row in rows if (row.voice, row.id) in own]
     return mine, {row.filename: files.get(row.filename, folder / row.filename) for row in mine}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SILENCE_DBFS = -50.0
 FRAME_S = 0.02
+Heard = tuple[dict[int, AudioClip], dict[int, str]]
 
 
 @BENCHMARKS.register("continuation")
@@ -48,10 +49,11 @@ class Continuation(Benchmark):
         found = sorted(list_clips(source), key=lambda clip: clip.id)
         self.prompts = found[: self.generation.max_prompts or None]
 
-    def run(self, run: Run) -> Result:
-        """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made."""
+    def run(self, run: Run, prompts_heard: Heard | None = None) -> Result:
+        """Continue every prompt; OUT/continuation holds one folder each, replaced as a whole once all are made.
+        `prompts_heard` is what `read_prompts` gave, where it was asked already."""
         made: list[dict[str, Any]] = []
-        clips, unfit = self.read_prompts(run.lm)
+        clips, unfit = prompts_heard or self.read_prompts(run.lm)
         prompts, left_out = self._usable(run.lm, clips, unfit)
         codes = [heard for _, heard in prompts.values()]
         seeds = [prompt_seed(run.seed, prompt.id) for prompt in codes]
@@ -81,7 +83,7 @@ class Continuation(Benchmark):
             },
         )
 
-    def read_prompts(self, lm: SpokenLM) -> tuple[dict[int, AudioClip], dict[int, str]]:
+    def read_prompts(self, lm: SpokenLM) -> Heard:
         """Number -> what the model hears of a recording, and of those that cannot be read, why."""
         clips: dict[int, AudioClip] = {}
         unfit: dict[int, str] = {}

@@ -219,6 +219,10 @@ def test_splits_of_tars_that_are_not_there_or_several(tmp_path):
         UsageError, match=r"several sets of tars are called testset_1: say which by --data .*/en or .*/fr"
     ):
         SWuggy(Setup(tmp_path, "testset_1", cache=tmp_path / "cache"))
+    twice = [("x/1a0", 0, "a", "w", 1), ("y/1a0", 1, "a", "w", 1)]
+    write_gold(tmp_path / "sWuggy/inftrain/fr", HEADER, twice)
+    with pytest.raises(UsageError, match=r"lines 2 and 3: x/1a0 and y/1a0 would be one recording of .*tar"):
+        SWuggy(Setup(tmp_path / "sWuggy/inftrain/fr", "testset_1", cache=tmp_path / "cache"))
     write_gold(tmp_path / "sWuggy/inftrain/fr", HEADER, [("other", 0, "a", "w", 1)])
     with pytest.raises(UsageError, match=r"holds none of the recordings of .*, such as other; fetch both"):
         SWuggy(Setup(tmp_path / "sWuggy/inftrain/fr", "testset_1", cache=tmp_path / "cache"))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eval.benchmarks import generation
+from eval.benchmarks import continuation, generation
 from eval.benchmarks._sheet import Sheet
 from eval.benchmarks.base import Generation
 from eval.judges.base import JudgeRecord
@@ -213,10 +213,13 @@ def test_a_sweep_goes_through_the_temperatures_and_is_kept(spoken, lm, panel, mo
         calls.append(sampling.temperature)
         return plain(prompts, seconds, [seed + round(10 * sampling.temperature) for seed in seeds])
 
+    reads, read = [], continuation.read_clip
+    monkeypatch.setattr(continuation, "read_clip", lambda *clip: reads.append(clip) or read(*clip))
     monkeypatch.setattr(lm, "continue_many", counted)
     swept = Generation(prompt_s=0.3, continue_s=0.6, max_prompts=0, temperatures="1.0,0.5")
     result = run(spoken, generation=swept)
     assert sorted(calls) == [0.5, 1.0]  # 1.0 is made once, for the judgement and for the sweep
+    assert len(reads) == 3 * result["counts"]["prompts"], "once for each time that continuations are asked for"
     found = table(result)
     assert [p["temperature"] for p in result["details"]["sweep"]["points"]] == [0.5, 1.0]
     assert found["vert", "temperature 1"]["value"] == found["vert", "continuation"]["value"]

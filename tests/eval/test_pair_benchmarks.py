@@ -161,6 +161,7 @@ BAD = {
     "too many": (("w2", 2, "a", 3, "word", "w", 1, 1, "x"), r"line 3: as many values as columns"),
     "no id": (("w2", "", "a", 3, "word", "w", 1, 1), r"line 3: id is empty"),
     "file twice": (("w1", 2, "a", 3, "word", "w", 1, 1), r"line 3: w1 stands on line 2 already"),
+    "file twice by two names": (("./w1.wav", 2, "a", 3, "word", "w", 1, 1), r"line 3: \./w1 stands on line 2 already"),
     "voice and id twice": (("w2", 1, "a", 3, "word", "w", 1, 1), r"line 3: voice a, id 1 has a word on line 2"),
 }
 
