@@ -126,6 +126,8 @@ def _wrong_value(key: str, complaint: str) -> str | None:
         return None
     if part := re.match(r"NestedArg\(key='(\w+)'", given[1]):
         return f"option '{key}' is one value, not a group: set --{key}, and no --{key}.{part[1]}"
+    if "\\udc" in given[1]:
+        return f"option '{key}' has a name in it that is no UTF-8 text, {given[1]}: rename it"
     wanted = [word for kind, choices in kinds for word in (_KINDS[kind] if kind else choices).split(", ")]
     *first, last = dict.fromkeys(word.strip("'") for word in wanted)
     return f"option '{key}' takes {', '.join(first)}{' or ' if first else ''}{last}, not '{given[1]}'"

@@ -132,6 +132,7 @@ def test_a_misspelt_option_names_the_one_that_is_meant_or_none(wrong: str, hint:
         (["--heads.dropout", "x"], "option 'heads.dropout' takes a number, not 'x'"),
         (["--limit_s", "long"], "option 'limit_s' takes a number or null, not 'long'"),
         (["--resume", "perhaps"], "option 'resume' takes true or false, not 'perhaps'"),
+        (["--tags", r'["\udcff"]'], r"""option 'tags' has a name in it that is no UTF-8 text, ["\udcff"]: rename it"""),
         (["--tags", "{a: 1}"], "option 'tags' takes a list, not '{'a': 1}'"),
         (["--mean", "mode"], "option 'mean' takes arithmetic, geometric or null, not 'mode'"),
         (["--limit_s.of", "3"], "option 'limit_s' is one value, not a group: set --limit_s, and no --limit_s.of"),
