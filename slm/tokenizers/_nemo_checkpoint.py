@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Set
 from math import prod
 from pathlib import Path
+from reprlib import Repr
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _PARTS = ("audio_encoder", "audio_decoder", "vector_quantizer")
-_LARGEST = 2**20
+_LARGEST, _MOST_CODES = 2**20, 2**31
+_SHORT = Repr()
+"""Of values in errors: what YAML's aliases say in a line may be longer than memory."""
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring = 2, 16, 60
 # What NeMo takes where a configuration does not say; of what is causal, zeros and groups of their own channels.
 _BLOCKS: Mapping[str, Any] = {
     "in_kernel_size": 7,
@@ -63,7 +67,7 @@ class NemoConfig:
         output_rate_hz = config.get("output_sample_rate", self.sample_rate_hz)
         if output_rate_hz != self.sample_rate_hz:
             raise UsageError(
-                f"{what} hears {self.sample_rate_hz} Hz and gives {output_rate_hz!r}: that is not read here"
+                f"{what} hears {self.sample_rate_hz} Hz and gives {_SHORT.repr(output_rate_hz)}: that is not read here"
             )
         self.encoder, self.decoder = (_form(config, name, what) for name in _FIELDS)
         self.hop_samples = _whole(config, "samples_per_frame", what)
@@ -74,9 +78,11 @@ class NemoConfig:
         _refuse_unknown(quantizer.keys() - {"num_groups", "num_levels_per_group", "eps"}, "vector_quantizer", what)
         self.groups = _whole(quantizer, "num_groups", what)
         self.levels = _wholes(quantizer, "num_levels_per_group", what, least=2)
+        if prod(self.levels) > _MOST_CODES:
+            raise UsageError(f"{what} has groups of {prod(self.levels)} codes: more than {_MOST_CODES} are no codebook")
         self.eps = quantizer.get("eps", 1e-3)
         if type(self.eps) not in (int, float) or not 0 <= self.eps < 1:
-            raise UsageError(f"{what} has eps {self.eps!r}, not a number from 0 to 1")
+            raise UsageError(f"{what} has eps {_SHORT.repr(self.eps)}, not a number from 0 to 1")
         width = self.groups * len(self.levels)
         for form, name in ((self.encoder, "audio_encoder"), (self.decoder, "audio_decoder")):
             if form.width != width:
@@ -101,10 +107,10 @@ def _form(config: Mapping[str, Any], name: str, what: str) -> Form:
     width, rates = ("encoded_dim", "down_sample_rates") if half == "Encoder" else ("input_dim", "up_sample_rates")
     for word in _WORDS.keys() & fields:
         if fields[word] not in _WORDS[word]:
-            raise UsageError(f"{what} has {word} {fields[word]!r}: only {', '.join(_WORDS[word])} are known")
+            raise UsageError(f"{what} has {word} {_SHORT.repr(fields[word])}: only {', '.join(_WORDS[word])} are known")
     grouped = fields["n_groups_equal_to_out_channels"]
     if not isinstance(grouped, bool):
-        raise UsageError(f"{what} has n_groups_equal_to_out_channels {grouped!r}, neither true nor false")
+        raise UsageError(f"{what} has n_groups_equal_to_out_channels {_SHORT.repr(grouped)}, neither true nor false")
     form = Form(
         width=_whole(fields, width, what),
         rates=_wholes(fields, rates, what, least=2),
@@ -136,7 +142,8 @@ def _part(config: Mapping[str, Any], name: str, kind: str, what: str, causal: bo
     part = config.get(name)
     if not isinstance(part, Mapping):
         raise UsageError(f"{what} is no audio codec of NeMo: its {CONFIG} has no {name}")
-    given = str(part.get("_target_")).rpartition(".")[2]
+    target = part.get("_target_")
+    given = target.rpartition(".")[2] if isinstance(target, str) else _SHORT.repr(target)
     if (given.removeprefix("Causal") if causal else given) != kind:
         raise UsageError(
             f"{what} has a {given} as its {name}, not a {kind}: of NeMo's codecs, those of samples with groups of "
@@ -148,14 +155,14 @@ def _part(config: Mapping[str, Any], name: str, kind: str, what: str, causal: bo
 def _whole(values: Mapping[str, Any], name: str, what: str, least: int = 1) -> int:
     value = values.get(name)
     if type(value) is not int or not least <= value <= _LARGEST:
-        raise UsageError(f"{what} has {name} {value!r}, not a whole number from {least} to {_LARGEST}")
+        raise UsageError(f"{what} has {name} {_SHORT.repr(value)}, not a whole number from {least} to {_LARGEST}")
     return value
 
 
 def _wholes(values: Mapping[str, Any], name: str, what: str, least: int = 1) -> list[int]:
     given = values.get(name)
     if not isinstance(given, list) or not 1 <= len(given) <= 16:
-        raise UsageError(f"{what} has {name} {given!r}, not a list of 1 to 16 whole numbers")
+        raise UsageError(f"{what} has {name} {_SHORT.repr(given)}, not a list of 1 to 16 whole numbers")
     return [_whole({name: value}, name, what, least) for value in given]
 
 
@@ -180,7 +187,12 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     import torch
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            """Nothing for `<<`, which NeMo never writes: merged again and again, fields grow without bound."""
+
     try:
+        packed_size = path.stat().st_size
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with tarfile.open(path, "r:gz" if packed else "r:") as archive, TemporaryDirectory() as folder:
@@ -190,8 +202,10 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
                 content = archive.extractfile(member) if name in (CONFIG, WEIGHTS) and member.isfile() else None
                 if content is None:
                     continue
+                if member.size > (2**20 if name == CONFIG else 64 * packed_size):
+                    raise UsageError(f"{path} is no checkpoint of NeMo: its {name} would be {member.size} bytes")
                 if name == CONFIG:
-                    config = yaml.safe_load(content.read(2**20).decode())
+                    config = yaml.load(content.read().decode(), Loader)
                 else:
                     with (Path(folder) / WEIGHTS).open("wb") as copy:
                         copyfileobj(content, copy)
@@ -217,8 +231,8 @@ def build(config: NemoConfig, state: Mapping[str, torch.Tensor], what: str) -> N
     levels = [value.flatten().tolist() for name, value in sorted(state.items()) if name.endswith(".num_levels")]
     if levels != [config.levels] * config.groups:
         raise UsageError(
-            f"{what} has weights of {len(levels)} groups of {levels[0] if levels else 'no'} levels, where its "
-            f"configuration says {config.groups} of {config.levels}"
+            f"{what} has weights of {len(levels)} groups of {_SHORT.repr(levels[0]) if levels else 'no'} levels, where "
+            f"its configuration says {config.groups} of {config.levels}"
         )
     try:
         with torch.device("meta"):  # what is to be filled needs neither memory nor values before

@@ -74,14 +74,13 @@ class FocalCodecTokenizer(NeuralCodec):
             sample_rate_hz=SAMPLE_RATE_HZ,
             hop_samples=hop,
             frame_offset_samples=hop - encoder.window_samples,
-            identity={"encoder": config["encoder"], "compressor": config["compressor"]},
+            identity={"encoder": config["encoder"]},
             taxonomy=taxonomy_of("focalcodec", checkpoint),
         )
 
     def encoder_stages(self) -> Sequence[Any]:
         wavlm = self.model.encoder.wavlm
-        layers = [wavlm.encoder.pos_conv_embed, *wavlm.encoder.layers]
-        return [wavlm.feature_extractor, *layers, self.model.encoder.compressor]
+        return [wavlm.feature_extractor, wavlm.encoder, self.model.encoder.compressor]
 
     @property
     def _tail_samples(self) -> int:

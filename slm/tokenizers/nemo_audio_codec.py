@@ -102,7 +102,6 @@ class NemoAudioCodecTokenizer(CausalCodec):
             frame_offset_samples=hop - 1,
             identity={
                 "encoder": asdict(codec.encoder),
-                "levels": codec.levels,
                 "eps": codec.eps,
                 "sample_rate_hz": codec.sample_rate_hz,
             },

@@ -141,6 +141,7 @@ def test_short_clips_of_which_nemo_has_none_are_those_with_zeros_behind(reflecte
     tokenizer = load(reflected)
     hop, samples = tokenizer.spec.hop_samples, real_clips(RATE, 1)[0].samples[4_000:]
     assert tokenizer._fewest == (4, 4)
+    assert tokenizer.model.decoder(torch.zeros(1, 12, 4)).shape[-1] == 4 * hop, "odd strides as well"
     for length in (1, hop, 3 * hop - 7):
         filled = np.zeros(4 * hop, np.float32)
         filled[:length] = samples[:length]
@@ -180,7 +181,7 @@ def test_a_causal_decoder_is_streamed_and_a_causal_codec_both_ways(untrained: Pa
     config, state = published_form("causal")
     causal = load(write_archive(tmp_path / "causal.nemo", config, state))
     clip = real_clips(RATE, 1)[0]
-    config["audio_encoder"]["pad_mode"] = "reflect"  # which no causal layer asks for
+    config["audio_encoder"]["pad_mode"] = "replicate"  # which no causal layer asks for
     again = load(write_archive(tmp_path / "causal.nemo", config, state))
     assert again.spec.fingerprint == causal.spec.fingerprint
     streaming_law(causal, [AudioClip("a", clip.samples[4_000:5_007], RATE)], wait_frames=0)
@@ -233,6 +234,11 @@ def test_fingerprint_follows_weights_and_configuration(untrained: Path, tmp_path
         for name, value in state.items()
     }
     assert changed(config, state, mode="w:gz", folder="") == changed(config, older) == fingerprint
+    unsaid = {
+        part: {name: value for name, value in config[part].items() if name != left_out}
+        for part, left_out in (("audio_encoder", "activation"), ("audio_decoder", "n_groups_equal_to_out_channels"))
+    }
+    assert changed({**config, **unsaid}, state) == fingerprint, "NeMo takes the same"
     for name in ("audio_encoder.pre_conv.conv.bias", "audio_decoder.activations.0.activation.snake_act.alpha"):
         other = state[name].clone()
         other.flatten()[0] += 1e-3
@@ -254,6 +260,7 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
         with pytest.raises(UsageError, match=match) as caught:
             NemoAudioCodecTokenizer(checkpoint=str(checkpoint))
         assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1500
 
     refused(r"hf download nobody/no-such-codec no-such-codec\.nemo", "nobody/no-such-codec")
     refused("no such checkpoint", tmp_path / "absent.nemo")
@@ -302,6 +309,7 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
         ("audio_decoder", {"n_groups_equal_to_out_channels": 1}, "neither true nor false"),
         ("vector_quantizer", {"num_levels_per_group": [8, 7, 6, 5]}, r"configuration says 3 of \[8, 7, 6, 5\]"),
         ("vector_quantizer", {"num_levels_per_group": [8, 7, 6]}, "3 groups of 3 scalars, but 12 of audio_encoder"),
+        ("vector_quantizer", {"num_levels_per_group": [2**8] * 4}, "groups of 4294967296 codes"),
         ("vector_quantizer", {"eps": "small"}, "eps 'small'"),
         ("vector_quantizer", {"commit": 1}, "in its vector_quantizer commit"),
     ):
@@ -314,3 +322,19 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
     ):
         write_archive(file, {**config, **change}, state)
         refused(told)
+    bomb: Any = "x"
+    for _ in range(6):
+        bomb = [bomb] * 10  # which YAML writes as one list and its aliases
+    for part, name in (("audio_encoder", "_target_"), ("audio_decoder", "activation"), ("vector_quantizer", "eps")):
+        write_archive(file, {**config, part: {**config[part], name: bomb}}, state)
+        refused(r"\[\[\[\.\.\.")
+    write_archive(file, {**config, "sample_rate": bomb}, state)
+    refused(r"sample_rate \[\[\[\.\.\.")
+    with monkeypatch.context() as patched:
+        patched.setattr(yaml, "safe_dump", lambda _: "a: &a {b: 1}\n<<: *a")
+        write_archive(file, config, state)
+    refused("no readable .nemo file: .*merge")
+    write_archive(file, {"more": "x" * 2**20, **config}, state)
+    refused("its model_config.yaml would be")
+    write_archive(file, config, torch.zeros(2**22), mode="w:gz")
+    refused("its model_weights.ckpt would be 1677")
