@@ -42,6 +42,7 @@ def test_at_the_end_no_process_is_waited_for(method):
     assert all(signal.SIGINT in signals for signals in blocked), (
         "inherited: they do not yet ignore it while they import"
     )
+    assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN, "of a fork server that ran before"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     for process in processes:
         process.suspend()

@@ -216,5 +216,6 @@ def test_a_tokenizer_file_that_is_none(tmp_path: Path) -> None:
 
 def test_suggestions() -> None:
     assert did_you_mean("mimmi", ["mimi", "dac"]) == "; did you mean 'mimi'?"
+    assert did_you_mean("mimo", ["mimi", "mimic", "dac"]) == "; did you mean 'mimi' or 'mimic'?"
     assert did_you_mean("zzz", ["mimi", "dac"]) == "; known: dac, mimi"
     assert did_you_mean("zzz", []) == ""

@@ -266,7 +266,9 @@ def test_strangers_results_bring_nothing_from_elsewhere_and_steer_nothing(given,
     for place, value, said in (
         (("results", 0, "scores", "model", 1, "value"), "<b>", "scores.model[1].value: '<b>' is not of type 'number'"),
         (("results", 0, "headline"), "no/such/one", "$.results[0].headline: 'no/such/one' is no item"),
+        (("results", -1, "headline"), "no/such/one", "headline: 'no/such/one' is no item"),
         (("tokenizer", "codebook_sizes"), [0], "codebook_sizes[0]: 0 is less than the minimum of 1"),
+        (("results", 0, "counts"), "x" * 999, "x .. xxx"),
         (("results", 0, "left_out"), [3], "left_out[0]: 3 is not of type 'object'"),
     ):  # fmt: skip
         record = json.loads(json.dumps(whole))
