@@ -90,7 +90,10 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     assert torch.equal(read_tensors(tmp_path / "x.safetensors")["weight"], STATE["weight"])
 
 
-@pytest.mark.parametrize("contents", [b"", b"not a checkpoint", pickle.dumps([1, 2])[:-3], b"PK\x03\x04 torn"])
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"junk", b"not a checkpoint", pickle.dumps([1, 2])[:-3], b"PK\x03\x04 torn", b"\x80\x02\x8d" + b"\xff" * 8],
+)
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
 def test_broken_files_are_one_error(tmp_path: Path, name: str, contents: bytes) -> None:
     (tmp_path / name).write_bytes(contents)
