@@ -1,8 +1,8 @@
 """A GPU that is none: its tensors call themselves CUDA's, compute on the CPU, and refuse to meet tensors of the CPU.
 
 What a network forgets on the CPU (an index, a mask, a table), reads back as if it lay there, or only does where a
-tensor `is_cuda`, is thus found by a test on any machine. Its numbers are those of the CPU, to the bit. It has no
-streams, no kernels of its own and no autograd of composite operations: speed, memory and training want a real one.
+tensor `is_cuda`, is thus found by a test on any machine. In inference its numbers are those of the CPU, to the bit. It
+has no streams and no kernels of its own: speed, memory and other precisions want a real one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -48,6 +49,9 @@ class ThereTensor(torch.Tensor):
 
     def __repr__(self, **_: Any) -> str:
         return f"ThereTensor({self.here})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.here.__reduce_ex__(protocol)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,12 +96,17 @@ class SecondDevice(TorchFunctionMode):
         if isinstance(first, ThereTensor):
             if func is torch.Tensor.numpy:
                 raise TypeError("a tensor of the GPU cannot become an array: copy it to the CPU first")
-            if func in (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.data_ptr):
+            if func in (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.data_ptr, torch.Tensor.untyped_storage):
                 return func(first.here)
             if func is torch.Tensor.__getitem__ and isinstance(args[1], list):
                 return first[torch.tensor(args[1])]
             if func is torch.Tensor.__setitem__ and not isinstance(args[2], torch.Tensor):
                 return func(first.here, tree_map(_here, args[1]), args[2])
+        if func is functional.scaled_dot_product_attention and not torch.is_inference_mode_enabled():
+            with self:
+                return _attended(*args, **kwargs)
+        if func is torch.where and isinstance(first, ThereTensor):
+            args = [first, *(ThereTensor(torch.tensor(a)) if isinstance(a, (int, float)) else a for a in args[1:])]
         kwargs.pop("pin_memory", None)
         if _is_there(kwargs.get("device")):
             return ThereTensor(func(*args, **{**kwargs, "device": torch.device("cpu")}))
@@ -122,10 +131,32 @@ def _sent(func: Callable[..., Any], x: torch.Tensor, *rest: Any, **kwargs: Any) 
         device = "cpu"
     from_there, to_there = isinstance(x, ThereTensor), _is_there(device)
     if from_there and to_there:
-        return x if x.dtype == dtype else x.to(dtype)
+        return x.to(dtype) if x.dtype != dtype else x.clone() if kwargs.get("copy") else x
     if from_there:
         return x.here.detach().to(dtype).clone()  # type: ignore[attr-defined]
     return ThereTensor(x.detach().to(dtype).clone()) if to_there else func(x, *rest, **kwargs)
+
+
+def _attended(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What PyTorch would put together of tensors that it makes by itself."""
+    assert dropout_p == 0
+    if enable_gqa:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(dim=-1) @ v
 
 
 class _Event:
@@ -142,8 +173,8 @@ class _Generator:
 @contextmanager
 def second_device() -> Iterator[None]:
     """What of `torch.cuda` the code of the repository asks for is there, too; a CUDA graph is what it would capture."""
-    made_anew = torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch, SecondDevice():
+        patch.setattr("torch.__future__._overwrite_module_params_on_conversion", True)
         patch.setattr("torch.cuda.device", lambda device: nullcontext())
         patch.setattr("torch.cuda.Event", _Event)
         patch.setattr("torch.backends.cudnn.is_acceptable", lambda tensor: False)
@@ -151,8 +182,17 @@ def second_device() -> Iterator[None]:
         patch.setattr("torch.cuda.get_rng_state", lambda device: torch.default_generator.get_state())
         patch.setattr("torch.cuda.set_rng_state", lambda state, device: torch.default_generator.set_state(state))
         patch.setattr("slm.tokenizers.networks.packed.captured", lambda run, like: run)
-        torch.__future__.set_overwrite_module_params_on_conversion(True)
-        try:
-            yield
-        finally:
-            torch.__future__.set_overwrite_module_params_on_conversion(made_anew)
+        yield
+
+
+@contextmanager
+def training_on_it() -> Iterator[None]:
+    """The same for `train_lm.main`: Accelerate takes it, and parameters that go there stay those of the optimizer."""
+    with second_device(), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ACCELERATE_USE_CPU", raising=False)
+        patch.setattr("accelerate.state.PartialState.default_device", DEVICE)
+        patch.setattr("torch.__future__._swap_module_params_on_conversion", True)
+        patch.setattr("torch.accelerator.synchronize", lambda device: None)
+        patch.setattr("torch.cuda.max_memory_allocated", lambda device: 0)
+        patch.setattr("slm.training.throughput.matmul_flops_per_s", lambda device, dtype: 1e12)
+        yield
