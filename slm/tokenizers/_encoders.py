@@ -10,6 +10,7 @@ from typing import Any
 
 from slm.errors import UsageError, did_you_mean, is_out_of_memory
 from slm.load_report import refused_in_a_line
+from slm.tokenizers._bounded import bounded
 from slm.tokenizers._checkpoints import check_all_used, check_shapes
 from slm.tokenizers._encoder_families import CONV_FAMILIES, INPUT_NORMS, ConvEncoder, LayeredEncoder
 from slm.tokenizers._spectral_encoders import BertEncoder, WhisperFrames
@@ -79,14 +80,15 @@ def _from_transformers(name: str, local_files_only: bool) -> Loaded:
     if config.model_type not in _FAMILIES:
         raise UsageError(f"{name} is a {config.model_type} model; ssl-kmeans takes {', '.join(_FAMILIES)}")
     feature_extractor = AutoFeatureExtractor.from_pretrained(name, **given)
-    model, report = AutoModel.from_pretrained(
-        name,
-        config=config,
-        **given,
-        dtype="float32",
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
-    )
+    with bounded(name):
+        model, report = AutoModel.from_pretrained(
+            name,
+            config=config,
+            **given,
+            dtype="float32",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
+        )
     check_shapes(name, report)
     # Upper layers may be left out by the configuration, but for Whisper's, whose last one a norm closes.
     check_all_used(model, name, report, but=() if config.model_type == "whisper" else ("encoder.layers.",))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from slm.errors import UsageError, is_out_of_memory
 from slm.load_report import refused_in_a_line
+from slm.tokenizers._bounded import bounded
 from slm.tokenizers._checkpoints import check_all_used, check_shapes
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers.base import TOKENIZERS
@@ -112,13 +113,16 @@ def load_model(network: Any, checkpoint: str) -> Any:
     import torch
 
     try:
-        model, loading = network.from_pretrained(
-            checkpoint,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
-        )
+        with bounded(checkpoint):
+            model, loading = network.from_pretrained(
+                checkpoint,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # transformers' own complaint of them names none
+            )
+    except UsageError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise

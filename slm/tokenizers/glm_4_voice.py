@@ -10,6 +10,7 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
+from slm.tokenizers._bounded import bounded
 from slm.tokenizers._checkpoints import find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._log_mel import whisper_log_mel
 from slm.tokenizers._supervised import MEL_HOP, SupervisedTokenizer, fill_codebook
@@ -73,8 +74,12 @@ class Glm4VoiceTokenizer(SupervisedTokenizer):
         num_codebooks: int | None = None,
         device: str = "cpu",
     ):
+        import torch
+
         files = find_files(checkpoint, ["config.json", "model.safetensors"])
         config = _read_config(files["config.json"])
+        with bounded(checkpoint), torch.device("meta"):  # where it takes no memory, however large it is
+            _network(config)
         self.model = _network(config).eval().requires_grad_(False)
         weights = _inference_weights(read_tensors(files["model.safetensors"]), config)
         load_strict(self.model, weights, checkpoint, as_published=_published_name)

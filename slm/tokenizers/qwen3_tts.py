@@ -14,6 +14,7 @@ from slm.audio import joined
 from slm.errors import UsageError, is_out_of_memory
 from slm.files import atomic_directory, write_json
 from slm.load_report import without_table
+from slm.tokenizers._bounded import bounded
 from slm.tokenizers._checkpoints import check_all_used, check_shapes, find_files, load_strict, read_config, read_tensors
 from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._modes import inference
@@ -173,8 +174,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is no configuration of Qwen3-TTS's tokenizer at 12 Hz: its model_type is {kind!r}")
     decoder = {name: config["decoder_config"].get(name, default) for name, default in DECODER.items()}
     for name, value in decoder.items():
-        if type(DECODER[name]) in (int, float) and not (type(value) in (int, float) and value > 0):
-            raise UsageError(f"{path} has {name} {value!r} in decoder_config, not a number above 0")
+        if type(DECODER[name]) in (int, float) and not (type(value) in (int, float) and 0 < value <= 1e7):
+            raise UsageError(f"{path} has {name} {value!r} in decoder_config, not a number above 0, up to 10 million")
     hop, back = config.get("encode_downsample_rate"), prod(decoder["upsample_rates"] + decoder["upsampling_ratios"])
     if hop != back:
         raise UsageError(f"{path}: a frame of {hop} samples would come back as {back}")
@@ -186,6 +187,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
     """Mimi's model, whose decoder is Qwen's."""
+    import torch
     from transformers import MimiConfig
 
     from slm.tokenizers.networks.mimi import MimiModel
@@ -200,7 +202,7 @@ def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
     try:
         form = MimiConfig(**config["encoder_config"])
         check_rotation(form, checkpoint)
-        with without_table():
+        with without_table(), bounded(checkpoint):
             model, report = MimiModel.from_pretrained(
                 None, config=form, state_dict=halves["encoder"], output_loading_info=True, ignore_mismatched_sizes=True
             )
@@ -217,6 +219,8 @@ def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
     check_all_used(model, f"the encoder of {checkpoint}", report, but=_OF_MIMI_ALONE)
     for name in ("decoder_transformer", "upsample"):  # in the model itself in older versions of transformers
         model._modules.pop(name, None)
+    with bounded(checkpoint), torch.device("meta"):  # where it takes no memory, however large it is
+        Decoder(config["decoder_config"])
     model.decoder = Decoder(config["decoder_config"])
     load_strict(model.decoder, halves["decoder"], checkpoint)
     return model.eval().requires_grad_(False)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slm.errors import UsageError
+from slm.tokenizers._bounded import bounded
 from slm.tokenizers._checkpoints import Inert, find_files, fold_weight_norm, load_strict, read_tensors
 from slm.tokenizers._foreign_kmeans import read_foreign_centroids
 
@@ -140,6 +141,18 @@ def test_weights_that_do_not_fit_are_named() -> None:
     ):
         with pytest.raises(UsageError, match=complaint):
             load_strict(model, state, "x")
+
+
+@pytest.mark.parametrize("part", [
+    lambda: nn.Linear(1, 1, bias=False), lambda: nn.BatchNorm1d(1, affine=False), lambda: nn.Sequential(nn.ReLU()),
+])  # fmt: skip
+def test_a_network_without_end_is_refused_before_it_takes_all_memory(part, monkeypatch) -> None:
+    monkeypatch.setattr("slm.tokenizers._bounded._MOST_PARTS", 40)
+    with bounded("x"):
+        _ = [part() for _ in range(13)]
+    with pytest.raises(UsageError, match="x has a configuration of more than 40 weights and layers"), bounded("x"):
+        _ = [part() for _ in range(41)]
+    _ = [part() for _ in range(41)]  # are not counted
 
 
 @pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])

@@ -154,6 +154,7 @@ def test_what_is_of_another_form_is_refused_in_words(folder: Path, tmp_path: Pat
         ({"encoder_attention_heads": -1}, "has encoder_attention_heads -1, not a whole number"),
         ({"pooling_kernel_size": 1501}, "pools 1501 frames, more than a piece has"),
         ({"quantize_position": 3, "pooling_position": 3}, "lacks"),
+        ({"quantize_position": 10**12, "pooling_position": 10**12}, "more than 20000 weights and layers"),
     ):
         (broken / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UsageError, match=told):

@@ -196,6 +196,9 @@ def test_a_broken_folder_is_refused(family: str, checkpoints: dict[str, Path], t
         )
         with pytest.raises(UsageError, match="has rope_theta 0 in its configuration, not a number above 0"):
             load(family, folder)
+        (folder / "config.json").write_text(json.dumps({**config, "num_quantizers": 10**12}))
+        with pytest.raises(UsageError, match="broken has a configuration of more than 20000 weights and layers"):
+            load(family, folder)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UsageError, match="cannot load"):

@@ -160,6 +160,7 @@ def test_what_is_of_another_form_is_refused_in_words(
         ({"decoder_config": {**config["decoder_config"], "latent_dim": 16}}, r"not \("),
         ({"encoder_config": {**config["encoder_config"], "hidden_size": 64}}, r"not \("),
         ({"encoder_config": {**config["encoder_config"], "num_hidden_layers": 0}}, "it has 12 weights more"),
+        ({"decoder_config": {**config["decoder_config"], "num_hidden_layers": 10**12}}, "not a number above 0, up to"),
         ({"encoder_config": {**config["encoder_config"], "rope_theta": 0}}, "has rope_theta 0 in its"),
         ({"decoder_config": {**config["decoder_config"], "rope_theta": -1}}, "has rope_theta -1 in decoder_config"),
         ({"decoder_config": {**config["decoder_config"], "sliding_window": 0}}, "has sliding_window 0 in"),

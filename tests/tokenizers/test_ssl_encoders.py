@@ -189,6 +189,9 @@ def test_checkpoints_that_lack_weights_or_are_no_speech_encoder_are_refused(
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     assert load_encoder(str(tmp_path), 2).identity(2) == load_encoder(str(folders["hubert-group"]), 2).identity(2)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**12}))
+    with pytest.raises(UsageError, match="has a configuration of more than 20000 weights and layers"):
+        load_encoder(str(tmp_path), 2)
     fewer = {name: value[:-1] for name, value in config.items() if name in ("conv_dim", "conv_kernel", "conv_stride")}
     (tmp_path / "config.json").write_text(json.dumps({**config, **fewer, "num_feat_extract_layers": 6}))
     with pytest.raises(UsageError, match=r"it has \d+ weights more, such as feature_extractor\.conv_layers\.6"):
