@@ -28,7 +28,12 @@ if __name__ == "__main__":
 """
 
 
+def _begin(*words):
+    os.environ["BEGUN_WITH"] = " ".join(words)
+
+
 def _pid(_):
+    assert os.environ["BEGUN_WITH"] == "two words"
     time.sleep(0.02)
     return os.getpid()
 
@@ -36,7 +41,7 @@ def _pid(_):
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_at_the_end_no_process_is_waited_for(method):
     """One that is held up (here: stopped; or killed with the lock that others wait for) would keep a run for ever."""
-    pool = ProcessPool(2, multiprocessing.get_context(method))
+    pool = ProcessPool(2, multiprocessing.get_context(method), _begin, ("two", "words"))
     processes = [psutil.Process(pid) for pid in set(pool.map(_pid, range(40)))]
     blocked = [pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result() for _ in processes]
     assert all(signal.SIGINT in signals for signals in blocked), (
