@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("cuda", 0)
-_COPIES = {"aten::copy_", "aten::_to_copy"}
-_MAY_MEET = {*_COPIES, "aten::index.Tensor", "aten::index_put_", "aten::_has_compatible_shallow_copy_type"}
+_MAY_MEET = {"aten::copy_", "aten::_to_copy", "aten::_has_compatible_shallow_copy_type"}
 """What takes tensors of the CPU beside those of a GPU there too."""
+_INDEXING = {"aten::index.Tensor", "aten::index_put_"}
+"""What takes indices of the CPU, its second argument, but no table and no values."""
 
 
 class ThereTensor(torch.Tensor):
@@ -55,9 +56,11 @@ class ThereTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given, kwargs, name = tree_leaves((args, kwargs)), dict(kwargs or {}), func.name()
-        there = [x for x in given if isinstance(x, ThereTensor)]
-        for x in given:
+        kwargs, name = dict(kwargs or {}), func.name()
+        there = [x for x in tree_leaves((args, kwargs)) if isinstance(x, ThereTensor)]
+        for x in tree_leaves((args[:1], args[2:], kwargs) if name in _INDEXING else (args, kwargs)):
+            if isinstance(x, torch.Generator):
+                raise RuntimeError(f"{name}: a generator of the CPU draws none of the GPU")
             if not isinstance(x, torch.Tensor) or isinstance(x, ThereTensor):
                 continue
             if x.is_meta:
@@ -109,6 +112,8 @@ class SecondDevice(TorchFunctionMode):
             args = [first, *(ThereTensor(torch.tensor(a)) if isinstance(a, (int, float)) else a for a in args[1:])]
         kwargs.pop("pin_memory", None)
         if _is_there(kwargs.get("device")):
+            if kwargs.get("generator") is not None:
+                raise RuntimeError(f"{func.__name__}: a generator of the CPU draws none of the GPU")
             return ThereTensor(func(*args, **{**kwargs, "device": torch.device("cpu")}))
         return func(*args, **kwargs)
 

@@ -25,7 +25,19 @@ def test_what_is_forgotten_on_the_cpu_is_found() -> None:
         assert made.device == torch.zeros_like(made).device == torch.device("cuda", 0)
         x[:, 1:] = 0
         assert x.cpu().sum() == x[0].sum().item() * 4 == 4
-        for wrong in (lambda: layer(torch.ones(4, 3)), lambda: made + torch.ones(2), lambda: made.numpy()):
+        places, table = torch.tensor([0, 1]), torch.ones(4, 3)
+        assert torch.equal(x[places].cpu(), x[places.to("cuda")].cpu())
+        x[places] = 0
+        for wrong in (
+            lambda: layer(table),
+            lambda: made + torch.ones(2),
+            lambda: made.numpy(),
+            lambda: table[places.to("cuda")],
+            lambda: table.index_put_((places.to("cuda"),), torch.tensor(0.0)),
+            lambda: x.index_put_((places,), torch.ones(2, 3)),
+            lambda: x.normal_(generator=torch.Generator()),
+            lambda: torch.rand(3, device="cuda", generator=torch.Generator()),
+        ):
             with pytest.raises((RuntimeError, TypeError), match="of the GPU"):
                 wrong()
 
@@ -37,7 +49,8 @@ def says(lm: SpokenLM, kind: Any) -> list[np.ndarray]:
     with torch.inference_mode():
         scores = lm.score_codes(codes)
         plain = lm.continue_many(codes[:2], 0.3, [3, 4])
-        chosen = Sampling(temperature=0.7, top_k=9, top_p=0.9, repetition_penalty=1.2, may_stop=True)
+        guidance = 1.0 if kind.pattern in ("coarse-first", "musiclm") else 1.5  # where the prompt comes first
+        chosen = Sampling(0.7, top_k=9, top_p=0.9, repetition_penalty=1.2, may_stop=True, guidance=guidance)
         sampled = lm.continue_many(codes[:2], 0.3, [5, 6], chosen)
     return [*(s.log_probs for s in scores), *(s.eos_log_probs for s in scores), *(c.codes for c in plain + sampled)]
 

@@ -17,10 +17,10 @@ from tests.training.runs import config, losses, reset_accelerate
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "delay": ("two", {"ema_decay": 0.5, "rows_per_batch": 4, "accumulation": 2}),
-    "flat": ("one", {"pattern": PatternConfig("flat")}),
+    "flat": ("one", {"pattern": PatternConfig("flat"), "model": ModelConfig(TINY_BACKBONE, attention="sdpa")}),
     "depth": (
         "two",
-        {"pattern": PatternConfig("parallel"), "model": ModelConfig(backbone=TINY_BACKBONE, depth=DEPTH)},
+        {"pattern": PatternConfig("parallel"), "model": ModelConfig(TINY_BACKBONE, depth=DEPTH, attention="eager")},
     ),
 }
 
