@@ -13,7 +13,7 @@ from slm.generation import Sampling
 from slm.spoken_lm import SpokenLM
 from tests.fakes import ArithmeticTokenizer, markov_codes, random_codes
 from tests.second_device import second_device
-from tests.test_spoken_lm import KINDS, describe, make_lm
+from tests.test_spoken_lm import KINDS, describe, make_lm, own_logits
 
 
 def test_what_is_forgotten_on_the_cpu_is_found() -> None:
@@ -43,7 +43,7 @@ def test_what_is_forgotten_on_the_cpu_is_found() -> None:
 
 
 def says(lm: SpokenLM, kind: Any) -> list[np.ndarray]:
-    """Scores of clips of many lengths, and continuations of some."""
+    """Scores of clips of many lengths, continuations of some, and what the model says to those who call it alone."""
     tokenizer = ArithmeticTokenizer(kind.books)
     codes = [*random_codes(tokenizer, [7, 1, 19, 4]), *markov_codes(tokenizer, 2)]
     with torch.inference_mode():
@@ -52,7 +52,8 @@ def says(lm: SpokenLM, kind: Any) -> list[np.ndarray]:
         guidance = 1.0 if kind.pattern in ("coarse-first", "musiclm") else 1.5  # where the prompt comes first
         chosen = Sampling(0.7, top_k=9, top_p=0.9, repetition_penalty=1.2, may_stop=True, guidance=guidance)
         sampled = lm.continue_many(codes[:2], 0.3, [5, 6], chosen)
-    return [*(s.log_probs for s in scores), *(s.eos_log_probs for s in scores), *(c.codes for c in plain + sampled)]
+        alone = own_logits(lm, torch.zeros(1, 5, len(lm.pattern.streams), dtype=torch.int64, device=lm.device)).cpu()
+    return [alone.numpy(), *(s.log_probs for s in scores), *(s.eos_log_probs for s in scores), *(c.codes for c in plain + sampled)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=describe)

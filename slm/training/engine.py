@@ -65,7 +65,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 def refuse_old_deepspeed(found: str) -> None:
     if Version(found) < Version(_DEEPSPEED):
-        raise UsageError(f"DeepSpeed {found} adds up gradients wrongly: pip install 'deepspeed>={_DEEPSPEED}'")
+        raise UsageError(f"DeepSpeed {found} may add up gradients wrongly: pip install 'deepspeed>={_DEEPSPEED}'")
 
 
 def _allow_fsdp_on_cpu() -> None:
