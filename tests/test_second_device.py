@@ -52,8 +52,9 @@ def says(lm: SpokenLM, kind: Any) -> list[np.ndarray]:
         guidance = 1.0 if kind.pattern in ("coarse-first", "musiclm") else 1.5  # where the prompt comes first
         chosen = Sampling(0.7, top_k=9, top_p=0.9, repetition_penalty=1.2, may_stop=True, guidance=guidance)
         sampled = lm.continue_many(codes[:2], 0.3, [5, 6], chosen)
-        alone = own_logits(lm, torch.zeros(1, 5, len(lm.pattern.streams), dtype=torch.int64, device=lm.device)).cpu()
-    return [alone.numpy(), *(s.log_probs for s in scores), *(s.eos_log_probs for s in scores), *(c.codes for c in plain + sampled)]
+        alone = own_logits(lm, torch.zeros(1, 5, len(lm.pattern.streams), dtype=torch.int64, device=lm.device))
+    made = [*(s.log_probs for s in scores), *(s.eos_log_probs for s in scores), *(c.codes for c in plain + sampled)]
+    return [*made, alone.cpu().numpy()]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=describe)
