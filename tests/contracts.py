@@ -261,6 +261,8 @@ def second_device_law(load: Callable[..., Tokenizer], clips: Sequence[AudioClip]
     for mode in sorted({"exact", "batched"} & alone.modes.keys()):
         with pytest.MonkeyPatch.context() as patch, second_device():
             there = load(device="cuda", mode=mode)
+            if isinstance(there, NeuralCodec):
+                assert all(weight.is_cuda for weight in there.model.parameters()), f"{mode}: weights stay on the CPU"
             patch.setattr(there, "batch_s", {"cuda": 8.0}, raising=False)
             made = there.start(clips)()
             audio = None if back is None else there.decode(made[0]).samples

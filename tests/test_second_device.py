@@ -47,6 +47,7 @@ def says(lm: SpokenLM, kind: Any) -> list[np.ndarray]:
     tokenizer = ArithmeticTokenizer(kind.books)
     codes = [*random_codes(tokenizer, [7, 1, 19, 4]), *markov_codes(tokenizer, 2)]
     with torch.inference_mode():
+        assert lm.scorer._trees_agree, "a fault there is taken for a model that cannot, and scores are made otherwise"
         scores = lm.score_codes(codes)
         plain = lm.continue_many(codes[:2], 0.3, [3, 4])
         guidance = 1.0 if kind.pattern in ("coarse-first", "musiclm") else 1.5  # where the prompt comes first

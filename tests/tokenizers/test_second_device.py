@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import WhisperFeatureExtractor
 
 from slm.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer
 from slm.tokenizers._clustering import Lloyd, MiniBatch
+from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers._unit_vocoder import load_unit_vocoder
 from slm.tokenizers._untrained_encoders import ARCHITECTURES, write_untrained_units
 from slm.types import AudioClip
@@ -21,6 +23,7 @@ from tests.second_device import second_device
 from tests.tokenizers import test_focalcodec, test_glm_4_voice, test_nemo_audio_codec, test_qwen3_tts, test_s3tokenizer
 from tests.tokenizers.semantic_codecs import LIGHT as SEMANTIC
 from tests.tokenizers.speech import real_clips
+from tests.tokenizers.speech_encoders import WIDTH, random_whisper
 from tests.tokenizers.test_codec_modes import FAMILIES
 from tests.tokenizers.unit_vocoders import golden, write_vocoder
 
@@ -62,6 +65,15 @@ def test_units(architecture: str, tmp_path: Path) -> None:
     holds(str(write_untrained_units(tmp_path / "units", architecture, [1, 3], k=50, **changes)))
 
 
+def test_units_of_whisper(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    random_whisper().save_pretrained(tmp_path)
+    WhisperFeatureExtractor().save_pretrained(tmp_path)
+    file = tmp_path / "centroids.safetensors"
+    Centroids(torch.randn(60, WIDTH), torch.zeros(WIDTH), torch.ones(WIDTH)).save(file)
+    holds("ssl-kmeans", encoder=str(tmp_path), layer=2, centroids=str(file))
+
+
 def fitted(frames: torch.Tensor) -> list[np.ndarray]:
     with torch.inference_mode():
         lloyd, batches = Lloyd(frames, 40, restarts=2, iterations=5), MiniBatch(frames[:40].clone())
@@ -85,6 +97,7 @@ def test_unit_vocoders(tmp_path: Path) -> None:
     units, checkpoint = golden("fairseq")["units"], str(write_vocoder(tmp_path, "fairseq"))
     with second_device():
         there = load_unit_vocoder(checkpoint, device="cuda")
+        assert all(weight.is_cuda for weight in there.network.model.parameters())
         with torch.inference_mode():
             made = there.decode(units, "predict")
     assert np.array_equal(made, load_unit_vocoder(checkpoint).decode(units, "predict"))
