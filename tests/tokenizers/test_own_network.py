@@ -17,7 +17,7 @@ from torch.nn import functional
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context, pad_to_frames
 from slm.types import AudioClip
-from tests.contracts import batching_law, fingerprint_law, long_audio_law, tokenizer_law
+from tests.contracts import batching_law, fingerprint_law, long_audio_law, second_device_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 HOP, SIZE = 160, 64
@@ -86,8 +86,8 @@ class OwnCodec(NeuralCodec):
 def load(tmp_path: Path) -> Any:
     OwnCodec.write_untrained(tmp_path / "weights")
 
-    def loaded(mode: str = "exact") -> OwnCodec:
-        codec = OwnCodec(checkpoint=str(tmp_path / "weights"))
+    def loaded(mode: str = "exact", device: str = "cpu") -> OwnCodec:
+        codec = OwnCodec(checkpoint=str(tmp_path / "weights"), device=device)
         codec.use_mode(mode)
         return codec
 
@@ -111,6 +111,13 @@ def test_its_fingerprint_is_that_of_its_weights(tmp_path: Path) -> None:
 
 def test_long_clips_go_in_pieces(load: Any) -> None:
     long_audio_law(load(), real_clips(16_000)[0])
+
+
+def test_nothing_is_forgotten_on_the_cpu_nor_left_there(load: Any) -> None:
+    clips = [replace(clip, samples=clip.samples[:20_000]) for clip in real_clips(16_000)]
+    second_device_law(load, clips)
+    with pytest.raises(AssertionError, match="weights stay on the CPU"):
+        second_device_law(lambda mode="exact", device="cpu": load(mode), clips)
 
 
 class WholeFrames(OwnCodec):
