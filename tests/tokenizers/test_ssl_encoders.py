@@ -77,6 +77,16 @@ def test_whisper_features_are_those_of_its_forward_with_positions_cut(folders: d
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_whisper_needs_no_decoder(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["whisper"], tmp_path / "alone")
+    state = load_file(tmp_path / "alone/model.safetensors")
+    encoder = {name: value for name, value in state.items() if "decoder" not in name}
+    save_file(encoder, tmp_path / "alone/model.safetensors", metadata={"format": "pt"})
+    whole, alone = (load_encoder(str(folder), 2) for folder in (folders["whisper"], tmp_path / "alone"))
+    assert len(encoder) < len(state)
+    assert alone.identity(2) == whole.identity(2)
+
+
 def test_a_long_clip_is_cut_into_equal_windows_for_whisper(folders: dict[str, Path]) -> None:
     """50 positions hold one second; 2.1 s are 105 frames: three windows of 35."""
     encoder = load_encoder(str(folders["whisper"]), 2)
