@@ -252,43 +252,62 @@ def test_fingerprint_follows_weights_and_configuration(untrained: Path, tmp_path
         assert changed({**config, **part}, state) != fingerprint
 
 
-def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "broken.nemo"
+
+
+def refused(checkpoint: Path | str, match: str) -> None:
+    with pytest.raises(UsageError, match=match) as caught:
+        NemoAudioCodecTokenizer(checkpoint=str(checkpoint))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+def read_untrained(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    [file] = folder.glob("*.nemo")
+    return read_archive(file)
+
+
+def test_what_is_no_checkpoint_is_refused(
+    untrained: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    file = tmp_path / "broken.nemo"
-
-    def refused(match: str, checkpoint: Path | str = file) -> None:
-        with pytest.raises(UsageError, match=match) as caught:
-            NemoAudioCodecTokenizer(checkpoint=str(checkpoint))
-        assert "\n" not in str(caught.value)
-        assert len(str(caught.value)) < 1500
-
-    refused(r"hf download nobody/no-such-codec no-such-codec\.nemo", "nobody/no-such-codec")
-    refused("no such checkpoint", tmp_path / "absent.nemo")
-    refused("0 .nemo files", tmp_path)
+    refused("nobody/no-such-codec", r"hf download nobody/no-such-codec no-such-codec\.nemo")
+    refused(tmp_path / "absent.nemo", "no such checkpoint")
+    refused(tmp_path, "0 .nemo files")
     file.write_bytes(b"no archive")
-    refused("no readable .nemo file")
+    refused(file, "no readable .nemo file")
     [whole] = untrained.glob("*.nemo")
     file.write_bytes(whole.read_bytes()[:9_000])
-    refused("broken.nemo")
+    refused(file, "broken.nemo")
     config, state = read_archive(whole)
     write_archive(file, config, state, folder="../")
-    refused("must hold model_config.yaml and model_weights.ckpt")
+    refused(file, "must hold model_config.yaml and model_weights.ckpt")
     write_archive(file, config, [1])
-    refused("not weights by name")
+    refused(file, "not weights by name")
     write_archive(file, config, {**state, "audio_encoder.any": 3})
-    refused("holds int as audio_encoder.any")
+    refused(file, "holds int as audio_encoder.any")
+
+
+def test_weights_that_do_not_fit_are_refused(untrained: Path, file: Path) -> None:
+    config, state = read_untrained(untrained)
     for name in ("audio_encoder.pre_conv.conv.bias", "audio_decoder.post_activation.activation.snake_act.alpha"):
         write_archive(file, config, {key: value for key, value in state.items() if key != name})
-        refused("lacks 1 weights")
+        refused(file, "lacks 1 weights")
     write_archive(file, config, {**state, "audio_encoder.more.weight": torch.ones(2)})
-    refused("has besides 1 weights")
+    refused(file, "has besides 1 weights")
     direction = "audio_encoder.pre_conv.conv.parametrizations.weight.original1"
     write_archive(file, config, {**state, direction: torch.tensor(1.0)})
-    refused("lacks 1 weights .* has besides 1 weights")
+    refused(file, "lacks 1 weights .* has besides 1 weights")
     write_archive(file, config, {**state, "audio_encoder.pre_conv.conv.bias": torch.full((2,), torch.nan)})
-    refused("holds NaN")
+    refused(file, "holds NaN")
     write_archive(file, config, {key: value for key, value in state.items() if "fsqs.2" not in key})
-    refused("has weights of 2 groups")
+    refused(file, "has weights of 2 groups")
+
+
+def test_what_no_network_is_made_of_is_refused(untrained: Path, file: Path) -> None:
+    config, state = read_untrained(untrained)
     for part, change, told in (
         ("audio_encoder", {"_target_": "any.MultiBandMelEncoder"}, "MultiBandMelEncoder as its audio_encoder"),
         ("vector_quantizer", {"_target_": "any.ResidualVectorQuantizer"}, "ResidualVectorQuantizer as its vector"),
@@ -314,27 +333,31 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
         ("vector_quantizer", {"commit": 1}, "in its vector_quantizer commit"),
     ):
         write_archive(file, {**config, part: {**config[part], **change}}, state)
-        refused(told)
+        refused(file, told)
     for change, told in (
         ({"output_sample_rate": 44_100}, "hears 22050 Hz and gives 44100"),
         ({"audio_encoder": None}, "no audio codec of NeMo: its model_config.yaml has no audio_encoder"),
         ({"sample_rate": None}, "has sample_rate None"),
     ):
         write_archive(file, {**config, **change}, state)
-        refused(told)
+        refused(file, told)
+
+
+def test_what_grows_without_end_is_refused(untrained: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, state = read_untrained(untrained)
     bomb: Any = "x"
     for _ in range(6):
         bomb = [bomb] * 10  # which YAML writes as one list and its aliases
     for part, name in (("audio_encoder", "_target_"), ("audio_decoder", "activation"), ("vector_quantizer", "eps")):
         write_archive(file, {**config, part: {**config[part], name: bomb}}, state)
-        refused(r"\[\[\[\.\.\.")
+        refused(file, r"\[\[\[\.\.\.")
     write_archive(file, {**config, "sample_rate": bomb}, state)
-    refused(r"sample_rate \[\[\[\.\.\.")
+    refused(file, r"sample_rate \[\[\[\.\.\.")
     with monkeypatch.context() as patched:
         patched.setattr(yaml, "safe_dump", lambda _: "a: &a {b: 1}\n<<: *a")
         write_archive(file, config, state)
-    refused("no readable .nemo file: .*merge")
+    refused(file, "no readable .nemo file: .*merge")
     write_archive(file, {"more": "x" * 2**20, **config}, state)
-    refused("its model_config.yaml would be")
+    refused(file, "its model_config.yaml would be")
     write_archive(file, config, torch.zeros(2**22), mode="w:gz")
-    refused("its model_weights.ckpt would be 1677")
+    refused(file, "its model_weights.ckpt would be 1677")
