@@ -80,6 +80,12 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def user_cache(kind: str) -> Path:
+    """The folder for files of a kind in the user's cache. Not by `Path.expanduser`, which raises for a user without
+    name and HOME, as in a container, also where nothing is to be written there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slm", kind)
+
+
 def copy_file(source: Path, path: Path) -> None:
     """Whole or not at all: what stood at `path` before is lost to no full disk."""
     with atomic_file(path) as temporary:

@@ -19,7 +19,7 @@ from slm.corpus.remote import filesystem, is_remote, open_binary, patiently
 from slm.corpus.shards import ShardRecord, read_record, record_of
 from slm.corpus.sources.base import readable
 from slm.errors import UsageError
-from slm.files import atomic_file, temporary_name
+from slm.files import atomic_file, temporary_name, user_cache
 
 _DESCRIBES = ("tokenizer.json", *PLAN_FILES)
 # A file sent to one of these is there when it is whole; elsewhere it gets its name after that.
@@ -135,5 +135,4 @@ class Output:
 
 
 def _staging(url: str) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "slm", "corpora", hashlib.sha256(url.encode()).hexdigest()[:16])
+    return user_cache("corpora") / hashlib.sha256(url.encode()).hexdigest()[:16]

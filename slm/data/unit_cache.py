@@ -1,7 +1,8 @@
 """Units that are not the codes themselves: made once for a whole corpus, kept on disk, mapped from then on.
 
-They lie in the corpus' folder (`.units/`) or, where that cannot be written to, below `~/.cache/slm/units`, in a folder
-named after all that they depend on: the codes, the ids and lengths of clips, and the fingerprint of `Units`.
+They lie in the corpus' folder (`.units/`) or, where that cannot be written to, below `~/.cache/slm/units`
+(`XDG_CACHE_HOME`), in a folder named after all that they depend on: the codes, the ids and lengths of clips, and the
+fingerprint of `Units`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from slm.data.ragged import Ragged
 from slm.data.store import CodeStore
 from slm.devices import available_cores
 from slm.errors import UsageError
-from slm.files import atomic_directory, locked, read_json, write_json
+from slm.files import atomic_directory, locked, read_json, user_cache, write_json
 from slm.process_pool import ProcessPool
 from slm.types import stable_hash
 from slm.units import Units
@@ -41,7 +42,7 @@ def made_units(store: CodeStore, units: Units) -> Ragged:
     Of several processes that start at once one makes them, and the others wait.
     """
     name = stable_hash({"corpus": store.digest, "codes": store.content, "units": units.fingerprint})[:32]
-    places = [store.path / ".units", Path("~/.cache/slm/units").expanduser()]
+    places = [store.path / ".units", user_cache("units")]
     for place in places:
         if (found := _opened(place / name)) is not None:
             return found

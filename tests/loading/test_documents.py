@@ -99,7 +99,10 @@ def test_processes_make_what_one_makes(tmp_path, monkeypatch):
     assert all(np.array_equal(documents.codes(i), units.apply(store.codes(i))) for i in range(len(store)))
 
 
-def test_units_are_made_once_for_all_they_depend_on(store, tmp_path):
+def test_units_are_made_once_for_all_they_depend_on(store, tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user, who has no home
     one, other = Units((3,), dedup=True), Units((3,), bpe=bpe_of(store))
     Documents(store, one)
     (made,) = (store.path / ".units").glob("*/units.bin")
