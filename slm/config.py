@@ -247,7 +247,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 def status_told(error: Exception) -> int:
     """The exit status for what the system has against a run, which a line then tells; 0 for any other fault."""
-    name = getattr(error, "filename", None)
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
     if disk_is_full(error):
         where = f" ({name})" if name else ""
         told, status = f"no space left on the disk{where}; free some and run the same command again to go on", 1

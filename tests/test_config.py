@@ -366,6 +366,7 @@ def test_one_of_several_processes_ends_at_once_when_all_is_done(tmp_path, world,
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device", "/data/x"),
+        OSError(errno.ENOSPC, "No space left on device", "/there/x", None, "/data/x"),  # of a copy: from, to
         RuntimeError("I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 306688 vs 306580"),
     ],
@@ -379,6 +380,7 @@ def test_a_full_disk_is_one_line_whoever_tells_of_it(error, capsys):
     assert stop.value.code == 1
     printed = capsys.readouterr().err
     assert "no space left on the disk" in printed
+    assert "/there/x" not in printed
     assert printed.strip().count("\n") == 0
 
 
