@@ -12,6 +12,7 @@ from eval.reconstruction.settings import Reconstruction
 from slm.audio import find_audio, probe, read_blocks
 from slm.corpus.remote import open_text
 from slm.corpus.sources.manifest import json_rows
+from slm.corpus.sources.base import readable
 from slm.errors import AudioError, SilentError, UsageError
 
 
@@ -41,7 +42,7 @@ def find_recordings(data: Path, settings: Reconstruction) -> tuple[list[Piece], 
         raise UsageError(f"no audio in {data}: put recordings there, in folders speech, music and audio if they differ")
     known = texts_of(data)
     whole = [
-        Piece(path.relative_to(data).as_posix(), path, domain_of(path.relative_to(data), settings.domain),
+        Piece(readable(path.relative_to(data)), path, domain_of(path.relative_to(data), settings.domain),
               text=known.get(path.resolve(), ""))
         for path in paths
     ]  # fmt: skip

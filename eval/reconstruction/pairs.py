@@ -18,6 +18,7 @@ from eval.benchmarks.base import LeftOut
 from eval.reconstruction.material import Piece, domain_of, first_of_each, in_pieces, texts_of
 from eval.reconstruction.settings import Reconstruction
 from slm.audio import find_audio
+from slm.corpus.sources.base import readable
 from slm.errors import UsageError
 
 NAMES = ("ground[-_ ]?truth", "gt", "original", "orig", "reference", "ref")
@@ -30,7 +31,7 @@ def find_pairs(data: Path, settings: Reconstruction) -> tuple[dict[str, list[Pie
 
     UsageError where no pair is found.
     """
-    files = {path.relative_to(data).with_suffix("").as_posix(): path for path in find_audio(data)}
+    files = {readable(path.relative_to(data).with_suffix("")): path for path in find_audio(data)}
     texts = texts_of(data)
     systems: dict[str, list[Piece]] = {}
     used: set[str] = set()

@@ -70,6 +70,7 @@ class FitConfig:
 
 
 def fit(config: FitConfig) -> None:
+    from slm.corpus.sources.base import readable
     from slm.tokenizers._fit import Job, encoder_settings, fit_held, kmeans_class
     from slm.tokenizers._fit_state import FitState
     from slm.tokenizers._fit_stream import fit_stream
@@ -86,7 +87,7 @@ def fit(config: FitConfig) -> None:
     clips = _list_clips(config)
     request = asdict(config) | {
         "device": device,
-        "clips": stable_hash([[clip.id, str(clip.path), clip.start_s, clip.end_s] for clip in clips]),
+        "clips": stable_hash([[clip.id, readable(clip.path), clip.start_s, clip.end_s] for clip in clips]),
         "encoder": [fingerprint(encoder.identity(layer)) for layer in encoder.layers],
     }
     options = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,14 @@ def test_a_pair_is_read_on_both_sides_and_each_system_has_its_own_broken_files(t
     for system in ("ground_truth", "one", "other"):
         for i in range(4):
             write(tmp_path / f"{system}/{i}.wav", noise(i, length=8_000))
+        os.rename(tmp_path / f"{system}/2.wav", os.fsencode(tmp_path / system) + b"/2\xe9.wav")  # not UTF-8
     (tmp_path / "ground_truth/0.wav").write_text("no audio")
     (tmp_path / "one/1.wav").write_text("no audio")
     for lone in ("ground_truth/4.wav", "one/4.wav", "ground_truth/music/5.wav", "one/music/5.wav"):
         write(tmp_path / lone, noise(4, length=8_000))  # `other` does no music, and lacks one of the rest
     systems, left_out = find_pairs(tmp_path, Reconstruction(max_files=2))
     assert {s: [p.id for p in pieces] for s, pieces in systems.items()} == {
-        "one": ["one/2", "one/3", "one/music/5"], "other": ["other/1", "other/2"]
+        "one": ["one/2\\xe9", "one/3", "one/music/5"], "other": ["other/1", "other/2\\xe9"]
     }  # fmt: skip
     assert [left.item for left in left_out["one"]] == ["one/0", "one/1"]
     assert [left.item for left in left_out["other"]] == ["other/4", "other/0"]
@@ -60,6 +62,7 @@ def test_a_pair_is_read_on_both_sides_and_each_system_has_its_own_broken_files(t
 
 def test_each_domain_names_its_own_broken_files(monkeypatch, recordings, tmp_path):
     (recordings / "speech/0.wav").write_text("no audio")
+    os.rename(recordings / "speech/a.wav", os.fsencode(recordings / "speech") + b"/a\xe9.wav")  # not UTF-8
     (recordings / "audio").mkdir()
     (recordings / "audio/0.wav").write_text("no audio")
     record = run(monkeypatch, KeepsAll(), recordings, tmp_path / "out", max_files=1, metrics="snr")
