@@ -11,8 +11,8 @@ from eval.metrics.signals import DOMAINS
 from eval.reconstruction.settings import Reconstruction
 from slm.audio import find_audio, probe, read_blocks
 from slm.corpus.remote import open_text
-from slm.corpus.sources.manifest import json_rows
 from slm.corpus.sources.base import readable
+from slm.corpus.sources.manifest import json_rows
 from slm.errors import AudioError, SilentError, UsageError
 
 
