@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import UsageError
-from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
+from slm.tokenizers._bounded import loaded
+from slm.tokenizers._checkpoints import find_files, read_tensors
 
 FILE_NAME = "compression_state_dict.bin"
 
@@ -118,8 +119,7 @@ def encodec_model(config: Any, state: Mapping[str, Any], checkpoint: str) -> Any
     """`transformers.EncodecModel` in fp32 for inference with audiocraft's weights. UsageError when they do not fit."""
     from transformers import EncodecModel
 
-    model = EncodecModel(config)
-    load_strict(model, {_renamed(name): value for name, value in state.items()}, checkpoint)
+    model = loaded(lambda: EncodecModel(config), {_renamed(name): value for name, value in state.items()}, checkpoint)
     return model.float().eval().requires_grad_(False)
 
 

@@ -1,12 +1,18 @@
-"""Networks that a configuration makes without end."""
+"""Networks whose configuration may ask for more than there is: without end, or of any width."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slm.errors import UsageError
+from slm.tokenizers._checkpoints import check_fit, load_strict
+
+if TYPE_CHECKING:
+    import torch
+
+N = TypeVar("N", bound="torch.nn.Module")
 
 _MOST_PARTS = 20_000
 """Several times those of the largest encoders."""
@@ -37,3 +43,27 @@ def bounded(checkpoint: str) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def check_size(
+    build: Callable[[], torch.nn.Module],
+    state: Mapping[str, torch.Tensor],
+    what: str,
+    as_published: Callable[[str], str] = str,
+) -> None:
+    """The UsageError of `load_strict`, or of `bounded`, before the network takes memory: it is built without any."""
+    import torch
+
+    with bounded(what), torch.device("meta"):
+        check_fit(build(), state, what, as_published)
+
+
+def loaded(
+    build: Callable[[], N], state: Mapping[str, torch.Tensor], what: str, as_published: Callable[[str], str] = str
+) -> N:
+    """The network that `build` makes, with exactly these weights; the UsageError of `check_size` where there is none
+    with them."""
+    check_size(build, state, what, as_published)
+    network = build()
+    load_strict(network, state, what)
+    return network

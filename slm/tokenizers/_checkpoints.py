@@ -99,9 +99,17 @@ def load_strict(
     assign: bool = False,
     as_published: Callable[[str], str] = str,
 ) -> None:
-    """Load exactly these weights into the model, or raise one UsageError that names what does not fit. `assign`: the
-    tensors themselves, into a model that has no memory yet (on torch's device "meta"). `as_published` gives the name in
-    the file of one in the model."""
+    """Load exactly these weights into the model, or raise the UsageError of `check_fit`. `assign`: the tensors
+    themselves, into a model that has no memory yet (on torch's device "meta")."""
+    check_fit(model, state, what, as_published)
+    model.load_state_dict(dict(state), assign=assign)
+
+
+def check_fit(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, as_published: Callable[[str], str] = str
+) -> None:
+    """One UsageError that names all in which these are not exactly the weights of the model. `as_published` gives the
+    name in the file of one in the model."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     faults = []
@@ -118,7 +126,6 @@ def load_strict(
             break
     if faults:
         raise UsageError(f"{what} does not fit its configuration: it {'; '.join(faults)}")
-    model.load_state_dict(dict(state), assign=assign)
 
 
 def check_shapes(checkpoint: str, report: Mapping[str, Any]) -> None:

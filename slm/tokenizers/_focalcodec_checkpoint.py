@@ -95,7 +95,7 @@ _NAMES = (
 )
 _NOT_READ = {"encoder.encoder.norm.weight", "encoder.encoder.norm.bias", "quantizer.mask"}
 """Of the first release; neither computes with them."""
-_WINDOW = "decoder.head.istft.window"
+WINDOW = "decoder.head.istft.window"
 """Of our network, and of no checkpoint."""
 
 
@@ -178,10 +178,10 @@ def _check_fit(
             raise UsageError(f"{path} has {fault}")
 
 
-def own_names(state: Mapping[str, torch.Tensor], window: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint by the names of our network, in fp32, and the window of its decoder. In the second
-    release queries, keys and values are projected together."""
-    own = {_WINDOW: window}
+def own_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint by the names of our network, in fp32. In the second release queries, keys and values are
+    projected together."""
+    own: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         if name in _NOT_READ:
             continue
@@ -197,7 +197,7 @@ def own_names(state: Mapping[str, torch.Tensor], window: torch.Tensor) -> dict[s
 def published_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inverse, as published."""
     inverse = [(ours, theirs) for theirs, ours in _NAMES]
-    return {_renamed(name, inverse): value.contiguous() for name, value in state.items() if name != _WINDOW}
+    return {_renamed(name, inverse): value.contiguous() for name, value in state.items() if name != WINDOW}
 
 
 def _renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str:

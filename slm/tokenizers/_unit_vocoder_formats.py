@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.errors import UsageError
+from slm.tokenizers._bounded import check_size
 from slm.tokenizers._checkpoints import find_files, fold_weight_norm, load_strict, read_tensors
 from slm.tokenizers.base import weight_digests
 
@@ -70,11 +71,17 @@ def read_published(source: str, num_units: int | None) -> Published:
         state = state.get("generator", state)
     if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
         raise UsageError(f"{weights_path} is no checkpoint of a unit vocoder")
+    own = {_our_name(key): value for key, value in fold_weight_norm(state).items()}
+
+    def describe() -> Published:
+        return _speechbrain(config_path, num_units) if is_speechbrain else _fairseq(config_path)
+
     try:
-        made = _speechbrain(config_path, num_units) if is_speechbrain else _fairseq(config_path)
+        check_size(lambda: describe().model, own, source)
+        made = describe()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UsageError(f"{config_path} does not describe a unit vocoder: {type(error).__name__} {error}") from error
-    load_strict(made.model, {_our_name(key): value for key, value in fold_weight_norm(state).items()}, source)
+    load_strict(made.model, own, source)
     return replace(made, weights=weight_digests(state.values()))
 
 

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from slm.files import atomic_directory, write_json
+from slm.tokenizers._bounded import check_size
 from slm.tokenizers._checkpoints import find_files, fold_in_place, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers._encoder_families import attend_clip_by_clip
-from slm.tokenizers._focalcodec_checkpoint import CLASSES, PUBLISHED, own_names, published_names, read_focal_config
+from slm.tokenizers._focalcodec_checkpoint import (
+    CLASSES,
+    PUBLISHED,
+    WINDOW,
+    own_names,
+    published_names,
+    read_focal_config,
+)
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
 
@@ -57,11 +65,15 @@ class FocalCodecTokenizer(NeuralCodec):
         num_codebooks: int | None = None,
         device: str = "cpu",
     ):
+        import torch
+
         files = find_files(checkpoint, ["config.json", "model.safetensors"])
         config = read_focal_config(files["config.json"])
+        state = own_names(read_tensors(files["model.safetensors"]))
+        window = torch.empty(config["decoder"]["n_fft"], device="meta")
+        check_size(lambda: _network(config), {WINDOW: window, **state}, checkpoint)
         self.model = _network(config).eval().requires_grad_(False)
-        state = read_tensors(files["model.safetensors"])
-        load_strict(self.model, own_names(state, self.model.decoder.head.istft.get_buffer("window")), checkpoint)
+        load_strict(self.model, {WINDOW: self.model.get_buffer(WINDOW), **state}, checkpoint)
         self.model.to(device)
         factor = prod(config["compressor"]["downscale_factors"])
         hop, encoder = factor * self.model.encoder.hop_samples, self.model.encoder

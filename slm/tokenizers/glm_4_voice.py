@@ -10,8 +10,8 @@ import numpy as np
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._bounded import bounded
-from slm.tokenizers._checkpoints import find_files, load_strict, read_config, read_tensors
+from slm.tokenizers._bounded import loaded
+from slm.tokenizers._checkpoints import find_files, read_config, read_tensors
 from slm.tokenizers._log_mel import whisper_log_mel
 from slm.tokenizers._supervised import MEL_HOP, SupervisedTokenizer, fill_codebook
 from slm.tokenizers.base import TOKENIZERS
@@ -74,16 +74,11 @@ class Glm4VoiceTokenizer(SupervisedTokenizer):
         num_codebooks: int | None = None,
         device: str = "cpu",
     ):
-        import torch
-
         files = find_files(checkpoint, ["config.json", "model.safetensors"])
         config = _read_config(files["config.json"])
-        with bounded(checkpoint), torch.device("meta"):  # where it takes no memory, however large it is
-            _network(config)
-        self.model = _network(config).eval().requires_grad_(False)
         weights = _inference_weights(read_tensors(files["model.safetensors"]), config)
-        load_strict(self.model, weights, checkpoint, as_published=_published_name)
-        self.model.to(device)
+        self.model = loaded(lambda: _network(config), weights, checkpoint, as_published=_published_name)
+        self.model.eval().requires_grad_(False).to(device)
         self._log_mel = whisper_log_mel(config["num_mel_bins"])
         self.spectra_per_frame = config["pooling_kernel_size"]
         hop = 2 * MEL_HOP * self.spectra_per_frame
@@ -184,13 +179,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _inference_weights(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Of all weights those of the encoder up to its codebook, in fp32."""
-    layers = [f"layers.{number}." for number in range(config["quantize_position"])]
     kept = {}
     for name, value in state.items():
         name = name.removeprefix("model.").removeprefix("encoder.")
         if name == "codebook.weight":
             kept["quantizer.weight"] = value.float()
-        elif name.startswith(("conv1.", "conv2.", "embed_positions.", *layers)):
+        part, _, rest = name.partition(".")
+        number = rest.partition(".")[0]
+        is_layer = part == "layers" and number.isdecimal() and int(number) < config["quantize_position"]
+        if is_layer or part in ("conv1", "conv2", "embed_positions"):
             kept[f"encoder.{name}"] = value.float()
     return kept
 

@@ -14,8 +14,8 @@ from slm.audio import joined
 from slm.errors import UsageError, is_out_of_memory
 from slm.files import atomic_directory, write_json
 from slm.load_report import without_table
-from slm.tokenizers._bounded import bounded
-from slm.tokenizers._checkpoints import check_all_used, check_shapes, find_files, load_strict, read_config, read_tensors
+from slm.tokenizers._bounded import bounded, loaded
+from slm.tokenizers._checkpoints import check_all_used, check_shapes, find_files, read_config, read_tensors
 from slm.tokenizers._codec import scalars_on_host
 from slm.tokenizers._modes import inference
 from slm.tokenizers._pretrained import check_rotation
@@ -187,7 +187,6 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
     """Mimi's model, whose decoder is Qwen's."""
-    import torch
     from transformers import MimiConfig
 
     from slm.tokenizers.networks.mimi import MimiModel
@@ -219,10 +218,7 @@ def _load(config: Mapping[str, Any], path: Path, checkpoint: str) -> Any:
     check_all_used(model, f"the encoder of {checkpoint}", report, but=_OF_MIMI_ALONE)
     for name in ("decoder_transformer", "upsample"):  # in the model itself in older versions of transformers
         model._modules.pop(name, None)
-    with bounded(checkpoint), torch.device("meta"):  # where it takes no memory, however large it is
-        Decoder(config["decoder_config"])
-    model.decoder = Decoder(config["decoder_config"])
-    load_strict(model.decoder, halves["decoder"], checkpoint)
+    model.decoder = loaded(lambda: Decoder(config["decoder_config"]), halves["decoder"], checkpoint)
     return model.eval().requires_grad_(False)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._checkpoints import find_files, fold_in_place, load_strict, read_config, read_tensors
+from slm.tokenizers._bounded import loaded
+from slm.tokenizers._checkpoints import find_files, fold_in_place, read_config, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -71,9 +72,8 @@ class SnacTokenizer(NeuralCodec):
         state = read_tensors(files["pytorch_model.bin"])
         if not isinstance(state, Mapping):
             raise UsageError(f"{files['pytorch_model.bin']} holds no weights of SNAC")
-        self.model = with_own_snakes(network(**config)).eval().requires_grad_(False)
-        load_strict(self.model, state, checkpoint)
-        self.model.to(device)
+        self.model = loaded(lambda: with_own_snakes(network(**config)), state, checkpoint)
+        self.model.eval().requires_grad_(False).to(device)
 
         strides: list[int] = self.model.vq_strides
         self._per_frame = [strides[0] // stride for stride in strides]

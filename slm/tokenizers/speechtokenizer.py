@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_json
-from slm.tokenizers._checkpoints import find_files, load_strict, read_config, read_tensors
+from slm.tokenizers._bounded import loaded
+from slm.tokenizers._checkpoints import find_files, read_config, read_tensors
 from slm.tokenizers._seanet import TwoWaySEANetCodec, fill_with_noise, pick
 from slm.tokenizers._untrained import own_folder
 from slm.tokenizers.base import TOKENIZERS
@@ -146,6 +147,4 @@ def build(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], what: st
     from slm.tokenizers.networks.seanet import own_names
 
     own = own_names(state)
-    network = _network(config).to(next(iter(own.values())).dtype)
-    load_strict(network, own, what)
-    return network
+    return loaded(lambda: _network(config).to(next(iter(own.values())).dtype), own, what)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from slm.errors import UsageError
 from slm.files import atomic_directory
-from slm.tokenizers._checkpoints import find_files, fold_weight_norm, load_strict, read_tensors, with_weight_norm
+from slm.tokenizers._bounded import loaded
+from slm.tokenizers._checkpoints import find_files, fold_weight_norm, read_tensors, with_weight_norm
 from slm.tokenizers._codec import NeuralCodec, conv_context
 from slm.tokenizers.base import TOKENIZERS
 from slm.tokenizers.database import taxonomy_of
@@ -198,6 +199,5 @@ def _network(config: Mapping[str, Any]) -> Any:
 
 def build(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], what: str) -> Any:
     """The network with these weights (published names), in their precision."""
-    network = _network(config).to(next(iter(state.values())).dtype)
-    load_strict(network, fold_weight_norm(state), what)
-    return network
+    dtype = next(iter(state.values())).dtype
+    return loaded(lambda: _network(config).to(dtype), fold_weight_norm(state), what)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slm.errors import UsageError
 from slm.files import atomic_directory, write_text
-from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
+from slm.tokenizers._bounded import loaded
+from slm.tokenizers._checkpoints import find_files, read_tensors
 from slm.tokenizers._seanet import SEANetCodec, fill_with_noise, pick
 from slm.tokenizers._untrained import own_folder
 from slm.tokenizers.base import TOKENIZERS
@@ -233,7 +234,5 @@ def build(form: Mapping[str, Mapping[str, Any]], state: Mapping[str, torch.Tenso
     from slm.tokenizers.networks.seanet import own_names
 
     own = own_names({name.removeprefix(_ENCODER): value for name, value in state.items()})
-    # The YAML does not say how wide the encoder is; its first convolution does.
-    network = _network(form, len(state[_FIRST])).to(state[_FIRST].dtype)
-    load_strict(network, own, what)
-    return network
+    first = state[_FIRST]  # the YAML does not say how wide the encoder is; its first convolution does
+    return loaded(lambda: _network(form, len(first)).to(first.dtype), own, what)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slm.errors import UsageError
-from slm.tokenizers._bounded import bounded
+from slm.tokenizers._bounded import bounded, loaded
 from slm.tokenizers._checkpoints import Inert, find_files, fold_weight_norm, load_strict, read_tensors
 from slm.tokenizers._foreign_kmeans import read_foreign_centroids
 
@@ -153,6 +153,18 @@ def test_a_network_without_end_is_refused_before_it_takes_all_memory(part, monke
     with pytest.raises(UsageError, match="x has a configuration of more than 40 weights and layers"), bounded("x"):
         _ = [part() for _ in range(41)]
     _ = [part() for _ in range(41)]  # are not counted
+
+
+def test_a_network_is_built_as_large_as_its_weights_or_not_at_all(monkeypatch) -> None:
+    state = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+    with pytest.raises(UsageError, match=r"x does not fit .* as \(2,\), not \(1000000,\)"):
+        loaded(lambda: nn.Linear(10**6, 10**6), state, "x")
+    monkeypatch.setattr("slm.tokenizers._bounded._MOST_PARTS", 40)
+    with pytest.raises(UsageError, match="x has a configuration of more than 40"):
+        loaded(lambda: nn.Sequential(*(nn.Linear(1, 1) for _ in range(10**9))), state, "x")
+    model = loaded(lambda: nn.Linear(3, 2), state, "x")
+    assert torch.equal(model.weight, state["weight"])
+    assert model.weight.data_ptr() != state["weight"].data_ptr()
 
 
 @pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])

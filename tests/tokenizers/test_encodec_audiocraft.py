@@ -95,7 +95,7 @@ def test_a_package_may_name_a_checkpoint_of_transformers(tmp_path: Path) -> None
         ("seanet", "activation", "Snake", "seanet.activation is 'Snake'; only 'ELU' is supported"),
         ("encodec", "channels", 2, "stereo"),
         ("encodec", "renormalize", True, "normalized"),
-        ("seanet", "n_filters", 8, "does not fit its configuration"),
+        ("seanet", "n_filters", 2**20, "does not fit its configuration"),
         ("rvq", "n_q", 5, "lacks 4 weights"),
         ("seanet", "ratios", "${nothing.here}", "xp.cfg lacks nothing.here"),
     ],

@@ -191,6 +191,8 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
     for missing in ("encoder.0.weight_g", "encoder.0.weight_v", "decoder.0.bias"):
         torch.save({"codec_model": {n: v for n, v in values.items() if n != missing}}, folder / WEIGHTS)
         refused("lacks 1 weights", folder)
+    (folder / CONFIG).write_text(text.replace("res_kernel_size: 7", f"res_kernel_size: {10**12}"))
+    refused(r"does not fit .*, 1000000000000\)", folder)
     torch.save({"model": values}, folder / WEIGHTS)
     refused("no `codec_model`", folder)
     (folder / CONFIG).write_text(text.replace("latent_hidden_dim: 36", "latent_hidden_dim: 50"))

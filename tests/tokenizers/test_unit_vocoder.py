@@ -182,7 +182,7 @@ def test_bad_units_and_durations_are_refused(tmp_path: Path) -> None:
         ("fairseq", {"embedder_params": {"n": 1}, "lambda_commit_code": 1}, r"\(embedder_params, lambda_commit_code\)"),
         ("fairseq", {"model_in_dim": 16}, r"more than units \(16 inputs\)"),
         ("fairseq", {"resblock": "2"}, "only type 1"),
-        ("fairseq", {"num_embeddings": 51}, r"units\.weight as \(50, 8\), not \(51, 8\)"),
+        ("fairseq", {"num_embeddings": 10**12}, r"units\.weight as \(50, 8\), not \(1000000000000, 8\)"),
         ("fairseq", {"dur_predictor_params": None}, "has besides 10 weights"),
         ("fairseq", {"upsample_rates": 5}, "does not describe a unit vocoder"),
         ("speechbrain", {"multi_speaker": True}, r"more than units \(multi_speaker\)"),
@@ -190,6 +190,7 @@ def test_bad_units_and_durations_are_refused(tmp_path: Path) -> None:
         ("speechbrain", {"resblock_type": "2"}, "only type 1"),
         ("speechbrain", {"num_clusters": 7}, "no whole number of codebooks of 7"),
         ("speechbrain", {"num_clusters": 20, "layer": [1, 3]}, r"not one for each of its layers \[1, 3\]"),
+        ("speechbrain", {"vocab_size": 1 + 6 * 10**11}, r"not fit .*units\.weight as .*, not \(600000000001, 12\)"),
         ("speechbrain", {"pooling_type": "sum"}, r"has besides 3 weights \(attention\.0\.bias"),
     ],
 )
