@@ -63,7 +63,8 @@ def unpacked(archives: Sequence[Path], cache: Path) -> Path:
     """The folder below `cache` that holds the recordings and texts of `archives`, at their places in them; written
     when it is first needed, and again when an archive changes.
 
-    UsageError for an archive that is broken, one that would write outside of its folder, and two files of one name.
+    UsageError for an archive that is broken, one that would write outside of its folder or more than the disk has room
+    for, and two files of one name.
     """
     about = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(archives)]
     folder = cache / f"{archives[0].name.partition('.')[0]}-{stable_hash(about)[:12]}"
@@ -75,7 +76,7 @@ def _unpack(archive: Path, folder: Path) -> int:
     count = 0
     folder.mkdir(exist_ok=True)
     try:
-        for name, stream in _members(archive):
+        for name, stream in _members(archive, folder):
             path = folder / _safe(archive, name)
             if path.exists():
                 raise UsageError(f"{archive}: {name} stands in it, or in another of its set, already; fetch it again")
@@ -93,23 +94,38 @@ def _unpack(archive: Path, folder: Path) -> int:
     return count
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """The regular files that are wanted, in their order."""
+def _members(archive: Path, folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The regular files that are wanted, in their order, while `folder` has room for them."""
     if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as packed:
-            for entry in packed.infolist():
-                name = entry.filename.replace("\\", "/") if entry.create_system == _DOS else entry.filename
-                if not name.endswith("/") and _is_wanted(name):
-                    yield name, packed.open(entry)
+            entries = [(_slashed(entry), entry) for entry in packed.infolist()]
+            wanted = [(name, entry) for name, entry in entries if not name.endswith("/") and _is_wanted(name)]
+            _check_room(archive, sum(entry.file_size for _, entry in wanted), folder)
+            for name, entry in wanted:
+                yield name, packed.open(entry)
         return
     with tarfile.open(archive) as tar:
         for member in tar:
             stream = tar.extractfile(member) if member.isreg() and _is_wanted(member.name) else None
             if stream is not None:
+                _check_room(archive, member.size, folder)  # what else there is, a tar does not tell
                 yield member.name, stream
         tar.fileobj.seek(tar.offset)  # one that was cut between members ends for tarfile, but without the mark
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise EOFError("it ends too early")
+
+
+def _slashed(entry: zipfile.ZipInfo) -> str:
+    return entry.filename.replace("\\", "/") if entry.create_system == _DOS else entry.filename
+
+
+def _check_room(archive: Path, size: int, folder: Path) -> None:
+    """UsageError rather than a full disk, which others write to as well."""
+    if size > (free := shutil.disk_usage(folder).free):
+        raise UsageError(
+            f"{archive} would unpack to {size / 1e9:,.1f} GB or more, and the disk of {folder.parent.parent} has "
+            f"{free / 1e9:,.1f} GB free: free some, or give another --cache"
+        )
 
 
 def _is_wanted(name: str) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,6 +138,24 @@ def test_what_would_be_written_elsewhere_or_is_broken_is_refused(tmp_path):
         unpacked(twice, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.wav"))
     assert not (tmp_path / "x.wav").exists()
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in ("a.wav", "b.wav", "unwanted.bin"):
+            packed.writestr(name, bytes(10**6))
+    large = write_tar(tmp_path / "b.tar", {"a.wav": b"x", "b.wav": bytes(10**6)})
+    free = 1_999_999
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(UsageError, match=r"a.zip would unpack to 0.0 GB or more, and the disk of .*cache has .* free"):
+        unpacked([tmp_path / "a.zip"], tmp_path / "cache")
+    unpacked([large], tmp_path / "cache")
+    free = 2_000_000
+    unpacked([tmp_path / "a.zip"], tmp_path / "cache")
+    free = 999_999
+    with pytest.raises(UsageError, match=r"b.tar would unpack to"):
+        unpacked([large], tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("*.wav"))
 
 
 def test_an_archive_that_changes_is_unpacked_anew(tmp_path):
