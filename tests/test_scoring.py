@@ -104,6 +104,28 @@ def test_every_pattern_agrees_with_a_slow_scorer_in_float64(kind):
         assert_close(scorer.score(given, **options), expected)
 
 
+def test_a_model_that_takes_no_trees_is_told_from_a_want_of_memory(monkeypatch, capsys):
+    pattern = make_pattern("flat")
+    model, given = make_model(pattern), documents(1)
+    forward = type(model.causal_lm.base_model).forward
+
+    def fails(self, **inputs):
+        if inputs.get("attention_mask") is not None:
+            raise fault
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(type(model.causal_lm.base_model), "forward", fails)
+    fault = torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(torch.OutOfMemoryError):
+        DocumentScorer(model, pattern).score(given)
+    assert capsys.readouterr().err == ""
+    fault, scorer = RuntimeError("Expected all tensors on the same device\nand more"), DocumentScorer(model, pattern)
+    for _ in range(2):
+        assert_close(scorer.score(given), [slow(model, pattern, d) for d in given])
+    told = "takes no trees (RuntimeError: Expected all tensors on the same device)"
+    assert capsys.readouterr().err.count(told) == 1
+
+
 def test_whatever_the_model_reads_was_sent_to_its_device(monkeypatch):
     """A plain copy would wait for what a GPU was given before, and it would have nothing to do in the meantime."""
     pattern = make_pattern("delay")
