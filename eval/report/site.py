@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from eval.report import wording
 from eval.report.columns import FIELDS, Ranking, config_anchor, headline_columns, measure_columns, number_tables, rank
+from eval.report.drawing import file_inside
 from eval.report.inputs import Evaluated, Inputs, read_inputs, same_models, subject_of
 from eval.report.page import TEMPLATES, build_page, make_environment
 from eval.report.plots import INSTALL, dedup_note, make_plots, plotly_script, training_plot
@@ -25,6 +29,7 @@ from slm.errors import UsageError
 from slm.files import check_folder, copy_file, write_text
 
 ASSETS = ("site/site.js", "site/plots.js", "script.js")
+FILES = "assets/files.txt"  # all that a site consists of, so that the next in its place can take away what it has not
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ PAGES = (
 
 
 def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLES) -> Path:
-    """Write OUT/index.html and the pages beside it, about everything in the folders given.
+    """Write OUT/index.html and the pages beside it, about everything in the folders given. What a site that stood there
+    had besides is taken away, and nothing else.
 
     UsageError for a folder that holds nothing to show, and where OUT is one of them or has a page of something else,
     which would be lost.
@@ -55,6 +61,14 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
         raise UsageError(
             f"--out {out} has an index.html that is no site of results and would be lost: give another folder"
         )
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".site-", dir=out) as temporary:
+        write_site(inputs, Path(temporary), max_samples)
+        put_in_place(Path(temporary), out)
+    return out / "index.html"
+
+
+def write_site(inputs: Inputs, out: Path, max_samples: int) -> None:
     write_assets(out)
     write_models(inputs.evaluated, out)
     context = {**_results(inputs), **_training(inputs), **_taxonomy(inputs)}
@@ -67,7 +81,21 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
         shown = {**context, "page": page, "pages": PAGES, "version": __version__, "wording": wording,
                  "has_plotly": plotly_script() is not None, "install": INSTALL}  # fmt: skip
         write_text(out / page.file, environment.get_template(f"site/{page.file}").render(shown))
-    return out / "index.html"
+
+
+def put_in_place(made: Path, out: Path) -> None:
+    """Move the files of a site to OUT, and remove those of the one before that it does not have."""
+    before = (out / FILES).read_text(encoding="utf-8").splitlines() if (out / FILES).is_file() else []
+    files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
+    write_text(made / FILES, "".join(f"{name}\n" for name in files))
+    for name in (*files, FILES):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made / name, out / name)
+    for name in set(before) - set(files):
+        if path := file_inside(out, "", name):
+            with suppress(OSError):  # gone already, or a folder with something else in it
+                path.unlink()
+                os.removedirs(path.parent)
 
 
 def _is_site(page: Path) -> bool:

@@ -354,6 +354,22 @@ def test_names_of_any_kind_and_values_that_are_no_numbers(given, tmp_path):
     assert all(run_name(name) in text for name in names)
 
 
+def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given, tmp_path):
+    site = build(given, tmp_path / "site")
+    folder, *_ = set(site.glob("models/*")) - {site / "models" / read_inputs(given[:1]).evaluated[0].key}
+    mine = {folder, folder / "notes.txt", site / "media/mine.wav", tmp_path / "of-another"}
+    for file in mine - {folder}:
+        file.touch()
+    with (site / "assets/files.txt").open("a") as listed:
+        listed.write("../of-another\n")
+    alone = build(given[:1], tmp_path / "alone")
+    assert build(given[:1], site) == site
+
+    made, wanted = (set(at.rglob("*")) for at in (site, alone))
+    assert made == {site / path.relative_to(alone) for path in wanted} | mine - {tmp_path / "of-another"}
+    assert (tmp_path / "of-another").exists()
+
+
 def test_recordings_that_are_gone_or_cut_off_are_counted(given, tmp_path):
     for number, folder in enumerate(given[:2]):
         shutil.copytree(folder, tmp_path / folder.name)
