@@ -93,11 +93,16 @@ def copy_file(source: Path, path: Path) -> None:
 
 
 def check_local(path: Path | str, named: str) -> None:
-    """UsageError for a URL, for which a folder `s3:` would be made here. What a `Path` leaves of one is known too."""
+    """UsageError for a URL, for which a folder `s3:` would be made here (what a `Path` leaves of one is known too), and
+    for a name that TensorBoard, Arrow and others cannot open."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise UsageError(
             f"{named} is a URL: give a folder of this machine (tokenize_corpus.py and slm.corpus alone work at URLs)"
         )
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{named} has a name that is not UTF-8: give another") from None
 
 
 def check_folder(out: Path, option: str = "--out", written: bool = True) -> None:

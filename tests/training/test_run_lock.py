@@ -119,6 +119,8 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
             pass
     with pytest.raises(UsageError, match="--out s3:/bucket/run is a URL"), run_lock.held(Path("s3://bucket/run")):
         pass
+    with pytest.raises(UsageError, match="a name that is not UTF-8"), run_lock.held(tmp_path / os.fsdecode(b"\xe9")):
+        pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
