@@ -159,7 +159,8 @@ def repository(tmp_path, paths):
     return tmp_path / "repository"
 
 
-def test_a_copy_of_a_repository(repository, paths):
+def test_a_copy_of_a_repository(repository, paths, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/proc/none")  # of a user whose home cannot be written to
     clips = list_clips(repository)
     assert [(clip.id, clip.metadata) for clip in clips[2:]] == [
         ("train/2", {"n": 2, "text": "text 2", "split": "train"}),
@@ -244,7 +245,7 @@ def test_a_name_of_the_hub_is_told_from_a_path_that_is_wrong(tmp_path, monkeypat
     assert "no such folder or manifest: speech" in complaint("speech")
     asked = []
 
-    def offline(name, config, revision):
+    def offline(name, config, revision, cache_dir):
         asked.append((name, config, revision))
         raise ConnectionError(f"Couldn't reach '{name}' on the Hub\n(offline)")
 
@@ -265,7 +266,7 @@ def test_of_a_remote_repository_only_what_is_needed_is_fetched(tmp_path, monkeyp
     cells = [{"bytes": data, "path": f"{i}.wav"} for i, data in enumerate(noise)]
     table = pa.table({"audio": pa.array(cells, FILES), "text": ["x"] * 6})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2, compression="NONE")
-    url = (tmp_path / "x.parquet").as_uri()
+    url = f"file://{tmp_path}/x.parquet"
     monkeypatch.setattr(hub, "_data_files", lambda *_: {"train": [url]})
     monkeypatch.setattr(remote, "_BLOCK_BYTES", 1 << 12)
     fetched = []

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from slm.audio import AUDIO_SUFFIXES
@@ -165,7 +166,10 @@ def _data_files(location: str, config: str | None, revision: str | None) -> dict
 
     name, _, at = location.removeprefix(_URL).partition("@")
     try:
-        builder = load_dataset_builder(name, config, revision=revision or at or None)
+        with TemporaryDirectory() as scratch:
+            # It would make a lock in the user's cache, which of a copy of a repository nothing else goes to.
+            cache = scratch if os.path.isdir(name) else None
+            builder = load_dataset_builder(name, config, revision=revision or at or None, cache_dir=cache)
     except (OSError, ValueError, DatasetsError) as error:
         what = "read the folder" if os.path.isdir(location) else "find a folder or a dataset of the hub"
         raise UsageError(f"cannot {what} {location}: {' '.join(str(error).split())}") from None
