@@ -24,7 +24,7 @@ LISTS = {"eval/run.py": "--model", "eval.minimal_pairs": "--tokenizer"}
 def commands_of(script: Path, folder: Path) -> list[list[str]]:
     """What a script would have Python do, by one that only writes down what it is asked."""
     recorder = folder / "python"
-    recorder.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" >> {folder}/calls\necho >> {folder}/calls\n")
+    recorder.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" >> '{folder}/calls'\necho >> '{folder}/calls'\n")
     recorder.chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     subprocess.run(["bash", script, folder / "out"], env=environment, check=True, capture_output=True)

@@ -39,7 +39,7 @@ def test_its_metadata_is_a_manifest_of_the_files_that_datasets_finds(tmp_path, a
     if suffix == "jsonl":
         (audiofolder / "metadata.csv").unlink()
         (tmp_path / "metadata.jsonl").rename(audiofolder / "metadata.jsonl")
-    builder = load_dataset_builder("audiofolder", data_dir=str(audiofolder))
+    builder = load_dataset_builder("audiofolder", data_dir=str(audiofolder), cache_dir=str(tmp_path))
     (split,) = builder._split_generators(StreamingDownloadManager())  # the public way needs torchcodec
     theirs = {row["audio"]: row["text"] for *_, row in builder._generate_examples(**split.gen_kwargs)}
     clips = list_clips(audiofolder / f"metadata.{suffix}")

@@ -61,7 +61,7 @@ def arrow_file(folder, table, rows=2, options=None):
 
 @pytest.mark.parametrize("protocol", ["file", "memory"])
 def test_a_saved_dataset_is_the_same_from_afar(saved, protocol):
-    url = saved.as_uri()
+    url = f"file://{saved}"
     if protocol == "memory":
         url = "memory://saved-dataset"
         fsspec.filesystem("memory").put(f"{saved}/", "/saved-dataset/", recursive=True)
@@ -75,7 +75,7 @@ def test_a_saved_dataset_is_the_same_from_afar(saved, protocol):
     assert [clip.id for clip in open_source(f"{url}/", split="test").clips()] == ["id-2", "id-3"]
     assert [clip.id for clip in list_clips(f"{url}/train")] == ["id-4", "id-0", "id-1"]
     assert "has no split 'dev': it has train, test" in complaint(url, split="dev")
-    assert "clips is no whole dataset (FileNotFoundError(" in complaint(f"{saved.parent.as_uri()}/clips", "dataset")
+    assert "clips is no whole dataset (FileNotFoundError(" in complaint(f"file://{saved.parent}/clips", "dataset")
 
 
 def test_the_codes_are_those_of_the_dataset_on_disk(tmp_path, saved):
@@ -87,7 +87,7 @@ def test_the_codes_are_those_of_the_dataset_on_disk(tmp_path, saved):
         texts = store.column("text")
         return [(id, codes.codes.tolist(), text) for id, codes, text in zip(store.ids, store, texts, strict=True)]
 
-    assert codes(saved.as_uri()) == codes(str(saved))
+    assert codes(f"file://{saved}") == codes(str(saved))
     assert len(codes(str(saved))) == 5
 
 
@@ -106,7 +106,7 @@ def test_rows_without_bytes_are_files_or_left_out(tmp_path, paths, kind):
     table = pa.table({"audio": pa.array(cells, kind)})
     folder = arrow_file(tmp_path / "saved", pa.concat_tables([table, table.slice(3, 0), table.slice(5, 1)]), rows=3)
     write_clip(folder / "near.wav", 0.2, seed=7)
-    clips = list_clips(folder.as_uri())
+    clips = list_clips(f"file://{folder}")
     for i, path in {0: paths[0], 4: folder / "near.wav", 5: paths[1], 8: paths[1]}.items():
         assert np.array_equal(read_clip(clips[i], 8000), read_audio(path, 8000))
     for i in (1, 2, 3):
@@ -133,7 +133,7 @@ def test_to_list_it_no_audio_is_fetched_and_to_read_a_clip_nothing_else(tmp_path
         return real(path, start, stop)
 
     monkeypatch.setattr(remote, "read_bytes", counted)
-    clips = list(open_source(folder.as_uri(), audio_column="audio").clips())
+    clips = list(open_source(f"file://{folder}", audio_column="audio").clips())
     assert [clip.metadata for clip in clips] == [{"n": i, "text": "x"} for i in range(6)]
     assert 0 < sum(fetched) < 60_000
     fetched.clear()
@@ -147,23 +147,23 @@ def test_what_cannot_be_read_is_told(tmp_path, paths):
     table = pa.table({"audio": cells, "text": ["x"] * 5})
     said = "x.arrow: {}; save the dataset anew"
     compressed = arrow_file(tmp_path / "zstd", table, options=pa.ipc.IpcWriteOptions(compression="zstd"))
-    compressed_said = complaint(compressed.as_uri())
+    compressed_said = complaint(f"file://{compressed}")
     assert said.format("it is compressed, so that no audio in it can be read alone") in compressed_said
     words = table.set_column(1, "text", table["text"].dictionary_encode())
     assert said.format("a dictionary in it is not read from afar") in complaint(
-        arrow_file(tmp_path / "d", words).as_uri()
+        f"file://{arrow_file(tmp_path / 'd', words)}"
     )
     whole = arrow_file(tmp_path / "whole", table)
     data = (whole / "x.arrow").read_bytes()
-    expected = list_clips(whole.as_uri())
+    expected = list_clips(f"file://{whole}")
     (whole / "x.arrow").write_bytes(data[:-8])  # the mark of the end may be missing
-    assert list_clips(whole.as_uri()) == expected
+    assert list_clips(f"file://{whole}") == expected
     for size in (0, 3, 100, 1000, len(data) // 2, len(data) - 100):
         (whole / "x.arrow").write_bytes(data[:size])
-        assert "x.arrow: it " in complaint(whole.as_uri())
+        assert "x.arrow: it " in complaint(f"file://{whole}")
     for garbage in (b"x" * 1000, data[:4] + b"\xff" * 100, data[:8] + bytes(5000)):
         (whole / "x.arrow").write_bytes(garbage)
-        assert "cannot read file://" in complaint(whole.as_uri())
+        assert "cannot read file://" in complaint(f"file://{whole}")
 
 
 def test_a_damaged_file_is_an_answer_in_words_or_another_list(tmp_path, paths):
@@ -175,7 +175,7 @@ def test_a_damaged_file_is_an_answer_in_words_or_another_list(tmp_path, paths):
     for start in range(0, 1600, 13):
         (folder / "x.arrow").write_bytes(data[:start] + b"\xa5\x5a\xff" + data[start + 3 :])
         with suppress(UsageError):
-            list(open_source(folder.as_uri()).clips())
+            list(open_source(f"file://{folder}").clips())
             continue
         told += 1
     assert told > 25

@@ -72,7 +72,7 @@ def test_a_folder_on_a_server_is_known_by_its_wav_scp(tmp_path, protocol):
         text=["call1-0 one", "call1-1 two"],
     )
     write_clip(here / "audio" / "a.wav", 2.0)
-    there = here.as_uri()
+    there = f"file://{here}"
     if protocol == "memory":
         there = "memory://kaldi-from-afar"
         fsspec.filesystem("memory").put(f"{here}/", "/kaldi-from-afar/", recursive=True)

@@ -92,7 +92,7 @@ def http(folder):
 
 @pytest.fixture(params=["memory", "http", "file"])
 def url(request, folder):
-    return folder.as_uri() if request.param == "file" else request.getfixturevalue(request.param)
+    return f"file://{folder}" if request.param == "file" else request.getfixturevalue(request.param)
 
 
 def test_a_folder_is_the_same_from_afar(folder, url):

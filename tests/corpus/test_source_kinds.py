@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 
 import pyarrow.parquet as pq
@@ -50,7 +51,8 @@ def of_manifest(folder):
 
 def of_kaldi(folder):
     (data := folder.parent / "data").mkdir()
-    (data / "wav.scp").write_text("".join(f"{path.stem} flac -c -d -s {path} |\n" for path in files(folder)))
+    commands = {path.stem: f"flac -c -d -s {shlex.quote(str(path))} |" for path in files(folder)}
+    (data / "wav.scp").write_text("".join(f"{id} {command}\n" for id, command in commands.items()))
     (data / "text").write_text("".join(f"{id} {text}\n" for id, text in TEXTS.items()))
     return data
 
@@ -108,7 +110,7 @@ def of_hub(folder):
 
 
 def of_folder(folder):
-    return folder.as_uri()
+    return f"file://{folder}"
 
 
 def codes_of(audio, out, kind="auto"):

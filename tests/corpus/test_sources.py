@@ -137,7 +137,7 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no audio files in" in complaint(tmp_path / "empty")
     touch(tmp_path / "others", "x/0.tar", "x/1.tar", "README")
-    afar = (tmp_path / "others").as_uri()  # whose kind is not told by what is in it
+    afar = f"file://{tmp_path}/others"  # whose kind is not told by what is in it
     said = f"no audio files in {afar} (but 2 .tar, 1 without a suffix: say with --source what holds audio); give a fol"
     assert complaint(afar).startswith(said)
     with pytest.raises(UsageError) as caught:

@@ -101,12 +101,12 @@ class Hostile:
 @pytest.mark.parametrize("dump", ["pickle", "joblib", "torch"])
 def test_a_hostile_file_runs_nothing(tmp_path: Path, dump: str) -> None:
     path, trace = tmp_path / "km.bin", tmp_path / "ran"
-    bomb = {"cluster_centers_": np.ones((3, 2)), "bomb": Hostile(f"touch {trace}")}
+    bomb = {"cluster_centers_": np.ones((3, 2)), "bomb": Hostile(f"touch '{trace}'")}
     {"pickle": lambda: path.write_bytes(pickle.dumps(bomb)), "joblib": lambda: joblib.dump(bomb, path),
      "torch": lambda: torch.save(bomb, path)}[dump]()  # fmt: skip
     assert read_foreign_centroids(path).tolist() == [[1, 1]] * 3
     assert not trace.exists()
-    path.write_bytes(pickle.dumps(Hostile(f"touch {trace}")))
+    path.write_bytes(pickle.dumps(Hostile(f"touch '{trace}'")))
     with pytest.raises(UsageError, match="holds no centroids"):
         read_foreign_centroids(path)
     assert not trace.exists()

@@ -88,7 +88,7 @@ def test_a_resumed_run_knows_the_best_loss_it_had(corpora, tmp_path, monkeypatch
 def test_slurm_queues_a_run_again_that_left_or_had_no_time_to_hear_the_signal(tmp_path, ends, status, queued):
     """With a `srun` whose tasks end so, and a `scontrol` that writes down what it is asked."""
     asked = tmp_path / "asked"
-    for name, text in (("srun", f"bash -c '{ends}'"), ("scontrol", f'echo "$@" >> {asked}')):
+    for name, text in (("srun", f"bash -c '{ends}'"), ("scontrol", f'echo "$@" >> "{asked}"')):
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
