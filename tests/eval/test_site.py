@@ -354,8 +354,8 @@ def test_names_of_any_kind_and_values_that_are_no_numbers(given, tmp_path):
     assert all(run_name(name) in text for name in names)
 
 
-def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given, tmp_path):
-    site = build(given, tmp_path / "site")
+def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given, site, tmp_path):
+    site = shutil.copytree(site, tmp_path / "site")
     folder, *_ = set(site.glob("models/*")) - {site / "models" / read_inputs(given[:1]).evaluated[0].key}
     mine = {folder, folder / "notes.txt", site / "media/mine.wav", tmp_path / "of-another"}
     for file in mine - {folder}:
