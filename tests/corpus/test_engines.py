@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,6 +186,24 @@ def test_ray_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"--engine ray needs Ray: pip install 'slm-toolkit\[ray\]'"):
         tokenize_corpus(config_for(tmp_path, engine="ray"), ArithmeticTokenizer())
+
+
+def test_a_ray_cluster_that_is_gone_is_not_waited_for_long(monkeypatch):
+    """As at the address that one leaves behind on its machine."""
+    tries = "RAY_NUM_REDIS_GET_RETRIES"
+    monkeypatch.setenv(tries, "")
+    monkeypatch.delenv(tries)  # to be gone again afterwards
+
+    def init(address, **settings):
+        seen.append((address, os.environ.get(tries)))
+        raise ConnectionError("Failed to\nconnect")
+
+    seen = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    for address in ("local", "auto"):
+        with pytest.raises(UsageError, match=rf"--ray_address {address}: no Ray .* there \(Failed to connect\)"):
+            ray.run_ray(None, [0], print, "cpu", 1, address)
+    assert seen == [("local", None), ("auto", "3")]
 
 
 def test_parts_in_any_order_make_the_same_bytes(tmp_path, whole):
