@@ -195,7 +195,7 @@ def test_a_hub_id_is_fetched_and_a_missing_one_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"no model at nobody/nothing: .*hf download nobody/nothing"):
         load_lm("nobody/nothing")
-    with pytest.raises(UsageError, match=r"no model at x+: File name too long"):
+    with pytest.raises(UsageError, match=r"no model at x+: (File name too long|it has no slm.json)"):
         load_lm("x" * 300)
 
 
