@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def environment(strategy: str, folder: Path) -> dict[str, str]:
 
 
 def beside_deepspeed() -> dict[str, str]:
-    return {**NO_DEVICE, "PYTHONPATH": f"{SIDE}:{ROOT}", "DS_ACCELERATOR": "cpu"}
+    path = f"{SIDE}/bin:{os.environ['PATH']}"  # of ninja, with which DeepSpeed compiles where there is a compiler
+    return {**NO_DEVICE, "PATH": path, "PYTHONPATH": f"{SIDE}:{ROOT}", "DS_ACCELERATOR": "cpu"}
 
 
 def ema_decay(strategy: str) -> float:
