@@ -34,6 +34,8 @@ SNAC_24KHZ: Mapping[str, Any] = {
     "noise": True,
     "depthwise": True,
 }
+_MOST_COLUMNS = 1000
+"""Codes in a frame; published models have 7 and 15. No weight tells of strides, which say how many there are."""
 
 
 @TOKENIZERS.register("snac")
@@ -190,6 +192,8 @@ def _read_config(path: Path, network: Any) -> dict[str, Any]:
     strides = config["vq_strides"]
     if any(strides[0] % stride for stride in strides):
         raise UsageError(f"{path}: levels of strides {strides} have no frame in common; the first must be a multiple")
+    if (columns := sum(strides[0] // stride for stride in strides)) > _MOST_COLUMNS:
+        raise UsageError(f"{path}: levels of strides {strides} have {columns} codes in a frame, more than any model")
     return config
 
 

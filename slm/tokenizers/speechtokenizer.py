@@ -109,8 +109,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = pick(read_config(path), PUBLISHED, str(path))
     if config["activation"] not in ("ELU", "Snake"):
         raise UsageError(f"{path}: activation must be ELU or Snake, as in the authors' releases")
-    if config["lstm_layers"] < 1:
-        raise UsageError(f"{path}: lstm_layers must be 1 or more, as in the authors' releases")
+    for name in ("lstm_layers", "dilation_base"):
+        if config[name] < 1:
+            raise UsageError(f"{path}: {name} must be 1 or more, as in the authors' releases")
     return config
 
 

@@ -186,6 +186,7 @@ def test_what_does_not_fit_is_refused(
         ({**config, "model_type": "mimi"}, "no model_type"),
         ({"sampling_rate": 24_000}, "no vq_strides"),
         ({**config, "vq_strides": [3, 2, 1]}, "no frame in common"),
+        ({**config, "vq_strides": [10**9, 2, 1]}, "have 1500000001 codes in a frame"),
         ({**config, "codebook_size": 10**12}, r"does not fit .* not \(1000000000000, 8\)"),
     ):
         (folder / "config.json").write_text(json.dumps(broken))

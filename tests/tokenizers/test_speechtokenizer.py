@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused(untrained: Path, tmp_path: Path, monkeypat
     (folder / "config.json").write_text(json.dumps({**config, "codebook_size": 10**12}))
     with pytest.raises(UsageError, match=r"does not fit .* not \(1000000000000, 24\)"):
         SpeechTokenizer(checkpoint=str(folder))
-    for changes in ({"activation": "ReLU"}, {"lstm_layers": 0}):
+    for changes in ({"activation": "ReLU"}, {"lstm_layers": 0}, {"dilation_base": 0}):
         (folder / "config.json").write_text(json.dumps({**config, **changes}))
         with pytest.raises(UsageError, match=f"{next(iter(changes))} must be"):
             SpeechTokenizer(checkpoint=str(folder))
