@@ -314,11 +314,16 @@ def _chunks(values: np.ndarray, longest: int, chance: random.Random) -> list[np.
     return chunks
 
 
-def benchmark_law(benchmark: PairBenchmark) -> None:
-    """Unique ids; pairs of items that the manifest lists; an oracle scores 1, its opposite 0, a constant 1/2."""
-    items = [item for pair in benchmark.all_pairs for item in (pair.positive, pair.negative)]
-    assert len(items) == len(set(items)) >= 4, "an item stands in two pairs, or there are fewer than two pairs"
-    assert set(items) <= set(benchmark.files)
+def benchmark_law(benchmark: PairBenchmark, shared: bool = False) -> None:
+    """Unique ids; pairs of items that the manifest lists; an oracle scores 1, its opposite 0, a constant 1/2. `shared`:
+    an item may stand in several pairs, always on one side."""
+    pairs = [(pair.positive, pair.negative) for pair in benchmark.all_pairs]
+    items = {item for pair in pairs for item in pair}
+    right, wrong = map(set, zip(*pairs, strict=True))
+    assert len(pairs) == len(set(pairs)) >= 2
+    assert not right & wrong
+    assert shared or len(items) == 2 * len(pairs), "an item stands in two pairs"
+    assert items <= set(benchmark.files)
     assert all(pair.group for pair in benchmark.all_pairs)
     oracle = dict.fromkeys((p.positive for p in benchmark.all_pairs), 1.0)
     oracle |= dict.fromkeys((p.negative for p in benchmark.all_pairs), -1.0)

@@ -1,4 +1,4 @@
-"""gold.csv of the ZeroSpeech data sets (sLM21, ProsAudit): one row a wav, checked row by row."""
+"""gold.csv of the ZeroSpeech data sets (sLM21, ProsAudit) and of BabySLM: one row a wav, checked row by row."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ def read_gold(root: Path, task: str, split: str, columns: Sequence[str]) -> list
     return read_gold_file(path, columns)
 
 
-def read_gold_file(path: Path, columns: Sequence[str]) -> list[GoldRow]:
-    """The rows of a gold.csv in their own order. UsageError as in `read_gold`."""
+def read_gold_file(path: Path, columns: Sequence[str], shared: bool = False) -> list[GoldRow]:
+    """The rows of a gold.csv in their own order. UsageError as in `read_gold`, and for a recording that has a row
+    already, or, where pairs may have recordings in common (`shared`), one that says otherwise whether it is correct."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
@@ -68,7 +69,7 @@ def read_gold_file(path: Path, columns: Sequence[str]) -> list[GoldRow]:
             rows = [_row(path, reader.line_num, fields) for fields in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"{path}, after line {reader.line_num}: {error}") from error
-    _check_unique(path, rows)
+    _check_unique(path, rows, shared)
     return rows
 
 
@@ -85,15 +86,18 @@ def _row(path: Path, line: int, fields: Mapping[str, str]) -> GoldRow:
     return GoldRow(line, name, fields["id"], fields.get("voice", ""), fields["correct"] == "1", fields)
 
 
-def _check_unique(path: Path, rows: Sequence[GoldRow]) -> None:
+def _check_unique(path: Path, rows: Sequence[GoldRow], shared: bool) -> None:
     if not rows:
         raise UsageError(f"{path} has no rows; fetch the data set again")
-    seen: dict[str, int] = {}
+    seen: dict[str, GoldRow] = {}
     for row in rows:
-        name = os.path.normpath(row.filename)
-        if name in seen:
-            raise UsageError(f"{path}, line {row.line}: {row.filename} stands on line {seen[name]} already")
-        seen[name] = row.line
+        first = seen.setdefault(os.path.normpath(row.filename), row)
+        if first is row or (shared and first.correct == row.correct):
+            continue
+        where = f"{path}, line {row.line}: {row.filename} stands on line {first.line} already"
+        if shared:
+            raise UsageError(f"{where}, as {'correct' if first.correct else 'incorrect'}")
+        raise UsageError(f"{where} (the pairs of BabySLM have recordings in common: --benchmarks babyslm_{{TASK}})")
 
 
 def audio_files(root: Path, task: str, split: str, rows: Sequence[GoldRow]) -> dict[str, Path]:

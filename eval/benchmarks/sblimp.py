@@ -72,13 +72,19 @@ class SBlimp(PairBenchmark):
         return add_submission(result, run, Submission("sLM21", place, SLM21_PARAMS), [*self.files])
 
     def subsets(self, pairs: Sequence[MinimalPair]) -> list[Subset]:
-        everything = Subset("all", "all sentence pairs, each counted once", (tuple(pairs),))
         label = {"sLM21": "type", "slamkit": "folder"}.get(self.layout)
-        if label is None:
-            return [everything]
-        types = stratify(pairs, lambda p: p.labels[label])
-        return [
-            everything,
-            mean_over(label, types, {p.labels[label] for p in self.all_pairs}),
-            *(Subset(f"{label} {name}", f"pairs of {label} {name}", (members,)) for name, members in types.items()),
-        ]
+        return by_label(label, pairs, self.all_pairs) if label else [_everything(pairs)]
+
+
+def by_label(label: str, pairs: Sequence[MinimalPair], known: Sequence[MinimalPair]) -> list[Subset]:
+    """All, the mean over what the label says, and each. `known` are the pairs of the whole set."""
+    members = stratify(pairs, lambda p: p.labels[label])
+    return [
+        _everything(pairs),
+        mean_over(label, members, {p.labels[label] for p in known}),
+        *(Subset(f"{label} {name}", f"pairs of {label} {name}", (of_it,)) for name, of_it in members.items()),
+    ]
+
+
+def _everything(pairs: Sequence[MinimalPair]) -> Subset:
+    return Subset("all", "all sentence pairs, each counted once", (tuple(pairs),))

@@ -105,14 +105,16 @@ class SWuggy(PairBenchmark):
             return [everything]
         if self.layout == "slamkit":
             return [everything, *(_list_subset(name, meaning, pairs) for name, meaning in LISTS.items())]
-        return [everything, *(_by_frequency(pairs) if all("frequency" in p.labels for p in pairs) else [])]
+        return [everything, *(by_frequency(pairs) if all("frequency" in p.labels for p in pairs) else [])]
 
 
 def _list_subset(name: str, meaning: str, pairs: Sequence[MinimalPair]) -> Subset:
     return Subset(name, meaning, (tuple(p for p in pairs if p.labels["list"] == name),))
 
 
-def _by_frequency(pairs: Sequence[MinimalPair]) -> list[Subset]:
+def by_frequency(pairs: Sequence[MinimalPair]) -> list[Subset]:
+    """Within and out of the vocabulary, and the bands."""
+
     def within(low: int, high: int | None) -> tuple[tuple[MinimalPair, ...]]:
         return (tuple(p for p in pairs if p.labels["frequency"] >= low and (not high or p.labels["frequency"] < high)),)
 
