@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Which tokenizer, which pattern, which units? The same 3 M-parameter body hears the same 4 hours through each of them,
 # in as many steps; then all are asked the same. docs/study.md says what came out. Run again, it goes on where it
-# stopped.
+# stopped. `run.sh runs/study 1` trains all once more with seed 1, over the same tokens, beside the others.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=${1:-runs/study}
+out=${1:-runs/study} seed=${2:-0}
+again=$([ "$seed" = 0 ] || echo "-seed$seed")
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} TOKENIZERS_PARALLELISM=false
 
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
@@ -23,8 +24,8 @@ models=()
 lm() {
   local name=$1 corpus=$2 rows=$3
   shift 3
-  run python train_lm.py --config configs/study/lm.yaml --data "$out/tokens/$corpus" --out "$out/lm/$name" --rows_per_batch "$rows" "$@"
-  models+=("$out/lm/$name/final")
+  run python train_lm.py --config configs/study/lm.yaml --data "$out/tokens/$corpus" --out "$out/lm$again/$name" --rows_per_batch "$rows" --seed "$seed" "$@"
+  models+=("$out/lm$again/$name/final")
 }
 depth='{model_type: llama, hidden_size: 128, intermediate_size: 352, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2, max_position_embeddings: 8}'
 lm codec2-delay codec2 8 --pattern.name delay
@@ -35,6 +36,6 @@ lm whisper-frames whisper 16 --pattern.name flat
 lm whisper-dedup whisper 9 --pattern.name flat --dedup true
 lm logmel-dedup logmel 12 --pattern.name flat --dedup true
 
-run python eval/run.py --model "${models[@]}" --benchmarks swuggy,sblimp --data "$out/synthetic" --out "$out/results/models"
+run python eval/run.py --model "${models[@]}" --benchmarks swuggy,sblimp --data "$out/synthetic" --out "$out/results/models$again"
 run python eval/run.py --tokenizer codec2-700c,codec2-1300,codec2-3200 --benchmarks reconstruction --data tests/data/speech/en --out "$out/results/tokenizers"
-run python -m eval.report "$out/results/models" "$out/results/tokenizers" --out "$out/report"
+run python -m eval.report "$out/results/models$again" "$out/results/tokenizers" --out "$out/report$again"
