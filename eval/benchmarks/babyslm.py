@@ -76,5 +76,8 @@ def _read(setup: Setup, task: str, columns: Sequence[str]) -> tuple[Path, list[G
     remedy = f"fetch {URL}/{task}/{setup.split}.zip, and unpack it into {folders[0].parent}"
     if folder is None:
         raise UsageError(f"no BabySLM: {folders[0]} has no gold.csv and wavs; {remedy}")
-    rows = read_gold_file(folder / "gold.csv", columns, shared=True)
-    return folder / "gold.csv", rows, wavs_beside(folder, rows, remedy)
+    path = folder / "gold.csv"
+    rows = read_gold_file(path, columns, shared=True)
+    if len({row.filename for row in rows}) == len(rows):
+        raise UsageError(f"{path} is not BabySLM's: no recording stands in several of its pairs; {remedy}")
+    return path, rows, wavs_beside(folder, rows, remedy)

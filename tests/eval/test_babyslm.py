@@ -14,7 +14,20 @@ from eval.benchmarks.swuggy import SWuggy
 from eval.run import main
 from slm.errors import UsageError
 from tests.contracts import benchmark_law
-from tests.eval.material import LEXICAL, RIGHT, SYNTACTIC, WRONG, config, scores, write_gold, write_level
+from tests.eval.material import (
+    LEXICAL,
+    RIGHT,
+    SYNTACTIC,
+    WRONG,
+    config,
+    random_lexical,
+    random_syntactic,
+    scores,
+    write_gold,
+    write_level,
+    write_lexical,
+    write_syntactic,
+)
 from tests.eval.test_pair_benchmarks import accuracies, random_scores
 
 
@@ -102,6 +115,13 @@ def test_a_recording_both_right_and_wrong_is_refused(tmp_path):
     write_recorded(tmp_path / "lexical/dev", LEXICAL, rows)
     with pytest.raises(UsageError, match=r"gold.csv, line 3: w1 stands on line 2 already, as correct"):
         BabyLexical(Setup(tmp_path))
+
+
+def test_swuggy_and_sblimp_are_not_taken_for_it(tmp_path):
+    write_syntactic(write_lexical(tmp_path, random_lexical(4, 2, seed=0)), random_syntactic(4, 2, seed=0))
+    for benchmark in (BabyLexical, BabySyntactic):
+        with pytest.raises(UsageError, match=r"dev/gold.csv is not BabySLM's: no recording stands in several"):
+            benchmark(Setup(tmp_path))
 
 
 def test_swuggy_says_which_benchmark_reads_shared_recordings(tmp_path):
