@@ -15,7 +15,7 @@ from slm.corpus.card import dataset_card
 from slm.corpus.changes import describe_changed_files, describe_changed_list
 from slm.corpus.output import Output
 from slm.corpus.plan import PLAN_FILES, Plan, Reject
-from slm.corpus.planning import PlanSettings
+from slm.corpus.planning import PARTS, PlanSettings
 from slm.corpus.shards import plan_features, shard_name
 from slm.corpus.sources.base import Source
 from slm.corpus.summary import CorpusSummary
@@ -110,9 +110,9 @@ def abandon(output: Output) -> None:
     """Take away a corpus that has come to nothing, so that `output` is free again; `tokenizer.json`, by which the
     folder is known, last."""
     made = sorted(name for name in output.names() if name.startswith(("data-", "log")))
-    shutil.rmtree(output.folder / "plan.parts", ignore_errors=True)
+    shutil.rmtree(output.folder / PARTS, ignore_errors=True)
     output.remove(*made, *reversed(PLAN_FILES), "rejects.jsonl", "tokenizer.json")
-    clear_locks(output)
+    clear_left_overs(output)
     output.close()
 
 
@@ -121,21 +121,21 @@ def is_finished(output: Output, plan: Plan) -> bool:
 
 
 def finish(output: Output, summary: CorpusSummary, plan: Plan, source: str) -> None:
-    """Write what describes the finished shards, and clear what killed runs left."""
+    """Write what describes the finished shards."""
     digest = stable_hash([plan.head.source_hash, plan.head.settings, summary.spec.fingerprint])
     write_description(summary, source, plan_features(plan, summary.spec), digest)
     output.send(*DESCRIPTION)
-    for name in ("data-*", *PLAN_FILES):  # parts clear nothing before: others may be at work
-        for stale in output.folder.glob(f".{name}.tmp-*"):
-            stale.unlink(missing_ok=True)
 
 
-def clear_locks(output: Output) -> None:
-    """Of a folder; for a URL they lie where files are made, which goes as a whole once no run is at work there."""
+def clear_left_overs(output: Output) -> None:
+    """Of a corpus that is finished, or has come to nothing: remove locks and what killed runs left, for which parts
+    clear nothing before, since others may be at work. For a URL they lie where files are made, which goes as a whole
+    once no run is at work there."""
     if output.is_remote:
         return
-    for lock in output.folder.glob(".*.lock"):
-        lock.unlink(missing_ok=True)
+    shutil.rmtree(output.folder / PARTS, ignore_errors=True)
+    for left in (path for name in (".*.lock", ".*.tmp-*") for path in output.folder.glob(name)):
+        left.unlink(missing_ok=True)
 
 
 DESCRIPTION = ("rejects.jsonl", "README.md", "shards.json", "dataset_info.json", "state.json")

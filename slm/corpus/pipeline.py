@@ -17,7 +17,7 @@ from slm.corpus.folder import (
     abandon,
     begin,
     check_out,
-    clear_locks,
+    clear_left_overs,
     finish,
     is_finished,
     load_plan,
@@ -90,7 +90,7 @@ def _make(config: CorpusConfig, output: Output, plan: Plan, job: Job, engine: En
     with planning(output, config.part):  # of parts that end at once, one finishes
         if not is_finished(output, plan):
             finish(output, summary, plan, config.audio)
-        clear_locks(output)  # also of a part that finds all finished, which would leave its own
+        clear_left_overs(output)  # also of a run that finds all finished, and its own lock
     return summary
 
 

@@ -42,7 +42,7 @@ from slm.errors import UsageError
 from slm.files import atomic_file, write_json
 from slm.types import TokenizerSpec
 
-_PARTS = "plan.parts"
+PARTS = "plan.parts"
 MAX_CODES = 2**31 - 1
 """Of all codebooks, in a shard: what Arrow writes in one array."""
 _DECODED_AT_ONCE = 32  # clips in a part where segmentation decodes them: an hour each, perhaps
@@ -73,7 +73,7 @@ def make_plan(
     reason. UsageError when none is left, and for what the source cannot list. `num_workers` processes probe; 0: a
     thread.
     """
-    parts = out / _PARTS
+    parts = out / PARTS
     parts.mkdir(exist_ok=True)
     listed, types = SourceHash(source.base), ColumnTypes()
     made = _probed_parts(parts, _listed(source, listed, types, settings), source.base, spec, settings, num_workers)

@@ -208,8 +208,9 @@ def test_a_ray_cluster_that_is_gone_is_not_waited_for_long(monkeypatch):
 
 def test_parts_in_any_order_make_the_same_bytes(tmp_path, whole):
     (tmp_path / "out").mkdir()
-    for name in ("data-00000-of-00009.arrow", "plan.arrow", "plan.json"):
-        (tmp_path / "out" / f".{name}.tmp-host-1").touch()  # of killed runs
+    left_by_killed_runs = [f".{name}.tmp-host-1" for name in ("data-00000-of-00009.arrow", "plan.json", "shards.json")]
+    for name in left_by_killed_runs:
+        (tmp_path / "out" / name).touch()
     summaries = [
         tokenize_corpus(config_for(tmp_path, shard_range=f"{part}/3"), ArithmeticTokenizer()) for part in (2, 0, 1)
     ]
@@ -218,8 +219,11 @@ def test_parts_in_any_order_make_the_same_bytes(tmp_path, whole):
     assert [reject.id for summary in summaries[:2] for reject in summary.rejects] == ["nan", "silent"]  # of their own
     assert contents(tmp_path / "out") == whole
     assert {path.name for path in (tmp_path / "out").glob("log*")} == {f"log-{part}-of-3.jsonl" for part in range(3)}
-    tokenize_corpus(config_for(tmp_path, shard_range="1/3"), ArithmeticTokenizer())  # finds all finished
-    assert not list((tmp_path / "out").glob(".*"))
+    for part in ("1/3", None):  # finds all finished
+        (tmp_path / "out/plan.parts").mkdir()
+        (tmp_path / "out" / left_by_killed_runs[0]).touch()
+        tokenize_corpus(config_for(tmp_path, shard_range=part), ArithmeticTokenizer())
+        assert not [*(tmp_path / "out").glob(".*"), *(tmp_path / "out").glob("plan.parts")]
 
 
 def test_a_part_is_made_by_one_run_and_no_run_beside_parts(tmp_path, whole):
