@@ -1,8 +1,9 @@
-"""WavTokenizer against the authors' code (tests/data/golden/wavtokenizer.md), and what our own code promises."""
+"""WavTokenizer against the authors' code and transformers (tests/data/golden), and what our own code promises."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers._wavtokenizer_checkpoint import _inference_weights, read_release
 from slm.tokenizers.networks import seanet
-from slm.tokenizers.wavtokenizer import WavTokenizer, _inference_weights, _network, _published_form, build
+from slm.tokenizers.wavtokenizer import WavTokenizer, _network, _published_form, build
 from slm.types import AudioClip
 from tests.contracts import batching_law, long_audio_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
@@ -23,6 +26,7 @@ from tests.tokenizers.speech import real_clips
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = np.load(ROOT / "tests/data/golden/wavtokenizer.npz")
+HUB = np.load(ROOT / "tests/data/golden/wavtokenizer_transformers.npz")
 HOPS = {"small75": 320, "small40": 600}
 SMALL = {"width": 4, "input_channels": 24, "vq_bins": 64, "dim": 64, "intermediate_dim": 48, "num_layers": 2}
 
@@ -87,6 +91,112 @@ def test_audio_is_that_of_the_authors_code(golden: tuple[str, WavTokenizer]) -> 
         if f"{form}_{i}_tail" in GOLDEN:
             tail = GOLDEN[f"{form}_{i}_tail"]
             np.testing.assert_allclose(audio[-len(tail) :], tail, rtol=1e-9, atol=1e-12)
+
+
+def write_as_transformers(
+    folder: Path, form: str, state: dict[str, torch.Tensor], config: dict[str, Any] | None = None
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**json.loads(str(HUB[f"{form}_config"])), **(config or {})}))
+    (folder / "preprocessor_config.json").write_text(str(HUB[f"{form}_preprocessor"]))
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+def hub_state(form: str) -> dict[str, torch.Tensor]:
+    """The state dict of transformers with the values that made its golden arrays."""
+    named = json.loads(str(HUB[f"{form}_state"]))
+    return {name: torch.from_numpy(np.asarray(seeded_tensor(name, tuple(shape), 7))) for name, shape in named}
+
+
+@pytest.mark.parametrize("form", HOPS)
+def test_codes_and_audio_are_those_of_transformers(form: str, tmp_path: Path) -> None:
+    """Of its layout, whose names are others, and which may bring clips to one level first."""
+    state = hub_state(form)
+    tokenizer = WavTokenizer(
+        checkpoint=str(write_as_transformers(tmp_path, form, {n: t.float() for n, t in state.items()}))
+    )
+    save_file(state, tmp_path / "model.safetensors")
+    release = read_release(str(tmp_path), None)
+    window = "head.istft.window"
+    exact = torch.hann_window(len(release.state[window]), dtype=torch.float64)
+    tokenizer.model = build(release.form, {**release.state, window: exact}, "golden")
+    sources, seen = real_clips(24_000, 3), []
+    for i, source in enumerate((*sources, sources[0])):
+        length, made = HUB[f"{form}_{i}_length"]
+        clip = AudioClip(str(i), source.samples[6000 : 6000 + length], 24_000)
+        assert np.array_equal(tokenizer.encode([clip])[0].codes, HUB[f"{form}_{i}_codes"])
+        audio = tokenizer._decode(HUB[f"{form}_{i}_codes"])
+        assert len(audio) == made
+        np.testing.assert_allclose(audio[:200], HUB[f"{form}_{i}_audio"], rtol=0, atol=3e-7)  # its head is float32
+        seen.append(HUB[f"{form}_{i}_codes"])
+    assert len(np.unique(np.concatenate(seen))) >= 5
+    silence = AudioClip("silence", np.zeros(2000, np.float32), 24_000)
+    assert (release.peak is not None) == (form == "small40")
+    assert len(tokenizer.encode([silence])[0].codes) == -(-2000 // HOPS[form])
+
+
+def test_both_layouts_of_one_checkpoint_are_one_tokenizer(untrained: Path, tmp_path: Path) -> None:
+    """Codes and fingerprint; and where clips are brought to one level, neither: then loudness is nothing."""
+    state = torch.load(untrained / "wavtokenizer.ckpt", weights_only=True)["state_dict"]
+    renamed = {
+        re.sub(r"conv\.conv\.weight_([gv])", lambda m: f"conv.parametrizations.weight.original{'gv'.index(m[1])}", name)
+        .replace("conv.conv.bias", "conv.bias")
+        .replace("feature_extractor.encodec.encoder.model.", "encoder_model.encoder.layers.")
+        .replace("feature_extractor.encodec.quantizer.vq.layers.0._codebook.", "encoder_model.quantizer.codebook.")
+        .replace("head.out.", "head.linear."): value
+        for name, value in state.items()
+        if name != "head.istft.window"
+    }
+    assert renamed.keys() >= {name for name in hub_state("small75") if not name.endswith(("inited", "size", "avg"))}
+    folder = write_as_transformers(tmp_path / "hub", "small75", renamed)
+    authors, hub = WavTokenizer(checkpoint=str(untrained)), WavTokenizer(checkpoint=str(folder))
+    assert hub.spec.fingerprint == authors.spec.fingerprint
+    assert load_tokenizer(hub.spec).spec == hub.spec
+
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "normalize_audio": True}))
+    levelled = WavTokenizer(checkpoint=str(folder))
+    assert levelled.spec.fingerprint != authors.spec.fingerprint
+    [clip] = real_clips(24_000, 1)
+    clips = [AudioClip(str(gain), clip.samples * np.float32(gain), 24_000) for gain in (1, 0.25)]
+    first, second = (codes.codes for codes in levelled.encode(clips))
+    assert np.array_equal(first, second)
+    unlike = [codes.codes for codes in authors.encode(clips)]
+    assert not np.array_equal(*unlike)
+    levelled.use_mode("batched")
+    assert all(np.array_equal(codes.codes, first) for codes in levelled.encode(clips))
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"model_type": "encodec"}, "no configuration of WavTokenizer: it has model_type 'encodec'"),
+        ({"use_causal_conv": True}, "use_causal_conv True: only False is known"),
+        ({"decoder_num_layers": 3}, "does not fit its configuration: it lacks"),
+        ({"hidden_size": "24"}, "hidden_size '24', which is not of whole numbers"),
+        ({"upsampling_ratios": [8, 5, 4, 10**9]}, "does not fit its configuration"),
+    ],
+)
+def test_files_of_transformers_that_do_not_fit_are_refused(config: dict, match: str, tmp_path: Path) -> None:
+    state = {name: tensor.float() for name, tensor in hub_state("small75").items()}
+    folder = write_as_transformers(tmp_path, "small75", state, config)
+    with pytest.raises(UsageError, match=match):
+        WavTokenizer(checkpoint=str(folder))
+
+
+def test_files_of_transformers_that_are_missing_or_hold_something_else_are_named(tmp_path: Path) -> None:
+    state = {name: tensor.float() for name, tensor in hub_state("small75").items()}
+    folder = write_as_transformers(tmp_path, "small75", state)
+    (folder / "preprocessor_config.json").write_text('{"normalize_audio": true, "target_peak_dB_FS": "loud"}')
+    with pytest.raises(UsageError, match=r"target_peak_dB_FS 'loud', not a level in dB"):
+        WavTokenizer(checkpoint=str(folder))
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match=r"lacks preprocessor_config.json"):
+        WavTokenizer(checkpoint=str(folder))
+    write_as_transformers(folder, "small75", {n: t for n, t in state.items() if not n.startswith("head.")})
+    with pytest.raises(UsageError, match=r"holds no WavTokenizer with its decoder"):
+        WavTokenizer(checkpoint=str(folder))
 
 
 @pytest.mark.parametrize("hop", [320, 600])
