@@ -84,18 +84,19 @@ def write_site(inputs: Inputs, out: Path, max_samples: int) -> None:
 
 
 def put_in_place(made: Path, out: Path) -> None:
-    """Move the files of a site to OUT, and remove those of the one before that it does not have."""
-    before = (out / FILES).read_text(encoding="utf-8").splitlines() if (out / FILES).is_file() else []
+    """Copy the files of a site to OUT, parts of which may be on other disks. Those of the one before that it does not
+    have are removed first: where case is not told apart, both may be called alike."""
+    is_known = _is_site(out / "index.html") and (out / FILES).is_file()  # else it lists something else
+    before = (out / FILES).read_text(encoding="utf-8", errors="replace").splitlines() if is_known else []
     files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
-    write_text(made / FILES, "".join(f"{name}\n" for name in files))
-    for name in (*files, FILES):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made / name, out / name)
     for name in set(before) - set(files):
         if path := file_inside(out, "", name):
             with suppress(OSError):  # gone already, or a folder with something else in it
                 path.unlink()
                 os.removedirs(path.parent)
+    write_text(made / FILES, "".join(f"{name}\n" for name in files))
+    for name in (*files, FILES):
+        copy_file(made / name, out / name)
 
 
 def _is_site(page: Path) -> bool:

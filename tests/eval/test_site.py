@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from functools import reduce
@@ -22,6 +23,7 @@ from eval.report.table import results_markdown
 from eval.report.wording import few, run_name, who
 from eval.results import read_results
 from slm.errors import UsageError
+from slm.files import write_text
 from tests.eval.material import scores, write_level
 from tests.eval.site_material import JUDGED, SWEPT, build
 from tests.eval.test_page import parse
@@ -354,7 +356,11 @@ def test_names_of_any_kind_and_values_that_are_no_numbers(given, tmp_path):
     assert all(run_name(name) in text for name in names)
 
 
-def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given, site, tmp_path):
+def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given, site, tmp_path, monkeypatch):
+    def on_several_disks(source, path):
+        assert Path(source).parent == Path(path).parent
+        os.rename(source, path)
+
     site = shutil.copytree(site, tmp_path / "site")
     folder, *_ = set(site.glob("models/*")) - {site / "models" / read_inputs(given[:1]).evaluated[0].key}
     mine = {folder, folder / "notes.txt", site / "media/mine.wav", tmp_path / "of-another"}
@@ -362,7 +368,11 @@ def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given
         file.touch()
     with (site / "assets/files.txt").open("a") as listed:
         listed.write("../of-another\n")
+    write_text(tmp_path / "alone/assets/files.txt", "notes.txt\n")  # a list of something else
+    write_text(tmp_path / "alone/notes.txt", "")
+    monkeypatch.setattr("os.replace", on_several_disks)
     alone = build(given[:1], tmp_path / "alone")
+    (alone / "notes.txt").unlink()
     assert build(given[:1], site) == site
 
     made, wanted = (set(at.rglob("*")) for at in (site, alone))
