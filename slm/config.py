@@ -198,7 +198,7 @@ def reader_may_leave() -> Iterator[None]:
     for name in ("stdout", "stderr"):  # None where it was closed (`>&-`)
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):  # of a locale that may lack a letter of some name or transcript
             stream.reconfigure(errors="backslashreplace")
     try:
