@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,26 @@ def _temporary(path: Path) -> Path:
 def temporary_name(name: str) -> str:
     """What a file is called until it is whole. Machines that share a disk may have processes of one number."""
     return f".{name}.tmp-{platform.node()}-{os.getpid()}"
+
+
+def clear_half_written(path: Path, below: bool = False) -> None:
+    """Remove what killed processes of this machine left half-written of `path`; with `below`, of anything in it."""
+    names, folder = ("**/.*", path) if below else (f".{escape(path.name)}", path.parent)
+    for left in list(folder.glob(f"{names}.tmp-{escape(platform.node())}-*")):
+        with suppress(ValueError, OSError):  # not a name of ours, or the process of another user, who is at it
+            if not _is_alive(int(left.name.rpartition("-")[2])):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    """Not one that has ended and is yet to be asked how, which in a container without an init may be for ever."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in ("Z", "X")
+    return True
 
 
 def _sync_directory(path: Path) -> None:
@@ -62,22 +83,30 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path | str) -> Iterator[Path]:
-    """Like `atomic_file` for a directory that must not exist yet, or is replaced whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, for as long; those that killed processes had for it are removed."""
+    clear_half_written(path)
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_directory(path: Path | str) -> Iterator[Path]:
+    """Like `atomic_file` for a directory that must not exist yet, or is replaced whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_directory(path) as temporary:
         yield temporary
         sync_tree(temporary)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
         _sync_directory(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def user_cache(kind: str) -> Path:
@@ -118,6 +147,7 @@ def check_new_file(out: Path | str, why: str = "") -> None:
     if os.path.lexists(out) or not str(out):
         raise UsageError(f"--out {out} exists{why}; choose another name or remove it" if str(out) else "--out is empty")
     _check_writable(_lowest_folder(Path(out).parent, f"--out {out}"), f"--out {out}")
+    clear_half_written(Path(out))
 
 
 def _lowest_folder(out: Path, named: str) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import UsageError
-from slm.files import check_local
+from slm.files import check_local, clear_half_written
 
 NAME = ".run.lock"
 HERE_S = 5.0
@@ -47,6 +47,7 @@ def held(out: Path) -> Iterator[None]:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
+        clear_half_written(out, below=True)
         yield
     finally:
         if handle is not None:

@@ -19,9 +19,11 @@ from slm.files import (
     append_json_lines,
     atomic_directory,
     atomic_file,
+    clear_half_written,
     locked,
     read_json,
     read_json_lines,
+    temporary_name,
     write_json,
     write_text,
 )
@@ -131,8 +133,29 @@ def test_a_kill_while_writing_leaves_the_old_content(kind: str, tmp_path: Path) 
     assert killed.returncode == -signal.SIGKILL
     content = target if kind == "atomic_file" else target / "a"
     assert content.read_text() == "old"
+    left = next(tmp_path.glob(".target.*"))
     subprocess.run([*command, "newer"], check=True, cwd=ROOT)  # what the killed one left is in nobody's way
     assert content.read_text() == "newer"
+    assert left.exists() == (kind == "atomic_file")  # of one in a folder of many others whoever clears the folder
+
+
+def test_what_killed_processes_left_half_written_is_cleared_and_no_more(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie, until it is waited for
+    mine, gone = temporary_name("a*"), temporary_name("a*").replace(f"-{os.getpid()}", f"-{1 << 30}")
+    asked = mine.replace(f"-{os.getpid()}", f"-{ended.pid}")
+    elsewhere = gone.replace(".tmp-", ".tmp-elsewhere-")
+    for name in (mine, gone, asked, elsewhere, f"{gone}x", gone[1:], gone.replace("a*", "ab"), f"below/{gone}"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    before = set(tmp_path.rglob("*"))
+    clear_half_written(tmp_path / "a*")
+    assert before - set(tmp_path.rglob("*")) == {tmp_path / gone, tmp_path / asked}
+    clear_half_written(tmp_path, below=True)
+    assert before - set(tmp_path.rglob("*")) == {
+        tmp_path / name for name in (gone, asked, gone.replace("a*", "ab"), f"below/{gone}")
+    }
+    ended.wait()
 
 
 def test_json_round_trip_with_numpy_and_paths(tmp_path: Path) -> None:

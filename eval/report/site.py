@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from eval.report import wording
@@ -26,7 +25,7 @@ from eval.report.taxonomy import make_entries, make_facets
 from eval.report.wording import label
 from slm import __version__
 from slm.errors import UsageError
-from slm.files import check_folder, copy_file, write_text
+from slm.files import check_folder, clear_half_written, copy_file, temporary_directory, write_text
 
 ASSETS = ("site/site.js", "site/plots.js", "script.js")
 FILES = "assets/files.txt"  # all that a site consists of, so that the next in its place can take away what it has not
@@ -62,9 +61,10 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
             f"--out {out} has an index.html that is no site of results and would be lost: give another folder"
         )
     out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".site-", dir=out) as temporary:
-        write_site(inputs, Path(temporary), max_samples)
-        put_in_place(Path(temporary), out)
+    clear_half_written(out, below=True)
+    with temporary_directory(out / "site") as temporary:
+        write_site(inputs, temporary, max_samples)
+        put_in_place(temporary, out)
     return out / "index.html"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from slm.devices import choose_device
 from slm.errors import UsageError
-from slm.files import check_new_file
+from slm.files import check_new_file, clear_half_written
 from slm.types import stable_hash
 
 if TYPE_CHECKING:
@@ -96,10 +96,15 @@ def fit(config: FitConfig) -> None:
     }
     state = FitState(Path(f"{config.out}.fit"), request)
     job = Job(settings=settings, encoder=encoder, clips=clips, device=device, state=state, report=_say, **options)
-    if not state.has_begun:
-        for layer in encoder.layers:
-            check_new_file(job.out_of(layer), ": codes may depend on it")
-    if config.batch_frames is None:
+    outs = [job.out_of(layer) for layer in encoder.layers]
+    for out in outs:
+        if state.has_begun:
+            clear_half_written(out)
+        else:
+            check_new_file(out, ": codes may depend on it")
+    if all(out.exists() for out in outs):
+        _say(f"{config.out} is finished")
+    elif config.batch_frames is None:
         fit_held(job)
     else:
         fit_stream(job, config.batch_frames)

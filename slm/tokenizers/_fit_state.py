@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class FitState:
         self.folder, self._saved = folder, time.monotonic()
         self._file, self._request = folder / "request.json", json.loads(json.dumps(request))
         if not self.has_begun:
+            with suppress(OSError):  # of a fit that was killed when all but this was removed
+                folder.rmdir()
             return
         found = read_json(self._file)
         if found != self._request:
@@ -76,4 +79,8 @@ class FitState:
             number += 1
 
     def remove(self) -> None:
+        """What says whose the folder is goes last: of a fit that is killed here, the same command removes the rest."""
+        for path in self.folder.glob("*"):
+            if path != self._file:
+                path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -125,11 +125,14 @@ class Checkpoints:
             write_json(temporary / "state" / "progress.json", values)
             sync_tree(temporary)
             temporary.replace(final)
-            for _, old in list_checkpoints(self.out)[: -self.keep]:
-                hidden = old.with_name(f".{old.name}.old")  # a name that is no checkpoint, should this be interrupted
-                old.replace(hidden)
-                shutil.rmtree(hidden)
+            self._drop_old()
         self.accelerator.wait_for_everyone()
+
+    def _drop_old(self) -> None:
+        for _, old in list_checkpoints(self.out)[: -self.keep]:
+            hidden = old.with_name(f".{old.name}.old")  # a name that is no checkpoint, should this be interrupted
+            old.replace(hidden)
+            shutil.rmtree(hidden)
 
     def save_final(self) -> None:
         if self.accelerator.is_main_process:
@@ -191,6 +194,8 @@ class Checkpoints:
                 aside = folder.with_name(f"damaged-{folder.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.replace(aside)
+        if self.accelerator.is_main_process:
+            self._drop_old()  # of a run that was killed between its last checkpoint and this
         return found[len(damaged)] if found else None
 
     def _check_division(self, before: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from eval.report.table import results_markdown
 from eval.report.wording import few, run_name, who
 from eval.results import read_results
 from slm.errors import UsageError
-from slm.files import write_text
+from slm.files import temporary_name, write_text
 from tests.eval.material import scores, write_level
 from tests.eval.site_material import JUDGED, SWEPT, build
 from tests.eval.test_page import parse
@@ -366,6 +366,9 @@ def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given
     mine = {folder, folder / "notes.txt", site / "media/mine.wav", tmp_path / "of-another"}
     for file in mine - {folder}:
         file.touch()
+    for name in ("site", "media/1.wav"):  # of a process that was killed
+        left = (site / name).with_name(temporary_name(Path(name).name).replace(f"-{os.getpid()}", f"-{1 << 30}"))
+        left.mkdir() if name == "site" else left.touch()
     with (site / "assets/files.txt").open("a") as listed:
         listed.write("../of-another\n")
     write_text(tmp_path / "alone/assets/files.txt", "notes.txt\n")  # a list of something else

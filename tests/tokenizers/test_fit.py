@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import soundfile
 import torch
 
 from slm.errors import UsageError
+from slm.files import temporary_name
 from slm.tokenizers import _fit_state, load_tokenizer
 from slm.tokenizers.__main__ import main
 from slm.tokenizers._clustering import MiniBatch
@@ -68,11 +70,23 @@ def test_killed_after_every_save_the_result_is_the_same(
             status = run("--audio", str(folder), *args, "--out", str(out))
         except Killed:
             assert not out.exists()
+            shutil.copy(Path(f"{out}.fit") / "request.json", tmp_path)
     assert status == 0
     assert out.read_bytes() == undisturbed.read_bytes()
     assert not Path(f"{out}.fit").exists()
     assert len(saved) == attempts - 1 > 8
     assert {name.split("-")[0] for name in saved} == ({"frames", "lloyd"} if args is LLOYD else {"frames", "stream"})
+
+    # Killed while what was kept is removed: the same command removes the rest, and computes nothing.
+    for name, status in (("request.json", 0), ("nothing more", 2)):
+        Path(f"{out}.fit").mkdir()
+        if name == "request.json":
+            shutil.copy(tmp_path / name, f"{out}.fit")
+            half_written = tmp_path / temporary_name("out").replace(f"-{os.getpid()}", f"-{1 << 30}")
+            half_written.touch()
+        assert run("--audio", str(folder), *args, "--out", str(out)) == status
+        assert not Path(f"{out}.fit").exists()
+        assert not half_written.exists()
 
 
 def test_a_killed_process_leaves_what_the_next_one_needs(folder: Path, tmp_path: Path) -> None:

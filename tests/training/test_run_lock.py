@@ -17,6 +17,7 @@ import pytest
 import train_lm
 from slm import run_lock
 from slm.errors import UsageError
+from slm.files import temporary_name
 from slm.training import setup
 from slm.training.checkpoint import list_checkpoints
 from tests.training.runs import ENV, ROOT, as_arguments, config
@@ -58,9 +59,10 @@ def test_a_second_command_is_refused_until_the_first_is_killed(corpora, tmp_path
             train_lm.main(config(corpora["two"], out, steps=2))
         assert [path.name for path in out.iterdir()] == [run_lock.NAME]  # nothing was written
     assert (out / run_lock.NAME).exists()  # as kill -9 leaves it
+    (out / temporary_name("results.md").replace(f"-{os.getpid()}", f"-{other.pid}")).touch()
     train_lm.main(config(corpora["two"], out, steps=2))
     assert [step for step, _ in list_checkpoints(out)] == [2]
-    assert not (out / run_lock.NAME).exists()
+    assert not list(out.glob(".*"))
 
 
 def test_a_process_that_is_ending_is_waited_for(tmp_path, monkeypatch, capfd):
