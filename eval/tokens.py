@@ -68,7 +68,8 @@ def tokenize_items(files: Mapping[str, Path], lm: SpokenLM, folder: Path, name: 
         raise UsageError(f"{_lack(first)}: rename the file or a folder that it lies in")
     contents = sorted(zip(present, _digests(list(present.values())), strict=True))
     corpus = folder / f"{name}-{stable_hash([lm.spec.fingerprint, contents])[:12]}"
-    if processes.count > 1 or not _is_whole(corpus):  # all meet, whatever each of them finds
+    left = _lock_of(corpus).exists() and os.access(folder, os.W_OK)  # by a killed run, or it is only just whole
+    if processes.count > 1 or not _is_whole(corpus) or left:  # all meet, whatever each of them finds
         check_folder(folder, "--cache")
         folder.mkdir(parents=True, exist_ok=True)
         _tokenize_together(present, lm, corpus, processes)
@@ -112,13 +113,17 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lock_of(corpus: Path) -> Path:
+    return corpus.with_name(f".{corpus.name}.lock")
+
+
 def _is_whole(corpus: Path) -> bool:
     return (corpus / "state.json").is_file()
 
 
 def _tokenize_together(present: Mapping[str, Path], lm: SpokenLM, corpus: Path, processes: Processes) -> None:
     """Each process makes the shards of its number. Another run that is at it is waited for."""
-    with locked(corpus.with_name(f".{corpus.name}.lock")) if processes.is_main else nullcontext():
+    with locked(_lock_of(corpus)) if processes.is_main else nullcontext():
         manifest = corpus.with_name(f"{corpus.name}.jsonl")
         if processes.is_main and not _is_whole(corpus):
             name = corpus.name.rpartition("-")[0]

@@ -124,7 +124,9 @@ def test_a_second_run_tokenizes_nothing(root, lm, monkeypatch):
     tokens = next((root.parent / "out/tokens").glob("swuggy-dev-*/"))
     assert len(CodeStore(tokens)) == 24
     monkeypatch.setattr("eval.tokens._tokenize", lambda *_: pytest.fail("tokenized again"))
+    (lock := tokens.with_name(f".{tokens.name}.lock")).touch()  # of a run that was killed
     main(config(root, benchmarks="swuggy", convention="sum"))
+    assert not lock.exists()
     record = json.loads((root.parent / "out/results.json").read_text())
     assert record["results"][0]["scores"]["model"][0]["convention"] == "sum"
 
