@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -39,6 +40,7 @@ def test_espeak_says_the_same_whatever_it_said_before():
     assert 0.2 < len(alone) / 16_000 < 1.0
     slow = render(first, first.phonemize("grenouille"), 0.9, 0)
     assert 1.02 < len(slow) / len(alone) < 1.25
+    assert os.getpgid(first._process.pid) != os.getpgid(0)  # which Ctrl-C is for
 
 
 def test_espeak_writes_ipa_and_reads_it():

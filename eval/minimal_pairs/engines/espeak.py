@@ -69,8 +69,10 @@ class EspeakVoice:
     def _ask(self, **request: Any) -> tuple[dict[str, Any], bytes]:
         if self._process is None:
             script = str(Path(__file__).with_name("_espeak_process.py"))
+            command = [sys.executable, "-I", "-S", script, *self._places]
+            # Out of reach of Ctrl-C, at which it would show where it was: it ends with the pipe.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", script, *self._places], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
         to, back = self._process.stdin, self._process.stdout
         assert to is not None
