@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -165,6 +167,26 @@ def test_a_network_is_built_as_large_as_its_weights_or_not_at_all(monkeypatch) -
     model = loaded(lambda: nn.Linear(3, 2), state, "x")
     assert torch.equal(model.weight, state["weight"])
     assert model.weight.data_ptr() != state["weight"].data_ptr()
+
+
+@pytest.mark.thorough
+def test_to_compare_shapes_takes_no_compiler() -> None:
+    script = """
+import sys
+import torch
+from torch import nn
+from slm.tokenizers._bounded import loaded
+
+def build():
+    norm = nn.utils.parametrizations.weight_norm
+    network = nn.Sequential(nn.Embedding(5, 3), norm(nn.Conv1d(3, 4, 5)), norm(nn.ConvTranspose1d(3, 4, 5), dim=1))
+    network.register_buffer("window", torch.hann_window(8))
+    return network
+
+loaded(build, build().state_dict(), "x")
+assert not {"torch._dynamo", "sympy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
 
 
 @pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
