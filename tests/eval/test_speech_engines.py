@@ -41,6 +41,10 @@ def test_espeak_says_the_same_whatever_it_said_before():
     slow = render(first, first.phonemize("grenouille"), 0.9, 0)
     assert 1.02 < len(slow) / len(alone) < 1.25
     assert os.getpgid(first._process.pid) != os.getpgid(0)  # which Ctrl-C is for
+    first._process.stdout.close()  # as when this process is killed
+    first._process.stdin.write(b"{}\n")
+    first._process.stdin.close()
+    assert first._process.wait() == 0
 
 
 def test_espeak_writes_ipa_and_reads_it():

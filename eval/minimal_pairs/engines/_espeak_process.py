@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import sys
+from contextlib import suppress
 
 SYNCHRONOUS, UTF8, PHONEMES, RATE = 2, 1, 0x100, 1
 IPA = 2
@@ -107,5 +108,6 @@ def serve(lib: ctypes.CDLL, line: str) -> None:
 
 if __name__ == "__main__":
     loaded = load(*sys.argv[1:])
-    for request_line in sys.stdin:
-        serve(loaded, request_line)
+    with suppress(BrokenPipeError):  # who asked was killed meanwhile
+        for request_line in sys.stdin:
+            serve(loaded, request_line)
