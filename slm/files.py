@@ -153,9 +153,10 @@ def check_new_file(out: Path | str, why: str = "") -> None:
 def _lowest_folder(out: Path, named: str) -> Path:
     """The lowest of `out` and the folders above it that is there."""
     check_local(out, named)
-    there = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
-    if there.exists() and not there.is_dir():
-        raise UsageError(f"{named}: {there} is a file; give a folder")
+    there = next((path for path in (out, *out.absolute().parents) if os.path.lexists(path)), out)
+    if os.path.lexists(there) and not there.is_dir():
+        what = "a link to nothing" if there.is_symlink() and not there.exists() else "a file"
+        raise UsageError(f"{named}: {there} is {what}; give a folder")
     return there
 
 

@@ -121,10 +121,11 @@ def _slashed(entry: zipfile.ZipInfo) -> str:
 
 def _check_room(archive: Path, size: int, folder: Path) -> None:
     """UsageError rather than a full disk, which others write to as well."""
-    if size > (free := shutil.disk_usage(folder).free):
+    room = shutil.disk_usage(folder)
+    if room.total and size > room.free:  # some disks that programs make tell nothing: 0 of 0
         raise UsageError(
             f"{archive} would unpack to {size / 1e9:,.1f} GB or more, and the disk of {folder.parent.parent} has "
-            f"{free / 1e9:,.1f} GB free: free some, or give another --cache"
+            f"{room.free / 1e9:,.1f} GB free: free some, or give another --cache"
         )
 
 

@@ -1,4 +1,4 @@
-"""Networks whose configuration may ask for more than there is: without end, or of any width."""
+"""Networks of a configuration that may ask for layers without end, or of any width: refused before they take memory."""
 
 from __future__ import annotations
 

@@ -145,8 +145,8 @@ def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
         for name in ("a.wav", "b.wav", "unwanted.bin"):
             packed.writestr(name, bytes(10**6))
     large = write_tar(tmp_path / "b.tar", {"a.wav": b"x", "b.wav": bytes(10**6)})
-    free = 1_999_999
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    total, free = 10**9, 1_999_999
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=total, free=free))
     with pytest.raises(UsageError, match=r"a.zip would unpack to 0.0 GB or more, and the disk of .*cache has .* free"):
         unpacked([tmp_path / "a.zip"], tmp_path / "cache")
     unpacked([large], tmp_path / "cache")
@@ -156,6 +156,8 @@ def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"b.tar would unpack to"):
         unpacked([large], tmp_path / "other")
     assert not list((tmp_path / "other").rglob("*.wav"))
+    total, free = 0, 0  # a disk that does not tell
+    unpacked([large], tmp_path / "other")
 
 
 def test_an_archive_that_changes_is_unpacked_anew(tmp_path):

@@ -352,6 +352,9 @@ def test_broken_files_are_wrong_use(root, lm):
     (root.parent / "file").write_text("")
     with pytest.raises(UsageError, match="file is a file; give a folder"):
         main(config(root, benchmarks="swuggy", out=str(root.parent / "file/out")))
+    (root.parent / "link").symlink_to(root.parent / "gone")
+    with pytest.raises(UsageError, match="link is a link to nothing; give a folder"):
+        main(config(root, benchmarks="swuggy", out=str(root.parent / "link")))
     with pytest.raises(UsageError, match=r"--cache .*file is a file; give a folder"):
         main(config(root, benchmarks="swuggy", cache=str(root.parent / "file")))
 
