@@ -30,9 +30,10 @@ def temporary_name(name: str) -> str:
 def clear_half_written(path: Path, below: bool = False) -> None:
     """Remove what killed processes of this machine left half-written of `path`; with `below`, of anything in it."""
     names, folder = ("**/.*", path) if below else (f".{escape(path.name)}", path.parent)
-    for left in list(folder.glob(f"{names}.tmp-{escape(platform.node())}-*")):
-        with suppress(ValueError, OSError):  # not a name of ours, or the process of another user, who is at it
-            if not _is_alive(int(left.name.rpartition("-")[2])):
+    ours = f".tmp-{platform.node()}-"
+    for left in list(folder.glob(f"{names}{escape(ours)}*")):
+        with suppress(ValueError, OSError):  # of a machine `node-2` beside `node`; or of another user, who is at it
+            if not _is_alive(int(left.name.rpartition(ours)[2])):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

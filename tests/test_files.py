@@ -145,7 +145,9 @@ def test_what_killed_processes_left_half_written_is_cleared_and_no_more(tmp_path
     mine, gone = temporary_name("a*"), temporary_name("a*").replace(f"-{os.getpid()}", f"-{1 << 30}")
     asked = mine.replace(f"-{os.getpid()}", f"-{ended.pid}")
     elsewhere = gone.replace(".tmp-", ".tmp-elsewhere-")
-    for name in (mine, gone, asked, elsewhere, f"{gone}x", gone[1:], gone.replace("a*", "ab"), f"below/{gone}"):
+    sibling = gone.replace(f"-{1 << 30}", f"-2-{1 << 30}")  # a machine whose name goes on after that of this one
+    others = (elsewhere, sibling, f"{gone}x", gone[1:])
+    for name in (mine, gone, asked, *others, gone.replace("a*", "ab"), f"below/{gone}"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     before = set(tmp_path.rglob("*"))
