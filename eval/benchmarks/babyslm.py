@@ -38,7 +38,7 @@ class BabyLexical(PairBenchmark):
         path, rows, self.files = _read(setup, "lexical", WORD_COLUMNS)
         pairs, self.unpaired = pair_by_voice_and_id(path, rows)
         self.lost = len(self.unpaired)
-        words = _words(rows)
+        words = _words(path, rows)
         self.all_pairs = [replace(pair, group=words[pair.positive]) for pair in pairs]
         have, known = len(set(words.values())), WORDS.get(setup.split)
         self.notes = short_of(path.parent, [(have, known, f"words of split {setup.split}")])
@@ -63,10 +63,13 @@ class BabySyntactic(PairBenchmark):
         return by_label("type", pairs, self.all_pairs)
 
 
-def _words(rows: Sequence[GoldRow]) -> dict[str, str]:
+def _words(path: Path, rows: Sequence[GoldRow]) -> dict[str, str]:
     """Recording of a word -> the word: as it is spelled, or its phones where non-words have no spelling."""
     column = "word" if any(row.fields["word"] for row in rows if not row.correct) else "phones"
-    return {row.filename: row.fields[column] for row in rows if row.correct}
+    words = [row for row in rows if row.correct]
+    if blank := next((row.line for row in words if not row.fields[column]), None):
+        raise UsageError(f"{path}, line {blank}: {column} is empty; mend the row")
+    return {row.filename: row.fields[column] for row in words}
 
 
 def _read(setup: Setup, task: str, columns: Sequence[str]) -> tuple[Path, list[GoldRow], dict[str, Path]]:

@@ -117,6 +117,17 @@ def test_a_recording_both_right_and_wrong_is_refused(tmp_path):
         BabyLexical(Setup(tmp_path))
 
 
+def test_a_word_without_a_name_is_refused(tmp_path):
+    """Words are told apart by it: all without one would count as one."""
+    path = write_words(tmp_path / "lexical/dev", words=3)
+    gold = pd.read_csv(path, dtype=str, keep_default_na=False)
+    gold.loc[gold.phones == "w 1", "phones"] = ""
+    gold.to_csv(path, index=False)
+    first = gold.index[gold.phones == ""][0] + 2
+    with pytest.raises(UsageError, match=f"gold.csv, line {first}: phones is empty; mend the row"):
+        BabyLexical(Setup(tmp_path))
+
+
 def test_swuggy_and_sblimp_are_not_taken_for_it(tmp_path):
     write_syntactic(write_lexical(tmp_path, random_lexical(4, 2, seed=0)), random_syntactic(4, 2, seed=0))
     for benchmark in (BabyLexical, BabySyntactic):
