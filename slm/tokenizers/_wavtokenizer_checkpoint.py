@@ -82,16 +82,24 @@ class Release:
 
 def read_release(checkpoint: str, config: str | None) -> Release:
     """A checkpoint by its path or its place on the hub. UsageError where it cannot be had, or its files do not fit."""
-    folder = Path(checkpoint).expanduser()
-    if config is None and ((folder / _FILES[0]).is_file() or _is_hub_id(checkpoint)):
+    if _is_of_transformers(checkpoint):
+        if config is not None:
+            raise UsageError(
+                f"`config` goes with a .ckpt file, and {checkpoint} names none: leave it out where the checkpoint is a "
+                "folder or hub id of transformers"
+            )
         return _of_transformers(checkpoint)
     weights_path, config_path = _find(checkpoint, config)
     form = _read_yaml(config_path)
     return Release(form, _inference_weights(read_tensors(weights_path), weights_path), weights_path)
 
 
-def _is_hub_id(checkpoint: str) -> bool:
-    """Of a repository as transformers has them; those of the authors hold several checkpoints: one is named."""
+def _is_of_transformers(checkpoint: str) -> bool:
+    """A folder with a config.json and no .ckpt, or the hub id of such a repository; those of the authors hold several
+    checkpoints: one is named."""
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return (folder / _FILES[0]).is_file() and not any(folder.glob("*.ckpt"))
     own = checkpoint.startswith((".", "~", "/", "novateur/")) or checkpoint.endswith(".ckpt")
     return checkpoint.count("/") == 1 and not own and not Path(checkpoint).exists()
 
@@ -103,8 +111,8 @@ def _find(checkpoint: str, config: str | None) -> tuple[Path, Path]:
         return _only(folder, ".ckpt"), _at(config) if config else _only(folder, ".yaml")
     if not checkpoint.endswith(".ckpt"):
         raise UsageError(
-            f"{checkpoint} names no .ckpt file: give a folder with a .ckpt and a .yaml, or one file, such as "
-            "novateur/WavTokenizer/WavTokenizer_small_600_24k_4096.ckpt"
+            f"{checkpoint} names no .ckpt file: give a folder with a .ckpt and a .yaml, a folder or hub id of "
+            "transformers, or one file, such as novateur/WavTokenizer/WavTokenizer_small_600_24k_4096.ckpt"
         )
     weights = _at(checkpoint)
     if config:

@@ -318,6 +318,9 @@ def weight_digests(weights: Iterable[Any]) -> list[str]:
     releases."""
     digests = []
     for tensor in weights:
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # which numpy does not have; in float32 it is the same values
+            tensor = tensor.float()
+        array = np.ascontiguousarray(tensor.numpy())
         digests.append(hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest())
     return sorted(digests)

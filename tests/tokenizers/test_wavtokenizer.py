@@ -153,6 +153,16 @@ def test_both_layouts_of_one_checkpoint_are_one_tokenizer(untrained: Path, tmp_p
     authors, hub = WavTokenizer(checkpoint=str(untrained)), WavTokenizer(checkpoint=str(folder))
     assert hub.spec.fingerprint == authors.spec.fingerprint
     assert load_tokenizer(hub.spec).spec == hub.spec
+    with pytest.raises(UsageError, match="leave it out where the checkpoint is a folder"):
+        WavTokenizer(checkpoint=str(folder), config=str(untrained / "wavtokenizer.yaml"))
+    shutil.copytree(untrained, tmp_path / "authors")
+    shutil.copy(folder / "config.json", tmp_path / "authors")  # of a snapshot of the hub, for instance
+    assert WavTokenizer(checkpoint=str(tmp_path / "authors")).spec.fingerprint == authors.spec.fingerprint
+    half = {name: tensor.bfloat16() for name, tensor in renamed.items()}
+    save_file(half, folder / "model.safetensors")
+    rounded = WavTokenizer(checkpoint=str(folder))
+    save_file({name: tensor.float() for name, tensor in half.items()}, folder / "model.safetensors")
+    assert WavTokenizer(checkpoint=str(folder)).spec.fingerprint == rounded.spec.fingerprint
 
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "normalize_audio": True}))
