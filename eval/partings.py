@@ -51,7 +51,8 @@ def find_partings(units: Units, codes: Mapping[str, Codes], pairs: Sequence[Mini
             if made.setdefault(item, Parting(row, frame)).row != row:
                 raise UsageError(
                     f"{item} stands in several pairs, and parts from its partners in different places: where it begins "
-                    "to count (local-, normalized) is not one place; give each pair a recording of its own"
+                    "to count (local-, normalized) is not one place; leave these conventions out, or give each pair a "
+                    "recording of its own"
                 )
     return made
 
