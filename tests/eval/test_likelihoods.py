@@ -207,7 +207,7 @@ def test_where_items_part_by_hand(dedup, a, b, expected):
 def test_an_item_of_two_pairs_must_part_in_one_place():
     codes, pairs = pair_of(A, B)
     codes["c"] = Codes("c", np.array([[9]], np.uint16), 160, codes["a"].spec)
-    with pytest.raises(UsageError, match="a stands in several pairs.* leave these conventions out"):
+    with pytest.raises(UsageError, match=r"a stands in several pairs.* leave these conventions out"):
         find_partings(Units((16,)), codes, [*pairs, MinimalPair("a", "c", "g")])
 
 
