@@ -9,8 +9,8 @@ from mulaw_tokenizer import MuLawTokenizer
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import tokenizer_law
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from slm.errors import UsageError
 from slm.tokenizers.base import TOKENIZERS, fingerprint
+from slm.tokenizers.laws import fingerprint_law, tokenizer_law
 from slm.types import AudioClip, Codes, TokenizerSpec
-from tests.contracts import fingerprint_law, tokenizer_law
 from tests.fakes import ArithmeticTokenizer, tone
 
 

@@ -14,9 +14,9 @@ import torch
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers.bigcodec import WEIGHTS, BigCodecTokenizer, build
+from slm.tokenizers.laws import long_audio_law, tokenizer_law
 from slm.tokenizers.networks.bigcodec import BigCodecConfig, BigCodecNetwork, kaiser_low_pass
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 

@@ -10,8 +10,8 @@ import pytest
 from slm.errors import UsageError
 from slm.tokenizers import codec2, load_tokenizer
 from slm.tokenizers.codec2 import MODES, Mode
+from slm.tokenizers.laws import streaming_law, tokenizer_law
 from slm.types import AudioClip
-from tests.contracts import streaming_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 pycodec2 = pytest.importorskip("pycodec2", reason="pycodec2 is not installed (extra `codec2`)")

@@ -20,10 +20,10 @@ from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers._modes import inference
 from slm.tokenizers.encodec import EncodecTokenizer
+from slm.tokenizers.laws import batching_law, tokenizer_law
 from slm.tokenizers.networks.packed import PackedClips
 from slm.tokenizers.xcodec2 import XCodec2Tokenizer
 from slm.types import AudioClip
-from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import DAC, ENCODEC, MIMI
 from tests.tokenizers.semantic_codecs import LIGHT
 from tests.tokenizers.speech import real_clips

@@ -14,7 +14,7 @@ import yaml
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._audiocraft import FILE_NAME, encodec_config, encodec_model
-from tests.contracts import tokenizer_law
+from slm.tokenizers.laws import tokenizer_law
 from tests.tokenizers.audiocraft_checkpoint import CONFIG, write_package
 from tests.tokenizers.light_codecs import make_model, speech
 

@@ -18,9 +18,9 @@ from slm.tokenizers import load_tokenizer
 from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers._focalcodec_checkpoint import published_names
 from slm.tokenizers.focalcodec import FocalCodecTokenizer
+from slm.tokenizers.laws import batching_law, fingerprint_law, tokenizer_law
 from slm.tokenizers.networks import focalcodec as networks
 from slm.types import AudioClip
-from tests.contracts import batching_law, fingerprint_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_state
 from tests.tokenizers.speech import real_clips
 

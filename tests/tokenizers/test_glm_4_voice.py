@@ -16,8 +16,8 @@ from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers.glm_4_voice import Glm4VoiceTokenizer, _published_name
+from slm.tokenizers.laws import tokenizer_law
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.seeded import seeded_state
 from tests.tokenizers.speech import real_clips

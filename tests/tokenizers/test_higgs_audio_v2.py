@@ -17,9 +17,9 @@ import yaml
 from transformers import DacFeatureExtractor
 
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import tokenizer_law
 from slm.tokenizers.networks.higgs_audio_v2 import resample
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (
     gives_the_authors_codes,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from slm.tokenizers import load_tokenizer, logmel_kmeans
+from slm.tokenizers.laws import tokenizer_law
 from slm.tokenizers.logmel_kmeans import LogMelFrames
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 

@@ -16,9 +16,9 @@ import yaml
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._nemo_checkpoint import CONFIG, WEIGHTS, NemoConfig, build, read_archive
+from slm.tokenizers.laws import batching_law, long_audio_law, streaming_law, tokenizer_law
 from slm.tokenizers.nemo_audio_codec import PUBLISHED, NemoAudioCodecTokenizer
 from slm.types import AudioClip
-from tests.contracts import batching_law, long_audio_law, streaming_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 

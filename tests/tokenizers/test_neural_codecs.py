@@ -17,8 +17,8 @@ from transformers import DacFeatureExtractor, DacModel, EncodecConfig, EncodecMo
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import long_audio_law, tokenizer_law
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.light_codecs import ENCODEC, FAMILIES, HOPS, RATES_HZ, make_model, speech
 
 ROOT = Path(__file__).parents[2]

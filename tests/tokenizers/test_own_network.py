@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from slm.tokenizers._checkpoints import find_files, load_strict, read_tensors
 from slm.tokenizers._codec import NeuralCodec, conv_context, pad_to_frames
+from slm.tokenizers.laws import batching_law, fingerprint_law, long_audio_law, tokenizer_law
 from slm.types import AudioClip
-from tests.contracts import batching_law, fingerprint_law, long_audio_law, second_device_law, tokenizer_law
+from tests.contracts import second_device_law
 from tests.tokenizers.speech import real_clips
 
 HOP, SIZE = 160, 64

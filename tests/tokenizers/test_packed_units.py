@@ -22,9 +22,9 @@ from slm.tokenizers._catalogue import modes_of
 from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers.database import find_records
+from slm.tokenizers.laws import batching_law, tokenizer_law
 from slm.tokenizers.ssl_kmeans import SslKmeansTokenizer
 from slm.types import AudioClip
-from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 from tests.tokenizers.speech_encoders import WIDTH, conv_config, randomized, save_encoders, small_mhubert
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import batching_law, tokenizer_law
 from slm.tokenizers.networks.qwen3_tts import Codebook, Decoder
 from slm.tokenizers.qwen3_tts import DECODER, Qwen3TtsTokenizer
 from slm.types import AudioClip, Codes
-from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import MIMI, speech
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips

@@ -14,9 +14,9 @@ from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers._s3tokenizer_graph import read_graph, write_graph
+from slm.tokenizers.laws import batching_law, tokenizer_law
 from slm.tokenizers.s3tokenizer import S3Tokenizer
 from slm.types import AudioClip
-from tests.contracts import batching_law, tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.references import reference
 from tests.tokenizers.seeded import seeded_state

@@ -14,9 +14,9 @@ import torch
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import long_audio_law, tokenizer_law
 from slm.tokenizers.snac import SnacTokenizer, _seed
 from slm.types import AudioClip, Codes
-from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.speech import real_clips
 
 snac = pytest.importorskip("snac")

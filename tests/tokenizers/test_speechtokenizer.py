@@ -13,9 +13,9 @@ import torch
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import batching_law, long_audio_law, tokenizer_law
 from slm.tokenizers.speechtokenizer import PUBLISHED, SpeechTokenizer, _inference_weights, _network, build
 from slm.types import AudioClip
-from tests.contracts import batching_law, long_audio_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 

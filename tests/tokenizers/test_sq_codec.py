@@ -15,9 +15,9 @@ import yaml
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import long_audio_law, tokenizer_law
 from slm.tokenizers.sq_codec import ARCHIVE, CODEBOOK_SIZE, CONFIG, WEIGHTS, SQCodecTokenizer, build
 from slm.types import AudioClip
-from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 

@@ -20,8 +20,8 @@ from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers._untrained_encoders import ARCHITECTURES, write_untrained_units
 from slm.tokenizers.base import fingerprint
+from slm.tokenizers.laws import tokenizer_law
 from slm.types import AudioClip
-from tests.contracts import tokenizer_law
 from tests.tokenizers.seeded import fill_seeded
 from tests.tokenizers.speech import real_clips
 from tests.tokenizers.speech_encoders import WIDTH, randomized, save_encoders, small_mhubert, small_wavlm_large

@@ -10,8 +10,8 @@ import pytest
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import streaming_law
 from slm.types import AudioClip
-from tests.contracts import streaming_law
 from tests.tokenizers.light_codecs import HOPS, RATES_HZ, make_model, speech
 from tests.tokenizers.speech import real_clips
 

@@ -20,9 +20,9 @@ from slm.tokenizers import load_tokenizer
 from slm.tokenizers._encoders import load_encoder
 from slm.tokenizers._kmeans import Centroids
 from slm.tokenizers._unit_vocoder import load_unit_vocoder
+from slm.tokenizers.laws import tokenizer_law
 from slm.types import AudioClip
 from slm.units import deduplicate
-from tests.contracts import tokenizer_law
 from tests.fakes import TINY_BACKBONE
 from tests.tokenizers.speech import real_clips
 from tests.tokenizers.unit_vocoders import write_vocoder

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._wavtokenizer_checkpoint import _inference_weights, read_release
+from slm.tokenizers.laws import batching_law, long_audio_law, tokenizer_law
 from slm.tokenizers.networks import seanet
 from slm.tokenizers.wavtokenizer import WavTokenizer, _network, _published_form, build
 from slm.types import AudioClip
-from tests.contracts import batching_law, long_audio_law, tokenizer_law
 from tests.tokenizers.seeded import seeded_tensor
 from tests.tokenizers.speech import real_clips
 

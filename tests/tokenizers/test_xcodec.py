@@ -15,8 +15,8 @@ from transformers import XcodecModel
 
 from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import long_audio_law, tokenizer_law
 from slm.tokenizers.xcodec import XCodecTokenizer
-from tests.contracts import long_audio_law, tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (
     LIGHT,

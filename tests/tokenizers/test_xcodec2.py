@@ -16,8 +16,8 @@ from transformers import NeuCodecModel, Xcodec2Model
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from slm.tokenizers import load_tokenizer
+from slm.tokenizers.laws import tokenizer_law
 from slm.tokenizers.xcodec2 import mel_features
-from tests.contracts import tokenizer_law
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (
     gives_the_models_codes,

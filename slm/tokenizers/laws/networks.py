@@ -1,0 +1,104 @@
+"""What networks keep, if they code long clips in pieces, clips in one batch, or streams."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from slm.tokenizers._codec import NeuralCodec
+from slm.tokenizers._modes import PackedTokenizer
+from slm.tokenizers.base import Tokenizer
+from slm.tokenizers.laws.contract import hold, hold_equal, refused
+from slm.types import AudioClip
+
+
+def long_audio_law(tokenizer: NeuralCodec, clip: AudioClip) -> None:
+    """In float64, where near ties do not flip, a clip coded in many pieces gives what one pass gives, there and back.
+
+    `clip` spans several times what a frame sees. Leaves the tokenizer in float64.
+    """
+    tokenizer.model.double()
+    frames = tokenizer.spec.num_frames(len(clip.samples))
+    tokenizer.piece_s = 2 * clip.duration_s
+    [whole] = tokenizer.encode([clip])
+    there_and_back = tokenizer.decode(whole).samples if tokenizer.spec.has_decoder else None
+    for pieces in (2, 3, 7):
+        tokenizer.piece_s = (frames // pieces) / tokenizer.spec.frame_rate_hz
+        [joined] = tokenizer.encode([clip])
+        hold_equal(joined.codes, whole.codes, f"{clip.id}: {pieces} pieces give other codes than one pass")
+        if there_and_back is not None and tokenizer.decoder_context_frames is not None:
+            _nearly(tokenizer.decode(whole).samples, there_and_back, f"{clip.id}: decoded in {pieces} pieces")
+
+
+def _nearly(samples: np.ndarray, expected: np.ndarray, what: str, rtol: float = 1e-7, atol: float = 1e-6) -> None:
+    try:
+        np.testing.assert_allclose(samples, expected, rtol=rtol, atol=atol)
+    except AssertionError as error:
+        raise AssertionError(f"{what}, it is other audio: {error}") from None
+
+
+def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequence[AudioClip]) -> None:
+    """In float64, where near ties do not flip, clips of different lengths in one batch give the codes of each alone.
+
+    `batched` is the tokenizer in that mode, with `batch_s` of several clips. Leaves both in float64.
+    """
+    exact.model.double()
+    batched.model.double()
+    tensors: list[int] = []
+    first = next(module for module in batched.model.modules() if type(module).__name__.endswith("Conv1d"))
+    first.register_forward_pre_hook(lambda _, inputs: tensors.append(inputs[0].shape[-1]))
+    hop = exact.spec.hop_samples
+    cuts = [
+        AudioClip(f"{clip.id}-{i}-{cut}", clip.samples[i * 37 : len(clip.samples) - cut], clip.sample_rate_hz)
+        for i, clip in enumerate(clips)
+        for cut in (0, 1, hop // 2, hop, hop + 1)
+    ]
+    for alone, together in zip(exact.encode(cuts), batched.encode(cuts), strict=True):
+        differing = np.nonzero((alone.codes != together.codes).any(axis=1))[0]
+        hold(not len(differing), f"{alone.id}: frames {differing[:5]} of {len(alone.codes)} differ in a batch")
+    hold(len(tensors) <= len(cuts) / 2, "clips did not share batches")
+
+
+def streaming_law(tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames: int | None = None) -> None:
+    """Chunks of any size give together what `encode` and `decode` give at once (a network in float64), and no more than
+    `wait_frames` whole frames of audio are without codes (of a `CausalCodec`: what its first codes need)."""
+    if isinstance(tokenizer, NeuralCodec):
+        tokenizer.model.double()
+    if wait_frames is None:
+        wait_frames = tokenizer.encoder_start_frames - 1  # type: ignore[attr-defined]
+    hop, chance = tokenizer.spec.hop_samples, random.Random(0)
+    lengths = (1, hop, hop + 1, 9 * hop + 5)
+    short = [AudioClip(str(n), clips[0].samples[:n], clips[0].sample_rate_hz) for n in lengths]
+    for clip in [*short, *clips]:
+        [whole] = tokenizer.encode([clip])
+        audio = tokenizer.decode_unfilled(whole)
+        for longest in (1 if len(clip.samples) <= hop + 1 else hop // 3, hop, 6 * hop, len(clip.samples) + 1):
+            encoder, decoder = tokenizer.stream_encoder(), tokenizer.stream_decoder()
+            codes = [encoder.feed(chunk) for chunk in _chunks(clip.samples, longest, chance)]
+            waiting = len(clip.samples) // hop - sum(map(len, codes))
+            hold(waiting <= wait_frames, f"{clip.id}: {waiting} frames of audio are without codes")
+            codes.append(encoder.finish())
+            stored = all(part.dtype == tokenizer.spec.code_dtype for part in codes)
+            hold(stored, f"{clip.id}: a stream's codes are not {tokenizer.spec.code_dtype}")
+            hold_equal(np.concatenate(codes), whole.codes, f"{clip.id} in chunks of up to {longest} has other codes")
+            made = [decoder.feed(chunk) for chunk in _chunks(whole.codes, -(-longest // hop), chance)]
+            samples = np.concatenate([*made, decoder.finish()])
+            hold(samples.dtype == np.float32, f"{clip.id}: a stream's audio is {samples.dtype}")
+            hold(len(samples) == len(whole.codes) * hop, f"{clip.id}: a stream's audio is {len(samples)} samples")
+            _nearly(samples[: len(audio)], audio, f"{clip.id}: decoded as a stream", rtol=1e-6, atol=1e-9)
+    hold(not len(tokenizer.stream_encoder().finish()), "a stream of no samples has codes")
+    hold(not len(tokenizer.stream_decoder().finish()), "a stream of no codes has audio")
+    for stream, chunk in ((encoder, clip.samples), (decoder, whole.codes)):
+        with refused(ValueError, "finished", "what is fed to a finished stream"):
+            stream.feed(chunk)
+
+
+def _chunks(values: np.ndarray, longest: int, chance: random.Random) -> list[np.ndarray]:
+    chunks, start = [], 0
+    while start < len(values):
+        length = chance.randint(1, longest)
+        chunks.append(values[start : start + length])
+        start += length
+    return chunks
