@@ -12,6 +12,8 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from typing import Any
 
+_ENDS_S = 5.0  # the most that is waited for
+
 
 class ProcessPool(ProcessPoolExecutor):
     """The standard pool, but its processes end with it, and with the process that began it, however that ends.
@@ -42,9 +44,12 @@ class ProcessPool(ProcessPoolExecutor):
         """Processes are not asked to end: one that waits for work holds a lock, and if it were killed meanwhile, the
         others would wait for that, and the pool, which by then looks for no dead ones, for them."""
         processes = list((getattr(self, "_processes", None) or {}).values())  # `kill_workers` comes with 3.14
+        manager: Any = self._executor_manager_thread
         super().shutdown(wait=False, cancel_futures=cancel_futures)
         for process in processes:
             process.kill()
+        if manager is not None:  # which at its end closes a pipe that the interpreter, if it ends then too, writes to
+            manager.join(_ENDS_S)
         if wait:
             for process in processes:
                 process.join()

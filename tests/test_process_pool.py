@@ -51,7 +51,10 @@ def test_at_the_end_no_process_is_waited_for(method):
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     for process in processes:
         process.suspend()
-    pool.shutdown()
+    manager = pool._executor_manager_thread
+    pool.shutdown(wait=False)
+    assert manager is not None
+    assert not manager.is_alive(), "or the interpreter, if it ends now, may write to the pipe that this closes"
     pool.shutdown()  # again: nothing is left to do
     _, left = psutil.wait_procs(processes, timeout=20)
     for process in left:
