@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from eval.failures import is_told, reason_of
 from eval.processes import Processes, ProcessGone
 from eval.report.wording import run_name
-from slm.config import disk_is_full, reader_has_left
-from slm.errors import StoppedError, UsageError, is_out_of_memory
+from slm.config import reader_has_left
+from slm.errors import StoppedError, UsageError, disk_is_full, is_out_of_memory
 
 
 def name_models(paths: Sequence[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from slm.errors import StoppedError, UsageError, did_you_mean
+from slm.errors import StoppedError, UsageError, did_you_mean, disk_is_full
 from slm.option_names import meant
 from slm.yaml_files import refuse_repeated_keys
 
@@ -231,18 +231,6 @@ def run_one_of(commands: Mapping[str, Command], prog: str, about: str, argv: Seq
         sys.exit(2)
     command, config, words = commands[args[0]]
     run_command(command, config, name_words(spell_out_flags(args[1:], config), words, config), prog=f"{prog} {args[0]}")
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Also as told by libraries whose own errors are no OSError (safetensors, torch.save)."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        told = ("No space left on device", "os error 28", "inline_container", "unexpected pos")
-        if any(text in str(error) for text in told[:2]) or all(text in str(error) for text in told[2:]):
-            return True  # the last two: what torch.save finds where its archive should go on
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def status_told(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -41,6 +42,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(said in str(error).lower() for said in _NO_MEMORY)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Also as told by libraries whose own errors are no OSError (safetensors, torch.save)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        told = ("No space left on device", "os error 28", "inline_container", "unexpected pos")
+        if any(text in str(error) for text in told[:2]) or all(text in str(error) for text in told[2:]):
+            return True  # the last two: what torch.save finds where its archive should go on
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError, disk_is_full
 
 
 def _temporary(path: Path) -> Path:
@@ -68,17 +69,34 @@ def sync_tree(path: Path) -> None:
 
 
 @contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Inside, `path` is written: where no space is left for it or for what becomes part of it, it is named, which most
+    of what writes does not do."""
+    try:
+        yield
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
+        is_here = name is None or path.absolute().parent in Path(os.fsdecode(name)).absolute().parents
+        if disk_is_full(error) and is_here:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on error nothing is left."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        with full_disk_named(path):
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,7 +109,8 @@ def temporary_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
+        with full_disk_named(path):
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -221,7 +240,7 @@ def append_json_lines(path: Path, values: Iterable[Any]) -> None:
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
+    with full_disk_named(path), open(path, "ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             lines = "\n" + lines
         file.write(lines.encode())

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from slm.errors import UsageError
+from slm.errors import UsageError, disk_is_full
 from slm.files import check_local, clear_half_written
 
 NAME = ".run.lock"
@@ -44,7 +44,7 @@ def held(out: Path) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             handle = _hold(path)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disk_is_full(error):
                 raise
             raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
         clear_half_written(out, below=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
+from slm.errors import UsageError
 from slm.files import (
     append_json_lines,
     atomic_directory,
@@ -55,6 +57,38 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         write()
     assert target.read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_directory])
+def test_a_full_disk_is_named_by_what_was_to_be_written(atomic, tmp_path: Path, monkeypatch) -> None:
+    """Neither a write nor safetensors says which disk; a name that is no part of it is kept."""
+
+    def fill(temporary: Path) -> None:
+        with open("/dev/full", "wb") as file:
+            file.write(b"x")
+
+    def say(error: Exception):
+        def fail(temporary: Path) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.chdir(tmp_path)
+    full = (errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for write, named in [
+        (fill, "a"),
+        (say(RuntimeError("I/O error: No space left on device (os error 28)")), "a"),
+        (lambda temporary: say(OSError(*full, str(temporary / "b")))(temporary), "a"),
+        (say(OSError(*full, "/other/x")), "/other/x"),
+    ]:
+        with pytest.raises(OSError, match="No space left") as caught, atomic(Path("a")) as temporary:
+            write(temporary)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, named)
+    told = UsageError("set TMPDIR")
+    told.__context__ = OSError(*full)
+    with pytest.raises(UsageError, match="set TMPDIR"), atomic(Path("a")) as temporary:
+        say(told)(temporary)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_is_not_utf8_comes_back_from_json(tmp_path: Path) -> None:

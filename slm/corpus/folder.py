@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from slm.corpus.planning import PARTS, PlanSettings
 from slm.corpus.shards import plan_features, shard_name
 from slm.corpus.sources.base import Source
 from slm.corpus.summary import CorpusSummary
-from slm.errors import UsageError
+from slm.errors import UsageError, disk_is_full
 from slm.files import read_json, write_json, write_text
 from slm.types import TokenizerSpec, stable_hash
 
@@ -55,7 +54,7 @@ def usable(output: Output) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(error):
             raise
         raise UsageError(
             f"--out {output.location} cannot be used ({error.strerror or error}): give a folder that can be written"

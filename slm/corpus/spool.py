@@ -7,7 +7,6 @@ would be so for every segment.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import mmap
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from slm.corpus.workers import sign_of_life
-from slm.errors import UsageError
+from slm.errors import UsageError, disk_is_full
 from slm.files import atomic_file
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
                 sign_of_life()
                 writer.write_batch(batch)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(error):
             raise UsageError(
                 f"{path.parent}, where what is read more than once is kept for a while, is full: set TMPDIR to a "
                 f"folder with {_MOST_BYTES >> 30} GB"

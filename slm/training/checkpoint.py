@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from slm import run_lock
 from slm.errors import UsageError
-from slm.files import atomic_directory, read_json, sync_tree, write_json
+from slm.files import atomic_directory, full_disk_named, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
 from slm.training.budget import Progress
@@ -107,7 +107,20 @@ class Checkpoints:
 
     def _write(self, progress: Progress) -> None:
         final = self.out / "checkpoints" / f"step-{progress.steps:07d}"
-        temporary = final.with_name(f".{final.name}.tmp")
+        temporary, main = final.with_name(f".{final.name}.tmp"), self.accelerator.is_main_process
+        try:
+            with full_disk_named(final):
+                self._fill(temporary, progress)
+                if main:
+                    temporary.replace(final)
+        finally:
+            if main:  # what a full disk cut short would keep it full
+                shutil.rmtree(temporary, ignore_errors=True)
+        if main:
+            self._drop_old()
+        self.accelerator.wait_for_everyone()
+
+    def _fill(self, temporary: Path, progress: Progress) -> None:
         main = self.accelerator.is_main_process
         if main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -124,9 +137,6 @@ class Checkpoints:
             values = {**asdict(progress), **self._division(), "files": sizes}
             write_json(temporary / "state" / "progress.json", values)
             sync_tree(temporary)
-            temporary.replace(final)
-            self._drop_old()
-        self.accelerator.wait_for_everyone()
 
     def _drop_old(self) -> None:
         for _, old in list_checkpoints(self.out)[: -self.keep]:

@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from slm.errors import UsageError
-from slm.files import read_json_lines, write_text
+from slm.files import full_disk_named, read_json_lines, write_text
 from slm.training.config import TrainConfig
 from slm.training.watch import LOSS
 
@@ -42,9 +42,10 @@ class MetricsLog:
             return
         line = {"step": step, **values}
         self.lines.append(line)
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        self._accelerator.log(values, step=step)
+        with full_disk_named(self.path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            self._accelerator.log(values, step=step)
 
     def last_evaluation(self) -> dict[str, float]:
         """The held-out figures that were logged last; none on processes that do not log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import train_lm
@@ -178,6 +180,19 @@ def test_checkpoints_cost_less_than_a_fiftieth_of_the_time(monkeypatch):
     assert np.diff(saves_at[:3]) == pytest.approx([90 + 61 * 7, 61 * 7.7], abs=1.0)
     assert np.diff(saves_at)[-5:] == pytest.approx([120.1] * 5, abs=1.0)  # never all the time
     assert spent / now[0] < 0.02
+
+
+def test_a_full_disk_keeps_no_half_of_a_checkpoint(corpora, tmp_path, monkeypatch):
+    def on_a_full_disk(folder: Path, *_: object) -> None:
+        assert (folder / "state" / "optimizer.bin").is_file()
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_model", on_a_full_disk)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train_lm.main(config(corpora["two"], tmp_path / "run", steps=2, eval_every=2))
+    folder = tmp_path / "run" / "checkpoints"
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(folder / "step-0000002"))
+    assert list(folder.iterdir()) == []
 
 
 def test_without_a_number_of_steps_time_decides_when_to_save(corpora, tmp_path, monkeypatch):
