@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -84,8 +85,9 @@ def write_site(inputs: Inputs, out: Path, max_samples: int) -> None:
 
 
 def put_in_place(made: Path, out: Path) -> None:
-    """Copy the files of a site to OUT, parts of which may be on other disks. Those of the one before that it does not
-    have are removed first: where case is not told apart, both may be called alike."""
+    """Move the files of a site to OUT, parts of which may be on other disks: a copy takes the room of two sites, and a
+    full disk would leave parts of both. Those of the one before that it does not have are removed first: where case is
+    not told apart, both may be called alike."""
     is_known = _is_site(out / "index.html") and (out / FILES).is_file()  # else it lists something else
     before = (out / FILES).read_text(encoding="utf-8", errors="replace").splitlines() if is_known else []
     files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
@@ -96,7 +98,13 @@ def put_in_place(made: Path, out: Path) -> None:
                 os.removedirs(path.parent)
     write_text(made / FILES, "".join(f"{name}\n" for name in files))
     for name in (*files, FILES):
-        copy_file(made / name, out / name)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.replace(made / name, out / name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # else this part of OUT is on another disk
+                raise
+            copy_file(made / name, out / name)
 
 
 def _is_site(page: Path) -> bool:

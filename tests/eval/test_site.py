@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.report import site as site_module
 from eval.report.__main__ import main as report
 from eval.report.columns import column_ranks, headline_columns, number_tables, rank
 from eval.report.inputs import Evaluated, read_inputs, same_models
@@ -358,7 +360,8 @@ def test_names_of_any_kind_and_values_that_are_no_numbers(given, tmp_path):
 
 def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given, site, tmp_path, monkeypatch):
     def on_several_disks(source, path):
-        assert Path(source).parent == Path(path).parent
+        if Path(source).parent != Path(path).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         os.rename(source, path)
 
     site = shutil.copytree(site, tmp_path / "site")
@@ -373,6 +376,11 @@ def test_a_site_that_is_made_anew_keeps_nothing_of_what_is_no_longer_given(given
         listed.write("../of-another\n")
     write_text(tmp_path / "alone/assets/files.txt", "notes.txt\n")  # a list of something else
     write_text(tmp_path / "alone/notes.txt", "")
+    monkeypatch.setattr(site_module, "copy_file", lambda made, path: None)  # which a full disk might end half-way
+    write_text(tmp_path / "made/media/1.wav", "")
+    site_module.put_in_place(tmp_path / "made", tmp_path / "moved")
+    assert not [path for path in (tmp_path / "made").rglob("*") if path.is_file()]
+    monkeypatch.undo()
     monkeypatch.setattr("os.replace", on_several_disks)
     alone = build(given[:1], tmp_path / "alone")
     (alone / "notes.txt").unlink()
