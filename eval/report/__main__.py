@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from slm.config import reader_may_leave, status_told
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.samples < 0 or not args.out:
             raise UsageError("--samples must be 0 or more" if args.out else "--out is empty: give a folder")
         made = build_site([Path(r) for r in args.results], Path(args.out), args.samples)
-    except UsageError as error:
+    except (UsageError, StoppedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -182,11 +182,12 @@ def spent_per_step(run: Path, what: str) -> float | None:
 
 
 def describe_folder(path: Path) -> dict[str, Any]:
-    """A tokenized corpus as its shards tell it. UsageError for one that is not finished."""
+    """A tokenized corpus as its shards tell it. UsageError for one that is not finished, StoppedError for damage."""
     from dataclasses import asdict
 
+    from slm.corpus.output import Output
     from slm.corpus.plan import Plan
-    from slm.corpus.shards import read_record, shard_path
+    from slm.corpus.shards import shard_path
     from slm.corpus.summary import summarize
     from slm.types import TokenizerSpec
 
@@ -194,7 +195,7 @@ def describe_folder(path: Path) -> dict[str, Any]:
     files = [shard_path(path, plan, shard) for shard in plan.shards]
     if missing := [f.name for f in files if not f.is_file()]:
         raise UsageError(f"{path} is not finished ({len(missing)} shards are missing): run tokenize_corpus.py again")
-    summary = summarize(path, spec, plan, [read_record(file) for file in files])
+    summary = summarize(path, spec, plan, [Output(str(path)).record(file.name) for file in files])
     return {
         "path": str(path), "trained_on": False, "clips": summary.num_clips, "hours": summary.duration_s / 3600,
         "codes": summary.num_codes, "bitrate_bps": spec.bitrate_bps,

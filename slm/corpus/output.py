@@ -14,11 +14,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from slm.corpus.plan import PLAN_FILES
 from slm.corpus.remote import filesystem, is_remote, open_binary, patiently
 from slm.corpus.shards import ShardRecord, read_record, record_of
 from slm.corpus.sources.base import readable
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from slm.files import atomic_file, temporary_name, user_cache
 
 _DESCRIBES = ("tokenizer.json", *PLAN_FILES)
@@ -109,11 +111,15 @@ class Output:
                 os.unlink(here)
 
     def record(self, name: str) -> ShardRecord:
-        """What the shard of that name says of itself."""
-        if not self.is_remote:
-            return read_record(self.folder / name)
-        with open_binary(f"{self.location}/{name}") as file:
-            return record_of(file, name)
+        """What the shard of that name says of itself; StoppedError where it cannot be read."""
+        try:
+            if not self.is_remote:
+                return read_record(self.folder / name)
+            with open_binary(f"{self.location}/{name}") as file:
+                return record_of(file, name)
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            told = f"{self.location}/{name} is damaged or no shard; delete it and run the command that made it again"
+            raise StoppedError(told) from error
 
     def remove(self, *names: str) -> None:
         """Take files away, in this order, where they are."""

@@ -17,7 +17,7 @@ from slm.corpus.plan import Plan, Reject
 from slm.corpus.seal import BLANK, KEY, is_intact, seal
 from slm.corpus.shards import read_record, write_table
 from slm.data.store import CodeStore, map_table
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from slm.files import read_json, write_json
 from tests.corpus.audio import bad_folder, contents, good_folder
 from tests.corpus.tools import moved, run, shards, tokenize
@@ -158,6 +158,19 @@ def test_damage_is_found_and_made_good_on_request(corpus, capsys, damage):
     assert contents(out) == before
     assert faults(capsys, out) == []
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept  # those that were whole are left alone
+
+
+@pytest.mark.parametrize("damage", [empty, text_file, foreign_shard])
+def test_going_on_names_a_shard_that_cannot_be_read(corpus, damage):
+    config, out = corpus
+    before = contents(out)
+    (name,) = damage(out)
+    shards(out)[2].unlink()
+    with pytest.raises(StoppedError, match=f"{out}/{name} is damaged or no shard; delete it and run the command"):
+        tokenize(config.audio, out)
+    (out / name).unlink()
+    tokenize(config.audio, out)
+    assert contents(out) == before
 
 
 def test_redo_takes_only_what_is_damaged(corpus, capsys):

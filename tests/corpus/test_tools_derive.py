@@ -166,11 +166,13 @@ def test_a_stopped_merge_goes_on_and_a_finished_one_is_left(two, tmp_path, capsy
     assert "another run is writing" in capsys.readouterr().err
 
 
-def test_a_damaged_shard_of_a_merged_corpus_is_made_anew(two, tmp_path):
+def test_a_damaged_shard_of_a_merged_corpus_is_made_anew(two, tmp_path, capsys):
     out = tmp_path / "C"
     assert run("merge", *two, "--out", out) == 0
     before = contents(out)
-    shards(out)[1].write_bytes(shards(out)[1].read_bytes()[:-9])
+    shards(out)[1].write_bytes(shards(out)[1].read_bytes()[:99])
+    assert run("merge", *two, "--out", out) == 1
+    assert f"error: {shards(out)[1]} is damaged or no shard; delete it" in capsys.readouterr().err
     assert run("check", out, "--redo") == 1
     assert len(shards(out)) == len([name for name in before if name.startswith("data-")]) - 1
     assert run("merge", *two, "--out", out) == 0

@@ -435,7 +435,7 @@ def test_without_plotly_the_numbers_are_there_and_the_install_line_too(given, tm
     assert "not installed" in capsys.readouterr().err
 
 
-def test_a_corpus_and_a_run_alone_are_shown(given, tmp_path):
+def test_a_corpus_and_a_run_alone_are_shown(given, tmp_path, capsys):
     import tokenize_corpus
     from slm.corpus.config import CorpusConfig
 
@@ -454,6 +454,10 @@ def test_a_corpus_and_a_run_alone_are_shown(given, tmp_path):
     assert "3 clips" in text
     assert "lr as a table" in text
     assert "Hours heard FLOPs run 2 – – – 2.5 2e+09" in text  # two steps of an hour and a quarter
+    (shard,) = (tmp_path / "c").glob("data-*.arrow")
+    shard.write_bytes(shard.read_bytes()[:99])
+    assert report([str(tmp_path / "c"), "--out", str(tmp_path / "site")]) == 2
+    assert f"error: {shard} is damaged or no shard; delete it and run" in capsys.readouterr().err
     record = json.loads((given[0] / "results.json").read_text())
     (tmp_path / "evaluated").mkdir()
     trained_on = {**read_inputs([tmp_path / "c"]).corpora[0].facts, "trained_on": True}

@@ -17,7 +17,7 @@ from slm.corpus.folder import begin, usable, write_description
 from slm.corpus.locks import held
 from slm.corpus.output import Output
 from slm.corpus.plan import Reject
-from slm.corpus.shards import read_record, write_table
+from slm.corpus.shards import write_table
 from slm.corpus.summary import CorpusSummary, sum_up
 from slm.corpus.tools.files import local, tracked
 from slm.corpus.tools.finished import FinishedCorpus
@@ -67,7 +67,7 @@ def derive(
             if not (output.folder / name).is_file():
                 table = pa.concat_tables([_rows(part, columns) for part in group])
                 write_table(output.folder / name, table, columns, spec, () if i else rejects)
-        summary = sum_up(output.folder, spec, (read_record(output.folder / name) for name in names), ())
+        summary = sum_up(output.folder, spec, (output.record(name) for name in names), ())
         if finished:
             print(f"{out} is finished: nothing to do", file=sys.stderr)
         else:
