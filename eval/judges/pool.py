@@ -8,6 +8,7 @@ with all clips at once, which it takes in batches. Either way each clip is judge
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from eval.judges.answers import Answers, answers_of, distinct
 from eval.judges.base import Judge, JudgeRecord
@@ -136,6 +139,8 @@ def processes(number: int) -> ProcessPool:
 
 def _step_back() -> None:
     os.nice(5)
+    # Else its lock is one of the system, and these processes are killed: Python would warn that it was lost.
+    tqdm.set_lock(threading.RLock())
 
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")

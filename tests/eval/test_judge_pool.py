@@ -6,11 +6,13 @@ import math
 import os
 import signal
 import sys
+import threading
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from eval.judges._dnsmos import _pooled, windows
 from eval.judges._onnx import read_tensors
@@ -131,6 +133,11 @@ def test_other_weights_in_the_same_folder_are_another_judge(tmp_path):
     assert answers_of(Folder(), "embed", tmp_path).file != files[1]
 
 
+def _lock_of_progress_bars() -> str:
+    """Of the system, it would be told of as lost where its process is killed."""
+    return type(tqdm.get_lock()).__name__
+
+
 def test_processes_say_what_one_says(tmp_path):
     """40 clips are worth two processes; the judge of this one hears none of them."""
     levels = np.random.default_rng(0).random(40)
@@ -142,6 +149,8 @@ def test_processes_say_what_one_says(tmp_path):
         assert judge_pool.busy_s > 0
         assert beside.rate(clips([2.0, *levels], 800))[0] == {"level": 2.0}
         assert beside.judge.heard == ["c0"]  # one is not worth a process
+        assert judge_pool.processes is not None
+        assert judge_pool.processes.submit(_lock_of_progress_bars).result() == type(threading.RLock()).__name__
     finally:
         judge_pool.close()
     assert len((next(tmp_path.glob("*.jsonl"))).read_text().splitlines()) == 41
