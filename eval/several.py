@@ -14,7 +14,7 @@ from eval.failures import is_told, reason_of
 from eval.processes import Processes, ProcessGone
 from eval.report.wording import run_name
 from slm.config import reader_has_left
-from slm.errors import StoppedError, UsageError, disk_is_full, is_out_of_memory
+from slm.errors import StoppedError, UsageError, disk_fault, is_out_of_memory
 
 
 def name_models(paths: Sequence[str]) -> dict[str, str]:
@@ -61,8 +61,8 @@ class Attempts:
     @contextmanager
     def apart(self, model: str = "", benchmark: str = "") -> Iterator[None]:
         """What is inside, done by all processes together, may fail: that is told, and what follows goes on. Of an error
-        that nobody foresaw the place in the code is shown. A full disk, a process that is gone and a reader who has
-        left (`| head`) end the run."""
+        that nobody foresaw the place in the code is shown. A disk that is full or read-only, a process that is gone and
+        a reader who has left (`| head`) end the run."""
         self.last_failed = False
         try:
             with self.processes.together():
@@ -71,7 +71,7 @@ class Attempts:
             raise
         except Exception as error:
             self.last_failed = True
-            if disk_is_full(error) or reader_has_left(error):
+            if disk_fault(error) or reader_has_left(error):
                 raise
             if not is_told(error):
                 traceback.print_exception(error)

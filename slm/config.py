@@ -21,7 +21,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from slm.errors import StoppedError, UsageError, did_you_mean, disk_is_full
+from slm.errors import StoppedError, UsageError, did_you_mean, disk_fault
 from slm.option_names import meant
 from slm.yaml_files import refuse_repeated_keys
 
@@ -236,9 +236,11 @@ def run_one_of(commands: Mapping[str, Command], prog: str, about: str, argv: Seq
 def status_told(error: Exception) -> int:
     """The exit status for what the system has against a run, which a line then tells; 0 for any other fault."""
     name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
-    if disk_is_full(error):
+    if fault := disk_fault(error):
         where = f" ({name})" if name else ""
-        told, status = f"no space left on the disk{where}; free some and run the same command again to go on", 1
+        what = {errno.ENOSPC: f"no space left on the disk{where}; free some",
+                errno.EROFS: f"the disk{where} has become read-only; make it writable"}[fault]  # fmt: skip
+        told, status = f"{what} and run the same command again to go on", 1
     elif isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
         told, status = f"the locale says {error.encoding}, which lacks letters of {error.object!r}; set PYTHONUTF8=1", 1
     elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

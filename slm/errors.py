@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -44,16 +45,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(said in str(error).lower() for said in _NO_MEMORY)
 
 
-def disk_is_full(error: BaseException | None) -> bool:
-    """Also as told by libraries whose own errors are no OSError (safetensors, torch.save)."""
+def disk_fault(error: BaseException | None) -> int:
+    """ENOSPC or EROFS where a disk is full or has become read-only, else 0. Also as told by libraries whose own errors
+    are no OSError (safetensors, torch.save)."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        told = ("No space left on device", "os error 28", "inline_container", "unexpected pos")
-        if any(text in str(error) for text in told[:2]) or all(text in str(error) for text in told[2:]):
-            return True  # the last two: what torch.save finds where its archive should go on
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return errno.EROFS if error.errno == errno.EROFS else errno.ENOSPC
+        for fault in (errno.ENOSPC, errno.EROFS):
+            if os.strerror(fault) in str(error) or f"os error {fault}" in str(error):
+                return fault
+        if all(text in str(error) for text in ("inline_container", "unexpected pos")):
+            return errno.ENOSPC  # what torch.save finds where its archive should go on
         error = error.__cause__ or error.__context__
-    return False
+    return 0
+
+
+def disk_is_full(error: BaseException) -> bool:
+    return disk_fault(error) == errno.ENOSPC
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -16,7 +15,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from slm.errors import StoppedError, UsageError, disk_is_full
+from slm.errors import StoppedError, UsageError, disk_fault
 
 
 def _temporary(path: Path) -> Path:
@@ -69,9 +68,9 @@ def sync_tree(path: Path) -> None:
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Inside, `path` is written: where no space is left for it or for what becomes part of it, it is named, which most
-    of what writes does not do."""
+def disk_named(path: Path) -> Iterator[None]:
+    """Inside, `path` is written: where no space is left for it or for what becomes part of it (or its disk has become
+    read-only), it is named, which most of what writes does not do."""
     try:
         yield
     except (UsageError, StoppedError):
@@ -79,8 +78,8 @@ def full_disk_named(path: Path) -> Iterator[None]:
     except Exception as error:
         name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
         is_here = name is None or path.absolute().parent in Path(os.fsdecode(name)).absolute().parents
-        if disk_is_full(error) and is_here:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if is_here and (fault := disk_fault(error)):
+            raise OSError(fault, os.strerror(fault), str(path)) from error
         raise
 
 
@@ -91,14 +90,15 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with full_disk_named(path):
+        with disk_named(path):
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
             _sync_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there any more; or the disk has become read-only, which is told of already
+            temporary.unlink()
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def temporary_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        with full_disk_named(path):
+        with disk_named(path):
             yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -240,7 +240,7 @@ def append_json_lines(path: Path, values: Iterable[Any]) -> None:
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_named(path), open(path, "ab+") as file:
+    with disk_named(path), open(path, "ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             lines = "\n" + lines
         file.write(lines.encode())

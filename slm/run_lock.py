@@ -51,8 +51,9 @@ def held(out: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            if _is_at(path, handle):
-                path.unlink()
+            with suppress(OSError):  # of a disk that has become read-only: it may tell of what ended the run
+                if _is_at(path, handle):
+                    path.unlink()
             os.close(handle)
         for folder in new:
             with suppress(OSError):  # not empty: the usual case

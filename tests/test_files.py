@@ -84,6 +84,15 @@ def test_a_full_disk_is_named_by_what_was_to_be_written(atomic, tmp_path: Path, 
         with pytest.raises(OSError, match="No space left") as caught, atomic(Path("a")) as temporary:
             write(temporary)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, named)
+
+    def become_read_only(temporary: Path) -> None:
+        gone = OSError(errno.EROFS, os.strerror(errno.EROFS), str(temporary))
+        monkeypatch.setattr(Path, "unlink", lambda path, **_: say(gone)(path))
+        say(gone)(temporary)
+
+    with pytest.raises(OSError, match="Read-only") as caught, atomic(Path("a")) as temporary:
+        become_read_only(temporary)
+    assert caught.value.filename == "a"
     told = UsageError("set TMPDIR")
     told.__context__ = OSError(*full)
     with pytest.raises(UsageError, match="set TMPDIR"), atomic(Path("a")) as temporary:

@@ -45,13 +45,18 @@ def held(output: Output, part: Part | None) -> Iterator[Callable[[], bool]]:
             if part:
                 stack.enter_context(_lock(out / f".part-{part.file_name}.lock", fcntl.LOCK_EX, output))
             else:
-                stack.callback(run.unlink, missing_ok=True)
+                stack.callback(_remove, run)
                 _clear(out)
             yield partial(_is_alone, run, handle)
     finally:
         if is_new:
             with suppress(OSError):  # not empty: the usual case
                 out.rmdir()
+
+
+def _remove(lock: Path) -> None:
+    with suppress(OSError):  # of a disk that has become read-only: what ended the run is told
+        lock.unlink()
 
 
 @contextmanager

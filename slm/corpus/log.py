@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm.files import full_disk_named
+from slm.files import disk_named
 
 
 class Log:
@@ -26,7 +26,7 @@ class Log:
         times = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "run_s": self.run_s}
         line = json.dumps({"event": event, **times, **facts}, ensure_ascii=False, default=str)
         # A file's name may hold bytes that are no UTF-8: JSON reads their escapes as what they were.
-        with full_disk_named(self.path), open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with disk_named(self.path), open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
 
     @property

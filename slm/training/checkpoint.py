@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from slm import run_lock
 from slm.errors import UsageError
-from slm.files import atomic_directory, full_disk_named, read_json, sync_tree, write_json
+from slm.files import atomic_directory, disk_named, read_json, sync_tree, write_json
 from slm.model.checkpoint import ModelRecord, save_model
 from slm.model.statistics import CodeStatistics
 from slm.training.budget import Progress
@@ -109,7 +109,7 @@ class Checkpoints:
         final = self.out / "checkpoints" / f"step-{progress.steps:07d}"
         temporary, main = final.with_name(f".{final.name}.tmp"), self.accelerator.is_main_process
         try:
-            with full_disk_named(final):
+            with disk_named(final):
                 self._fill(temporary, progress)
                 if main:
                     temporary.replace(final)

@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from slm.errors import UsageError
-from slm.files import full_disk_named, read_json_lines, write_text
+from slm.files import disk_named, read_json_lines, write_text
 from slm.training.config import TrainConfig
 from slm.training.watch import LOSS
 
@@ -42,7 +42,7 @@ class MetricsLog:
             return
         line = {"step": step, **values}
         self.lines.append(line)
-        with full_disk_named(self.path):
+        with disk_named(self.path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             self._accelerator.log(values, step=step)
