@@ -239,7 +239,8 @@ def status_told(error: Exception) -> int:
     if fault := disk_fault(error):
         where = f" ({name})" if name else ""
         what = {errno.ENOSPC: f"no space left on the disk{where}; free some",
-                errno.EROFS: f"the disk{where} has become read-only; make it writable"}[fault]  # fmt: skip
+                errno.EROFS: f"the disk{where} has become read-only; make it writable",
+                errno.EIO: f"the disk{where} fails ({os.strerror(errno.EIO)}); mend it"}[fault]  # fmt: skip
         told, status = f"{what} and run the same command again to go on", 1
     elif isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
         told, status = f"the locale says {error.encoding}, which lacks letters of {error.object!r}; set PYTHONUTF8=1", 1

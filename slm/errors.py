@@ -46,11 +46,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def disk_fault(error: BaseException | None) -> int:
-    """ENOSPC or EROFS where a disk is full or has become read-only, else 0. Also as told by libraries whose own errors
-    are no OSError (safetensors, torch.save)."""
+    """ENOSPC, EROFS or EIO where a disk is full, has become read-only, or fails; else 0. The first two also as told by
+    libraries whose own errors are no OSError (safetensors, torch.save)."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return errno.EROFS if error.errno == errno.EROFS else errno.ENOSPC
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EIO):
+            return error.errno
+        if isinstance(error, OSError) and error.errno == errno.EDQUOT:
+            return errno.ENOSPC
         for fault in (errno.ENOSPC, errno.EROFS):
             if os.strerror(fault) in str(error) or f"os error {fault}" in str(error):
                 return fault

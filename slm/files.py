@@ -69,8 +69,8 @@ def sync_tree(path: Path) -> None:
 
 @contextmanager
 def disk_named(path: Path) -> Iterator[None]:
-    """Inside, `path` is written: where no space is left for it or for what becomes part of it (or its disk has become
-    read-only), it is named, which most of what writes does not do."""
+    """Inside, `path` is written: where its disk is full, has become read-only or fails, for it or for what becomes part
+    of it, it is named, which most of what writes does not do."""
     try:
         yield
     except (UsageError, StoppedError):

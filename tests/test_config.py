@@ -368,6 +368,7 @@ def test_one_of_several_processes_ends_at_once_when_all_is_done(tmp_path, world,
         OSError(errno.ENOSPC, "No space left on device", "/data/x"),
         OSError(errno.ENOSPC, "No space left on device", "/there/x", None, "/data/x"),  # of a copy: from, to
         RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.EIO, "Input/output error", "/data/x"),
         RuntimeError("I/O error: Read-only file system (os error 30)"),
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 306688 vs 306580"),
     ],
@@ -380,8 +381,8 @@ def test_what_a_disk_has_against_a_run_is_one_line_whoever_tells_of_it(error, ca
         run_command(main, Settings, ["--out", "x"])
     assert stop.value.code == 1
     printed = capsys.readouterr().err
-    told = "has become read-only" if "Read-only" in str(error) else "no space left on the disk"
-    assert told in printed
+    said = {"Read-only": "has become read-only", "Input/output": "the disk (/data/x) fails"}
+    assert next((told for name, told in said.items() if name in str(error)), "no space left on the disk") in printed
     assert "/there/x" not in printed
     assert printed.strip().count("\n") == 0
 
