@@ -26,7 +26,8 @@ from eval.report.taxonomy import make_entries, make_facets
 from eval.report.wording import label
 from slm import __version__
 from slm.errors import UsageError
-from slm.files import check_folder, clear_half_written, copy_file, temporary_directory, write_text
+from slm.files import check_folder, copy_file, temporary_directory, write_text
+from slm.run_lock import held
 
 ASSETS = ("site/site.js", "site/plots.js", "script.js")
 FILES = "assets/files.txt"  # all that a site consists of, so that the next in its place can take away what it has not
@@ -61,9 +62,7 @@ def build_site(results: Sequence[Path], out: Path, max_samples: int = MAX_SAMPLE
         raise UsageError(
             f"--out {out} has an index.html that is no site of results and would be lost: give another folder"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    clear_half_written(out, below=True)
-    with temporary_directory(out / "site") as temporary:
+    with held(out), temporary_directory(out / "site") as temporary:
         write_site(inputs, temporary, max_samples)
         put_in_place(temporary, out)
     return out / "index.html"

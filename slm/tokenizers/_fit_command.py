@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,22 +96,42 @@ def fit(config: FitConfig) -> None:
         name: getattr(config, name)
         for name in ("tokenizer", "out", "k", "seed", "restarts", "iterations", "max_frames", "batch_frames", "passes")
     }
-    state = FitState(Path(f"{config.out}.fit"), request)
+    folder = Path(f"{config.out}.fit")
+    state = FitState(folder, request)
     job = Job(settings=settings, encoder=encoder, clips=clips, device=device, state=state, report=_say, **options)
     outs = [job.out_of(layer) for layer in encoder.layers]
+    _check_outs(outs, state.has_begun)
+    with _alone_in(folder):
+        _check_outs(outs, state.has_begun)  # again: another command may have ended in between
+        if all(out.exists() for out in outs):
+            _say(f"{config.out} is finished")
+        elif config.batch_frames is None:
+            fit_held(job)
+        else:
+            fit_stream(job, config.batch_frames)
+        state.remove()
+    print(f"{time.monotonic() - started:.0f} s")
+
+
+def _check_outs(outs: Sequence[Path], has_begun: bool) -> None:
     for out in outs:
-        if state.has_begun:
+        if has_begun:
             clear_half_written(out)
         else:
             check_new_file(out, ": codes may depend on it")
-    if all(out.exists() for out in outs):
-        _say(f"{config.out} is finished")
-    elif config.batch_frames is None:
-        fit_held(job)
-    else:
-        fit_stream(job, config.batch_frames)
-    state.remove()
-    print(f"{time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of two commands for one file the second is refused. Nothing is left of a folder in which nothing is."""
+    from slm.run_lock import held
+
+    try:
+        with held(folder):
+            yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _check_max_frames(config: FitConfig, layers: int) -> None:

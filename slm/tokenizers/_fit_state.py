@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from slm import run_lock
 from slm.errors import UsageError
 from slm.files import atomic_file, read_json, write_json
 from slm.tokenizers._clustering import State
@@ -18,7 +18,8 @@ SAVE_EVERY_S = 30.0  # at most so much work is lost
 
 
 class FitState:
-    """States by name in a folder that belongs to one `request`: all that decides the outcome of the fit.
+    """States by name in a folder that belongs to one `request`: all that decides the outcome of the fit. Who uses it
+    holds it (`slm.run_lock`).
 
     Raises UsageError where the folder belongs to another request.
     """
@@ -81,6 +82,6 @@ class FitState:
     def remove(self) -> None:
         """What says whose the folder is goes last: of a fit that is killed here, the same command removes the rest."""
         for path in self.folder.glob("*"):
-            if path != self._file:
+            if path not in (self._file, self.folder / run_lock.NAME):
                 path.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._file.unlink(missing_ok=True)

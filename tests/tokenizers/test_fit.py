@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from slm import run_lock
 from slm.errors import UsageError
 from slm.files import temporary_name
 from slm.tokenizers import _fit_state, load_tokenizer
@@ -89,25 +89,31 @@ def test_killed_after_every_save_the_result_is_the_same(
         assert not half_written.exists()
 
 
-def test_a_killed_process_leaves_what_the_next_one_needs(folder: Path, tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_killed_one_leaves_what_the_next_one_needs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     args = ["--tokenizer", "logmel-kmeans", "--seed", "5", "--audio", str(folder), *STREAM]
     assert run("--audio", str(folder), *STREAM, "--out", str(undisturbed)) == 0
     code = (
-        "import os, signal\n"
+        "import os, time\n"
         "from slm.tokenizers import _fit_state, __main__\n"
         "_fit_state.SAVE_EVERY_S, save, saves = 0, _fit_state.FitState.save, []\n"
         "def counted(self, name, state):\n"
         "    save(self, name, state)\n"
         "    saves.append(name)\n"
-        "    if saves.count('stream') == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if saves.count('stream') == 4: os.close(1), time.sleep(100)\n"
         "_fit_state.FitState.save = counted\n"
         f"__main__.main({['fit', *args, '--out', str(out)]!r})"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    assert (
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == -signal.SIGKILL
-    )
+    monkeypatch.setattr(run_lock, "HERE_S", 0.0)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        first.stdout.read()  # until it is where it waits
+        assert run("--audio", str(folder), *STREAM, "--out", str(out)) == 2
+        assert f"out.fit is being written to by process {first.pid}" in capsys.readouterr().err
+        first.kill()
     state = json.loads(_values(Path(f"{out}.fit") / "stream.safetensors"))
     assert state["at"]["turn"] == 0
     assert state["at"]["frames"] == 4 * 170
