@@ -182,6 +182,15 @@ def test_wrong_use_is_told_with_the_remedy(tmp_path):
     assert "is not UTF-8" in complaint(tmp_path / "9.csv")
 
 
+@pytest.mark.parametrize("setting", ["path_column", "id_column", "start_column", "end_column"])
+def test_a_given_column_must_be_in_some_row(tmp_path, setting):
+    """A misspelt start was the beginning of every file."""
+    path = manifest(tmp_path / "m.jsonl", '{"path": "a.wav", "id": "a"}\n{"path": "b.wav", "x": "0.5"}\n')
+    with pytest.raises(UsageError, match=r"m\.jsonl has no column 'y': it has id, path, x$"):
+        list(open_source(path, **{setting: "y"}).clips())
+    assert len(list(open_source(path, **{setting: "x"}).clips())) == 2
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_rows_with_too_few_or_too_many_cells_are_left_out_by_name(tmp_path, suffix):
     rows = "path,text,n\na.wav,b\na.wav,b,1\n\nx.wav,a, b,2\nb.wav,,\n,,\nx\n"

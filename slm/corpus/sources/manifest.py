@@ -60,6 +60,8 @@ class ManifestSource(Source):
         self._given_path_column, self.id_column = path_column, id_column
         self.start_columns = (start_column,) if start_column else START_COLUMNS
         self.end_columns = (end_column,) if end_column else END_COLUMNS
+        given = {path_column, id_column, start_column, end_column}
+        self._must_be_there = {name for name in given if name} - {"id"}
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
@@ -103,21 +105,27 @@ class ManifestSource(Source):
 
     @cached_property
     def _path_column(self) -> str:
+        """UsageError where there is none, or where no row has a column that was given: a misspelt start would be
+        the beginning of every file."""
         seen: dict[str, None] = {}
-        fault = ""
+        fault, found = "", self._given_path_column
         for _, row in self._lines():
             if isinstance(row, str):
                 fault = fault or row
                 continue
-            if found := self._given_path_column or next((name for name in PATH_COLUMNS if name in row), None):
-                return found
             seen.update(dict.fromkeys(row))
+            found = found or next((name for name in PATH_COLUMNS if name in row), None)
+            if found and self._must_be_there <= seen.keys():
+                return found
         if fault and not seen:
             raise UsageError(f"{self.location}: not one line can be read; the first is {fault}")
         if not seen:
             raise UsageError(f"{self.location} has no rows: give a manifest with a path column")
+        it_has = f"it has {', '.join(sorted(seen))}"
+        if missing := sorted(self._must_be_there - seen.keys()):
+            raise UsageError(f"{self.location} has no column {missing[0]!r}: {it_has}")
         raise UsageError(
-            f"{self.location} has no path column: it has {', '.join(sorted(seen))}; name one of "
+            f"{self.location} has no path column: {it_has}; name one of "
             f"{', '.join(PATH_COLUMNS)}, or give --source_settings.path_column"
         )
 
