@@ -12,7 +12,7 @@ from functools import partial
 
 from slm.corpus.config import CorpusConfig
 from slm.corpus.engines.local import choose_devices, run_processes
-from slm.corpus.engines.ray import run_ray
+from slm.corpus.engines.ray import check_ray, run_ray
 from slm.corpus.folder import (
     abandon,
     begin,
@@ -101,6 +101,7 @@ def _engine(config: CorpusConfig, given: Tokenizer | None) -> tuple[TokenizerSpe
         return given or load_tokenizer(config.tokenizer, device, **config.tokenizer_settings)
 
     if config.engine == "ray":
+        check_ray()
         run = partial(run_ray, device=config.device, processes=config.processes, address=config.ray_address)
         return load("cpu").spec, _READERS_OF_AN_ACTOR if config.num_workers is None else config.num_workers, run
     devices = [""] if given else choose_devices(config.device, config.processes)

@@ -186,6 +186,7 @@ def test_ray_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"--engine ray needs Ray: pip install 'slm-toolkit\[ray\]'"):
         tokenize_corpus(config_for(tmp_path, engine="ray"), ArithmeticTokenizer())
+    assert not (tmp_path / "out").exists()  # nothing was begun
 
 
 def test_a_ray_cluster_that_is_gone_is_not_waited_for_long(monkeypatch):
@@ -201,7 +202,7 @@ def test_a_ray_cluster_that_is_gone_is_not_waited_for_long(monkeypatch):
     seen = []
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
     for address in ("local", "auto"):
-        with pytest.raises(UsageError, match=rf"--ray_address {address}: no Ray .* there \(Failed to connect\)"):
+        with pytest.raises(StoppedError, match=rf"--ray_address {address}: no Ray .* there \(Failed to connect\)"):
             ray.run_ray(None, [0], print, "cpu", 1, address)
     assert seen == [("local", None), ("auto", "3")]
 

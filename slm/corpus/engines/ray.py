@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
@@ -27,6 +28,12 @@ _RESTARTS = 3
 _WAIT_S = 30.0
 
 
+def check_ray() -> None:
+    """UsageError where it is not installed. It is imported when there is something to do for it."""
+    if find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray: pip install 'slm-toolkit[ray]'")
+
+
 def run_ray(
     job: Job,
     indices: Sequence[int],
@@ -41,24 +48,17 @@ def run_ray(
     if address != "local":
         # Read as Ray is imported. It would knock for a quarter of an hour where a cluster was: now, for two minutes.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
-    ray = _ray()
+    import ray
+
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         said = " ".join(str(error).split())
-        raise UsageError(f"--ray_address {address}: no Ray cluster answers there ({said})") from None
+        raise StoppedError(f"--ray_address {address}: no Ray cluster answers there ({said})") from None
     try:
         _deal(ray, _actors(ray, job, device, processes, len(indices)), indices, on_step)
     finally:
         ray.shutdown()
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--engine ray needs Ray: pip install 'slm-toolkit[ray]'") from None
-    return ray
 
 
 def _actors(ray: Any, job: Job, device: str, processes: int | None, num_shards: int) -> list[Any]:
@@ -99,7 +99,7 @@ def _deal(ray: Any, actors: Sequence[Any], indices: Sequence[int], on_step: Call
                 raise error.cause if isinstance(error.cause, Exception) else error from None
             except ray.exceptions.RayActorError as error:
                 raise StoppedError(
-                    f"an actor died {_RESTARTS + 1} times ({' '.join(str(error).split())}): if memory ran out, lower "
+                    f"Ray has given up an actor ({' '.join(str(error).split())}): if memory ran out, lower "
                     "--batch_seconds, --num_workers or --processes"
                 ) from None
             if waiting:
