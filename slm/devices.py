@@ -29,7 +29,7 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         # No such type, a PyTorch without CUDA, no driver, fewer GPUs than that: all in PyTorch's own words.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
-        raise UsageError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda") from None
+        raise UsageError(f"--device {name} cannot be used: {reason}; give auto or cpu") from None
     return name
 
 
