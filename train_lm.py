@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 def main(config: TrainConfig) -> None:
     """Train, alone in the run's folder, and ready to leave when a signal asks for it."""
     with watch.LeaveSignal() as leave:
-        from slm.training.engine import alone_in, make_accelerator
+        from slm.training.engine import alone_in, make_accelerator, told_of_others
         from slm.training.estimate import dry_run
 
         if config.dry_run:
             return print(dry_run(config)) if os.environ.get("RANK", "0") == "0" else None
         accelerator = make_accelerator(config)
-        with alone_in(Path(config.out), accelerator):
+        with told_of_others(), alone_in(Path(config.out), accelerator):
             train(config, accelerator, leave)
 
 

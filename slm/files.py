@@ -77,10 +77,22 @@ def disk_named(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
-        is_here = name is None or path.absolute().parent in Path(os.fsdecode(name)).absolute().parents
+        if name is None:  # while what was written is still there: or it is another disk, such as that of TMPDIR
+            is_here = _takes_no_more(path.parent)
+        else:
+            is_here = path.absolute().parent in Path(os.fsdecode(name)).absolute().parents
         if is_here and (fault := disk_fault(error)):
             raise OSError(fault, os.strerror(fault), str(path)) from error
         raise
+
+
+def _takes_no_more(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
+from slm import files
 from slm.errors import UsageError
 from slm.files import (
     append_json_lines,
@@ -75,12 +76,14 @@ def test_a_full_disk_is_named_by_what_was_to_be_written(atomic, tmp_path: Path, 
 
     monkeypatch.chdir(tmp_path)
     full = (errno.ENOSPC, os.strerror(errno.ENOSPC))
-    for write, named in [
-        (fill, "a"),
-        (say(RuntimeError("I/O error: No space left on device (os error 28)")), "a"),
-        (lambda temporary: say(OSError(*full, str(temporary / "b")))(temporary), "a"),
-        (say(OSError(*full, "/other/x")), "/other/x"),
+    for write, is_full, named in [
+        (fill, True, "a"),
+        (fill, False, None),  # another disk is
+        (say(RuntimeError("I/O error: No space left on device (os error 28)")), True, "a"),
+        (lambda temporary: say(OSError(*full, str(temporary / "b")))(temporary), True, "a"),
+        (say(OSError(*full, "/other/x")), True, "/other/x"),
     ]:
+        monkeypatch.setattr(files, "_takes_no_more", lambda folder, is_full=is_full: is_full)
         with pytest.raises(OSError, match="No space left") as caught, atomic(Path("a")) as temporary:
             write(temporary)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, named)

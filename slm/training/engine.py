@@ -17,7 +17,7 @@ from packaging.version import Version
 from torch import nn
 
 from slm import run_lock
-from slm.errors import UsageError
+from slm.errors import StoppedError, UsageError
 from slm.training.config import TrainConfig
 from slm.training.metrics import usable_trackers
 from slm.training.setup import computes_in_bf16
@@ -97,6 +97,17 @@ def alone_in(out: Path, accelerator: Accelerator) -> Iterator[None]:
         if (refusal := told_by_main(accelerator, refusal)) is not None:
             raise UsageError(refusal)
         yield
+
+
+@contextmanager
+def told_of_others() -> Iterator[None]:
+    """StoppedError where this process waits for one that has ended, on a full disk, say: that one tells why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "/gloo/transport/" not in str(error):
+            raise
+        raise StoppedError("another process of this run has ended: what it says tells why") from error
 
 
 def strategy(accelerator: Accelerator) -> str:

@@ -95,3 +95,11 @@ def test_slurm_queues_a_run_again_that_left_or_had_no_time_to_hear_the_signal(tm
     made = run(["bash", "configs/slurm/train.sbatch"], {**ENV, **slurm, "PATH": f"{tmp_path}:{ENV['PATH']}"})
     assert made.returncode == status
     assert ("requeue 7" in asked.read_text()) is queued
+
+
+def test_who_waits_for_a_process_that_has_ended_shows_no_place_in_the_code():
+    gone = "[/a/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:62634. This is typically .."
+    with pytest.raises(StoppedError, match="another process of this run has ended"), engine.told_of_others():
+        raise RuntimeError(gone)
+    with pytest.raises(RuntimeError, match="size mismatch"), engine.told_of_others():
+        raise RuntimeError("size mismatch")
