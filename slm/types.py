@@ -126,6 +126,8 @@ class TokenizerSpec:
     def describe(self) -> str:
         """One line for error messages and cards."""
         sizes = "x".join(str(s) for s in self.codebook_sizes)
+        if self.num_codebooks > 4 and len(set(self.codebook_sizes)) == 1:
+            sizes = f"{self.codebook_sizes[0]} x {self.num_codebooks}"
         return f"{self.name} [{self.fingerprint[:12]}] {sizes} at {self.frame_rate_hz:g} Hz"
 
 

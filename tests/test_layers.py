@@ -48,7 +48,7 @@ LAYERS = [
 FORBIDDEN = [("slm.patterns", "slm.tokenizers"), ("slm.model", "slm.tokenizers"), ("slm.units", "slm.tokenizers"),
              ("slm.audio", "slm.tokenizers"), ("slm.data", "slm.corpus")]  # fmt: skip
 # `python -m slm.tokenizers`, `python -m slm.units`: the top, not the room
-COMMANDS = {f"slm.tokenizers.{name}" for name in ("__main__", "_fit", "_fit_stream", "_fit_command")}
+COMMANDS = {f"slm.tokenizers.{name}" for name in ("__main__", "_fit", "_fit_stream", "_fit_command", "_check_command")}
 COMMANDS |= {"slm.units.__main__"}
 
 

@@ -1,5 +1,5 @@
-"""`python -m slm.tokenizers` lists the tokenizers, and tells about the one whose name follows; `fit` and
-`import-kmeans` after it make k-means centroids."""
+"""`python -m slm.tokenizers` lists the tokenizers, and tells about the one whose name follows; `check` holds
+one to the laws; `fit` and `import-kmeans` make k-means centroids."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 from slm.config import run_command, spell_out_flags
 from slm.tokenizers._catalogue import ListConfig, list_tokenizers
+from slm.tokenizers._check_command import CheckConfig, check
 from slm.tokenizers._fit_command import FitConfig, ImportConfig, fit, import_kmeans
 from slm.tokenizers._page import ShowConfig, show
 
 PROG = "python -m slm.tokenizers"
-COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any]]] = {
+COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any]]] = {
+    "check": (check, CheckConfig),
     "fit": (fit, FitConfig),
     "import-kmeans": (import_kmeans, ImportConfig),
 }

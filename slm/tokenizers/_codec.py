@@ -34,6 +34,11 @@ class NeuralCodec(PackedTokenizer):
     context_frames: int | None = None
     decoder_context_frames: int | None = None
 
+    @property
+    def pieces_are_exact(self) -> bool:
+        """Whether a clip of any length is coded, or decoded, in pieces that equal one pass."""
+        return (self.context_frames, self.decoder_context_frames) != (None, None)
+
     def encoder_stages(self) -> Sequence[Any]:
         return [self.model.encoder]
 

@@ -25,6 +25,7 @@ class SEANetCodec(NeuralCodec):
 
     batching: Literal["none", "frames", "samples"] = "samples"
     pieces_per_block: int = 10
+    pieces_are_exact = True
 
     def _codes_of(self, signals: torch.Tensor) -> torch.Tensor:
         return self.model.quantizer.encode(self.model.encoder(signals), self.spec.num_codebooks)

@@ -41,6 +41,10 @@ class CausalCodec(NeuralCodec):
     def decodes_causally(self) -> bool:
         return self.is_causal
 
+    @property
+    def pieces_are_exact(self) -> bool:
+        return self.encodes_causally or self.decodes_causally or super().pieces_are_exact
+
     def _new_run(self) -> CausalRun:
         """One stream through the networks."""
         from slm.tokenizers.networks.causal import CausalRun

@@ -259,6 +259,7 @@ def test_the_law_of_fingerprints_finds_a_weight_that_is_left_out() -> None:
 def test_describe_names_the_tokenizer_its_codebooks_and_its_rate() -> None:
     spec = TokenizerSpec("x", "0" * 64, 8000, 320, (512, 512, 16, 64))
     assert spec.describe() == "x [000000000000] 512x512x16x64 at 25 Hz"
+    assert replace(spec, codebook_sizes=(2048,) * 32).describe() == "x [000000000000] 2048 x 32 at 25 Hz"
 
 
 def test_a_clip_longer_than_memory_allows_is_refused_before_it_is_coded(monkeypatch: pytest.MonkeyPatch) -> None:

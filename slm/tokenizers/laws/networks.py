@@ -1,9 +1,13 @@
-"""What networks keep, if they code long clips in pieces, clips in one batch, or streams."""
+"""What networks keep, if they code long clips in pieces, clips in one batch, or streams.
+
+Held in float64, where near ties do not flip.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -14,22 +18,44 @@ from slm.tokenizers.laws.contract import hold, hold_equal, refused
 from slm.types import AudioClip
 
 
+@contextmanager
+def in_float64(*tokenizers: PackedTokenizer) -> Iterator[None]:
+    """Leaves their networks in float64. Within, what a codec would round to float32 on its way (Mimi what it compares
+    with its codebook) is not rounded; centroids of k-means are no part of a network, and stay in float32."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Unrounded(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.Tensor.float:
+                return args[0].double()
+            if func is torch.Tensor.to:
+                args = [torch.float64 if value is torch.float32 else value for value in args]
+                kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+            return func(*args, **(kwargs or {}))
+
+    for tokenizer in tokenizers:
+        tokenizer.model.double()
+    with Unrounded() if all(isinstance(tokenizer, NeuralCodec) for tokenizer in tokenizers) else nullcontext():
+        yield
+
+
 def long_audio_law(tokenizer: NeuralCodec, clip: AudioClip) -> None:
-    """In float64, where near ties do not flip, a clip coded in many pieces gives what one pass gives, there and back.
+    """In float64, a clip coded in many pieces gives what one pass gives, there and back.
 
     `clip` spans several times what a frame sees. Leaves the tokenizer in float64.
     """
-    tokenizer.model.double()
     frames = tokenizer.spec.num_frames(len(clip.samples))
     tokenizer.piece_s = 2 * clip.duration_s
-    [whole] = tokenizer.encode([clip])
-    there_and_back = tokenizer.decode(whole).samples if tokenizer.spec.has_decoder else None
-    for pieces in (2, 3, 7):
-        tokenizer.piece_s = (frames // pieces) / tokenizer.spec.frame_rate_hz
-        [joined] = tokenizer.encode([clip])
-        hold_equal(joined.codes, whole.codes, f"{clip.id}: {pieces} pieces give other codes than one pass")
-        if there_and_back is not None and tokenizer.decoder_context_frames is not None:
-            _nearly(tokenizer.decode(whole).samples, there_and_back, f"{clip.id}: decoded in {pieces} pieces")
+    with in_float64(tokenizer):
+        [whole] = tokenizer.encode([clip])
+        there_and_back = tokenizer.decode(whole).samples if tokenizer.spec.has_decoder else None
+        for pieces in (2, 3, 7):
+            tokenizer.piece_s = (frames // pieces) / tokenizer.spec.frame_rate_hz
+            [joined] = tokenizer.encode([clip])
+            hold_equal(joined.codes, whole.codes, f"{clip.id}: {pieces} pieces give other codes than one pass")
+            if there_and_back is not None and tokenizer.decoder_context_frames is not None:
+                _nearly(tokenizer.decode(whole).samples, there_and_back, f"{clip.id}: decoded in {pieces} pieces")
 
 
 def _nearly(samples: np.ndarray, expected: np.ndarray, what: str, rtol: float = 1e-7, atol: float = 1e-6) -> None:
@@ -40,12 +66,10 @@ def _nearly(samples: np.ndarray, expected: np.ndarray, what: str, rtol: float = 
 
 
 def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequence[AudioClip]) -> None:
-    """In float64, where near ties do not flip, clips of different lengths in one batch give the codes of each alone.
+    """In float64, clips of different lengths in one batch give the codes of each alone.
 
     `batched` is the tokenizer in that mode, with `batch_s` of several clips. Leaves both in float64.
     """
-    exact.model.double()
-    batched.model.double()
     tensors: list[int] = []
     first = next(module for module in batched.model.modules() if type(module).__name__.endswith("Conv1d"))
     first.register_forward_pre_hook(lambda _, inputs: tensors.append(inputs[0].shape[-1]))
@@ -55,7 +79,9 @@ def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequen
         for i, clip in enumerate(clips)
         for cut in (0, 1, hop // 2, hop, hop + 1)
     ]
-    for alone, together in zip(exact.encode(cuts), batched.encode(cuts), strict=True):
+    with in_float64(exact, batched):
+        made = zip(exact.encode(cuts), batched.encode(cuts), strict=True)
+    for alone, together in made:
         differing = np.nonzero((alone.codes != together.codes).any(axis=1))[0]
         hold(not len(differing), f"{alone.id}: frames {differing[:5]} of {len(alone.codes)} differ in a batch")
     hold(len(tensors) <= len(cuts) / 2, "clips did not share batches")
@@ -64,35 +90,36 @@ def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequen
 def streaming_law(tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames: int | None = None) -> None:
     """Chunks of any size give together what `encode` and `decode` give at once (a network in float64), and no more than
     `wait_frames` whole frames of audio are without codes (of a `CausalCodec`: what its first codes need)."""
-    if isinstance(tokenizer, NeuralCodec):
-        tokenizer.model.double()
     if wait_frames is None:
         wait_frames = tokenizer.encoder_start_frames - 1  # type: ignore[attr-defined]
     hop, chance = tokenizer.spec.hop_samples, random.Random(0)
     lengths = (1, hop, hop + 1, 9 * hop + 5)
     short = [AudioClip(str(n), clips[0].samples[:n], clips[0].sample_rate_hz) for n in lengths]
-    for clip in [*short, *clips]:
-        [whole] = tokenizer.encode([clip])
-        audio = tokenizer.decode_unfilled(whole)
-        for longest in (1 if len(clip.samples) <= hop + 1 else hop // 3, hop, 6 * hop, len(clip.samples) + 1):
-            encoder, decoder = tokenizer.stream_encoder(), tokenizer.stream_decoder()
-            codes = [encoder.feed(chunk) for chunk in _chunks(clip.samples, longest, chance)]
-            waiting = len(clip.samples) // hop - sum(map(len, codes))
-            hold(waiting <= wait_frames, f"{clip.id}: {waiting} frames of audio are without codes")
-            codes.append(encoder.finish())
-            stored = all(part.dtype == tokenizer.spec.code_dtype for part in codes)
-            hold(stored, f"{clip.id}: a stream's codes are not {tokenizer.spec.code_dtype}")
-            hold_equal(np.concatenate(codes), whole.codes, f"{clip.id} in chunks of up to {longest} has other codes")
-            made = [decoder.feed(chunk) for chunk in _chunks(whole.codes, -(-longest // hop), chance)]
-            samples = np.concatenate([*made, decoder.finish()])
-            hold(samples.dtype == np.float32, f"{clip.id}: a stream's audio is {samples.dtype}")
-            hold(len(samples) == len(whole.codes) * hop, f"{clip.id}: a stream's audio is {len(samples)} samples")
-            _nearly(samples[: len(audio)], audio, f"{clip.id}: decoded as a stream", rtol=1e-6, atol=1e-9)
-    hold(not len(tokenizer.stream_encoder().finish()), "a stream of no samples has codes")
-    hold(not len(tokenizer.stream_decoder().finish()), "a stream of no codes has audio")
-    for stream, chunk in ((encoder, clip.samples), (decoder, whole.codes)):
-        with refused(ValueError, "finished", "what is fed to a finished stream"):
-            stream.feed(chunk)
+    with in_float64(tokenizer) if isinstance(tokenizer, NeuralCodec) else nullcontext():
+        for clip in [*short, *clips]:
+            [whole] = tokenizer.encode([clip])
+            audio = tokenizer.decode_unfilled(whole)
+            for longest in (1 if len(clip.samples) <= hop + 1 else hop // 3, hop, 6 * hop, len(clip.samples) + 1):
+                encoder, decoder = tokenizer.stream_encoder(), tokenizer.stream_decoder()
+                codes = [encoder.feed(chunk) for chunk in _chunks(clip.samples, longest, chance)]
+                waiting = len(clip.samples) // hop - sum(map(len, codes))
+                hold(waiting <= wait_frames, f"{clip.id}: {waiting} frames of audio are without codes")
+                codes.append(encoder.finish())
+                stored = all(part.dtype == tokenizer.spec.code_dtype for part in codes)
+                hold(stored, f"{clip.id}: a stream's codes are not {tokenizer.spec.code_dtype}")
+                hold_equal(
+                    np.concatenate(codes), whole.codes, f"{clip.id} in chunks of up to {longest} has other codes"
+                )
+                made = [decoder.feed(chunk) for chunk in _chunks(whole.codes, -(-longest // hop), chance)]
+                samples = np.concatenate([*made, decoder.finish()])
+                hold(samples.dtype == np.float32, f"{clip.id}: a stream's audio is {samples.dtype}")
+                hold(len(samples) == len(whole.codes) * hop, f"{clip.id}: a stream's audio is {len(samples)} samples")
+                _nearly(samples[: len(audio)], audio, f"{clip.id}: decoded as a stream", rtol=1e-6, atol=1e-9)
+        hold(not len(tokenizer.stream_encoder().finish()), "a stream of no samples has codes")
+        hold(not len(tokenizer.stream_decoder().finish()), "a stream of no codes has audio")
+        for stream, chunk in ((encoder, clip.samples), (decoder, whole.codes)):
+            with refused(ValueError, "finished", "what is fed to a finished stream"):
+                stream.feed(chunk)
 
 
 def _chunks(values: np.ndarray, longest: int, chance: random.Random) -> list[np.ndarray]:
