@@ -35,6 +35,7 @@ from slm.corpus.shards import shard_name
 from slm.corpus.sources import Source, open_source
 from slm.corpus.summary import CorpusSummary, describe_skipped, sum_up, summarize
 from slm.corpus.tally import Tally, TooManyRejectsError, check_number
+from slm.errors import UsageError
 from slm.tokenizers import Tokenizer, load_tokenizer
 from slm.types import TokenizerSpec
 
@@ -120,11 +121,13 @@ def _find_or_make_plan(config: CorpusConfig, output: Output, source: Source, spe
         output.bring()
         if plan := load_plan(output, settings, source):
             return plan
+        is_new = "tokenizer.json" not in output.names()  # else the parts of a plan that lie there are kept
         begin(output, spec)
         try:
             made = make_plan(output.folder, source, spec, settings, config.readers(), _planning_progress())
-        except NothingUsableError:
-            abandon(output)
+        except UsageError as error:
+            if is_new or isinstance(error, NothingUsableError):
+                abandon(output)
             raise
         output.send(*PLAN_FILES)
         return made

@@ -16,6 +16,8 @@ from slm.audio import read_audio
 from slm.corpus import pipeline
 from slm.corpus.card import dataset_card
 from slm.corpus.config import CorpusConfig
+from slm.corpus.folder import begin
+from slm.corpus.output import Output
 from slm.corpus.pipeline import tokenize_corpus
 from slm.corpus.tools.check import CheckConfig, check
 from slm.data.store import CodeStore
@@ -155,6 +157,20 @@ def test_a_lost_shard_is_made_again(corpus, tmp_path):
         CodeStore(config.out)
     tokenize_corpus(config, tokenizer)
     assert contents(tmp_path / "out") == before
+
+
+def test_a_source_that_cannot_be_listed_leaves_nothing_or_the_plan_that_was_begun(tmp_path):
+    """With nothing of it, another tokenizer may be given; hours of planning are not thrown away for a slip."""
+    (tmp_path / "m.csv").write_text("text\nb\n")
+    config = config_for(tmp_path, audio=str(tmp_path / "m.csv"))
+    with pytest.raises(UsageError, match="no path column"):
+        tokenize_corpus(config, ArithmeticTokenizer())
+    assert not (tmp_path / "out").exists()
+    begin(Output(tmp_path / "out"), ArithmeticTokenizer().spec)
+    (tmp_path / "out/plan.parts").mkdir()
+    with pytest.raises(UsageError, match="no path column"):
+        tokenize_corpus(config, ArithmeticTokenizer())
+    assert (tmp_path / "out/plan.parts").exists()
 
 
 def test_all_silent_is_an_error_and_leaves_no_dataset(tmp_path):
