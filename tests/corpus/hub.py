@@ -48,11 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        asked = re.fullmatch(
-            r"/(?:api/)?datasets/someone/speech(?:/(revision|tree|resolve)/([^/]+)/?(.*))?",
-            unquote(urlparse(self.path).path),
-        )
-        kind, _, path = asked.groups() if asked else ("", "", "")
+        asked = _ASKED.fullmatch(unquote(urlparse(self.path).path))
+        kind, path = asked.groups() if asked else ("", "")
         place = self.server.folder / (path or "")
         if asked and kind in (None, "revision"):
             self._answer({"id": "someone/speech", "sha": _REVISION, "siblings": [], "tags": [], "private": False})
