@@ -1,4 +1,5 @@
-"""Several models on the same benchmarks: one table, and a paired test of every difference.
+"""Several models on the same benchmarks: one table, and a paired test of every difference; of methods that were trained
+with several seeds, a test over these too.
 
 DIR/comparison.json and comparison.md, from what each model left in DIR/NAME.
 """
@@ -16,7 +17,9 @@ import numpy as np
 from eval.benchmarks.base import MODEL, Benchmark
 from eval.benchmarks.pairs import PairBenchmark, Subset
 from eval.likelihoods import Convention, Likelihoods
+from eval.methods import Method, Training, find_methods
 from eval.metrics.base import sum_groups
+from eval.metrics.over_seeds import method_test
 from eval.metrics.paired import paired_test
 from eval.progress import Progress
 from eval.report.rows import headline_score, main_rows, other_rows, statistic_name
@@ -37,6 +40,9 @@ class Compared:
     failed: frozenset[str] = frozenset()
     """Benchmarks that could not be run on it: what an earlier run left of them is not compared."""
 
+    training: Training | None = None
+    """How it was trained, where that is known."""
+
     def result(self, benchmark: Benchmark) -> dict[str, Any] | None:
         """What it got on a benchmark."""
         if benchmark.name in self.failed or not (self.folder / "results.json").is_file():
@@ -53,10 +59,13 @@ class Compared:
 
 
 def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resamples: int, seed: int) -> dict[str, Any]:
-    """The content of comparison.json: `models`, `rows` (a number of each model), `tests` (a pair of models each) and
-    `notes` (where models were not measured on as many items)."""
+    """The content of comparison.json: `models`, `rows` (a number of each model), `tests` (a pair of models each),
+    `notes` (where models were not measured on as many items); and, where a method was trained with several seeds,
+    `methods` (all that there are) and `method_tests` (a pair of them each)."""
     rows: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
+    method_tests: list[dict[str, Any]] = []
+    methods = find_methods(models)
     for benchmark in benchmarks:
         found = {m.name: result for m in models if (result := m.result(benchmark)) is not None}
         rows += _rows(found)
@@ -67,9 +76,13 @@ def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resampl
             for first, second in two:
                 tests += _tests(benchmark, first, second, decisions, resamples, seed)
                 progress.add(1, len(two))
+            for one, other in combinations(methods, 2):
+                if all(m.name in found for m in (*one.trainings, *other.trainings)):
+                    method_tests += _method_tests(benchmark, one, other, decisions)
     described = [{"name": m.name, "folder": str(m.folder), **_identity(m.folder)} for m in models]
     return {"format": FORMAT, "models": described, "resamples": resamples, "seed": seed, "rows": rows, "tests": tests,
-            "notes": _notes(rows)}  # fmt: skip
+            "notes": _notes(rows), "methods": [m.described() for m in methods],
+            "method_tests": method_tests}  # fmt: skip
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -161,6 +174,27 @@ def _tests(benchmark: PairBenchmark, first: Compared, second: Compared, decision
                 "within_noise": test.within_noise,
             }
         )  # fmt: skip
+    return made
+
+
+def _method_tests(benchmark: PairBenchmark, first: Method, second: Method,
+                  decisions: _Decisions) -> list[dict[str, Any]]:  # fmt: skip
+    """The same of two methods of which one has several trainings, over the pairs that all of these could score."""
+    if len(first.trainings) + len(second.trainings) < 3:
+        return []
+    made = []
+    names, values = decisions.of(*first.trainings, *second.trainings)
+    for i, name in enumerate(names):
+        of_all = [of_subset[i] for of_subset in values]
+        split = len(first.trainings)
+        if (test := method_test(of_all[:split], of_all[split:])) is not None:
+            made.append(
+                {
+                    "benchmark": benchmark.name, "split": benchmark.split, "name": name,
+                    "convention": first.trainings[0].convention.name, "first": first.name, "second": second.name,
+                    **asdict(test), "within_noise": test.within_noise,
+                }
+            )  # fmt: skip
     return made
 
 

@@ -29,6 +29,7 @@ from eval.benchmarks.pairs import PairBenchmark
 from eval.comparison import Compared
 from eval.conventions import find_convention, find_conventions
 from eval.judges.config import Judges
+from eval.methods import Training
 from eval.outputs import keep_failure, keep_result, write_comparison
 from eval.prepared import Prepared, cache_folder, check_models, prepare
 from eval.processes import ALONE, Processes, join_processes
@@ -161,7 +162,8 @@ def evaluate_all(config: EvalConfig, named: Mapping[str, str], folders: Mapping[
                                alone=len(named) == 1)  # fmt: skip
         if prepared is not None and not attempts.last_failed:
             failed = evaluate(one, prepared, benchmarks, name if len(named) > 1 else "", attempts)
-            compared.append(Compared(name, folders[name], prepared.run.convention, failed))
+            training = Training.of(prepared.run.lm)
+            compared.append(Compared(name, folders[name], prepared.run.convention, failed, training))
         del prepared  # the next model may need its room
     if len(named) > 1 and compared:
         with attempts.apart("the comparison"):

@@ -18,6 +18,7 @@ from eval.report.rows import (
     statistic_name,
 )
 from eval.report.wording import (
+    OVER_SEEDS,
     PAIRED,
     absences,
     chance_note,
@@ -143,6 +144,8 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
     parts = ["# " + ", ".join(names), markdown_table(["model", "path", "weights", "tokenizer"], models)]
     if short := comparison_table(compared):
         parts += ["## In short", short]
+    if methods := _methods_table(compared):
+        parts += ["## Over seeds", methods]
     for benchmark, split in dict.fromkeys((row["benchmark"], row["split"]) for row in compared["rows"]):
         rows = [row for row in compared["rows"] if (row["benchmark"], row["split"]) == (benchmark, split)]
         cells = [[row["name"], *(_cell(row, name) for name in names)] for row in rows]
@@ -160,6 +163,33 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
     if failures := compared.get("failures"):
         parts += ["## Could not be evaluated", _failures([(f["model"], f["benchmark"], f["reason"]) for f in failures])]
     return "\n\n".join(parts) + "\n"
+
+
+def _methods_table(compared: Mapping[str, Any]) -> str:
+    """Of each method the mean over its trainings, the least and the most; of two the difference, with its test."""
+    methods, columns = compared.get("methods"), [row for row in compared["rows"] if row["headline"]]
+    if not methods or not columns:
+        return ""
+    header = ["", *(f"{row['benchmark']} {row['split']}, {row['name']}" for row in columns), "seeds"]
+    rows = [[m["name"], *(_over_trainings(row, m["models"]) for row in columns), ", ".join(map(str, m["seeds"]))]
+            for m in methods]  # fmt: skip
+    tests = [
+        [f"{t['second']} less {t['first']}: {t['benchmark']} {t['split']}, {t['name']}", _difference(t),
+         format_p(t["p_value"]), f"{t['count']:,}", "inside the noise" if t["within_noise"] else "told apart"]
+        for t in compared["method_tests"]
+    ]  # fmt: skip
+    table = markdown_table(["accuracy", "difference", "p", "n", ""], tests)
+    return "\n\n".join([markdown_table(header, rows), *([table, OVER_SEEDS] if tests else [])])
+
+
+def _over_trainings(row: Mapping[str, Any], models: Sequence[str]) -> str:
+    """The mean (least–most) of those that have the number."""
+    values = [row["scores"][name]["value"] for name in models if name in row["scores"]]
+    if not values:
+        return "–"
+    ends = (min(values), max(values)) if len(values) > 1 else (None, None)
+    mean = {"value": sum(values) / len(values), "interval": ends, "unit": row["unit"], "metric": row["metric"]}
+    return _with_interval(mean)
 
 
 def _failures(found: Sequence[tuple[str, str, str]]) -> str:

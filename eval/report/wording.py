@@ -45,6 +45,12 @@ PAIRED = (
     "told apart by luck."
 )
 
+OVER_SEEDS = (
+    "A method is several trainings that differ in nothing but their seed: the mean (least–most) of them. A difference "
+    "of methods is that of their means, in points of a per cent; its 95 % interval and p say what other items and "
+    "other seeds might have shown, the margins of both (Student's t) put together. With two or three seeds it is wide."
+)
+
 DEDUP = (
     "This model reads runs of equal codes as one, so how long each lasts is not counted: the bits are fewer than all "
     "codes would take, and only comparable with those of other deduplicated models over the same tokenizer."

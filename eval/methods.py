@@ -1,0 +1,60 @@
+"""Methods rather than models: trainings that differ in nothing but their seed, taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slm.types import stable_hash
+
+if TYPE_CHECKING:
+    from eval.comparison import Compared
+    from slm.spoken_lm import SpokenLM
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model came about: the seed, and a hash of all else."""
+
+    seed: int
+    method: str
+
+    @classmethod
+    def of(cls, lm: SpokenLM) -> Training | None:
+        """None of a model that does not say, as published ones."""
+        told = dict(lm.record.training)
+        seed = told.pop("seed", None)
+        if not isinstance(seed, int):
+            return None
+        # A corpus is told by its name alone: its code counts say whether it was the same.
+        heard = {"tokenizer": lm.spec.fingerprint, "codes": lm.statistics.frames.tolist()}
+        return cls(seed, stable_hash({**heard, "training": told}))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One training or several, each of another seed."""
+
+    trainings: tuple[Compared, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the first, which no other method has."""
+        first, *others = self.trainings
+        return f"{first.name} ({len(self.trainings)} seeds)" if others else first.name
+
+    def described(self) -> dict[str, Any]:
+        seeds = [m.training.seed for m in self.trainings if m.training]
+        return {"name": self.name, "models": [m.name for m in self.trainings], "seeds": seeds}
+
+
+def find_methods(models: Sequence[Compared]) -> list[Method]:
+    """None where none was trained more than once. Of two trainings with one seed the first is taken."""
+    found: dict[str, dict[int, Compared]] = {}
+    for model in models:
+        known = model.training
+        of_one_method = found.setdefault(known.method if known else f"of {model.name}", {})
+        of_one_method.setdefault(known.seed if known else 0, model)
+    methods = [Method(tuple(trainings[seed] for seed in sorted(trainings))) for trainings in found.values()]
+    return methods if any(len(method.trainings) > 1 for method in methods) else []
