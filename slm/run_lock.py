@@ -41,7 +41,6 @@ def held(out: Path) -> Iterator[None]:
     new, path, handle = [folder for folder in (out, *out.parents) if not folder.exists()], out / NAME, None
     try:
         try:
-            out.mkdir(parents=True, exist_ok=True)
             handle = _hold(path)
         except OSError as error:
             if disk_is_full(error):
@@ -89,6 +88,7 @@ def _hold(path: Path) -> int:
 def _locked(path: Path) -> int | None:
     """An open file that holds the lock; None where another has it."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # also of who has left it, and removed it since it stayed empty
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

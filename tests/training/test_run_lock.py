@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,21 @@ def another_process(out: Path, **environment: str):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(run_lock, "HERE_S", 0.0)
+
+
+def test_a_folder_that_who_held_it_has_removed_is_made_again(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr(run_lock, "HERE_S", 5.0)
+    with another_process(out) as other:
+
+        def leave(_seconds: float) -> None:
+            other.kill()
+            other.wait()
+            shutil.rmtree(out)
+
+        monkeypatch.setattr("time.sleep", leave)
+        with run_lock.held(out):
+            assert (out / run_lock.NAME).exists()
 
 
 def test_a_second_command_is_refused_until_the_first_is_killed(corpora, tmp_path):
