@@ -178,7 +178,8 @@ def _in_pieces(load: Callable[..., Tokenizer], clips: Sequence[AudioClip]) -> st
         raise _NothingToCheck("a clip is coded in one piece, or in windows that are no part of one pass")
     one = AudioClip("all clips, end to end", np.concatenate([c.samples for c in clips]), clips[0].sample_rate_hz)
     long_audio_law(codec, one)
-    return f"{one.duration_s:.1f} s in 2, 3 and 7 pieces as in one pass, in float64"
+    noise = ", but for the noise that decoding draws" if codec.decoder_is_random else ""
+    return f"{one.duration_s:.1f} s in 2, 3 and 7 pieces as in one pass, in float64{noise}"
 
 
 def _in_one_tensor(load: Callable[..., Tokenizer], clips: Sequence[AudioClip], device: str) -> str:

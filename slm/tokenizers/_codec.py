@@ -33,6 +33,8 @@ class NeuralCodec(PackedTokenizer):
     piece_s: float = 60.0
     context_frames: int | None = None
     decoder_context_frames: int | None = None
+    decoder_is_random: bool = False
+    """Whether decoding draws noise, anew for each piece: what is decoded in pieces is other audio then."""
 
     @property
     def pieces_are_exact(self) -> bool:

@@ -95,6 +95,7 @@ class SnacTokenizer(NeuralCodec):
         reach = frame_multiple if window > 1 else 0
         self.context_frames = conv_context(self.model.encoder, hop) + reach
         fine_frames = conv_context(self.model.decoder, fine_hop, from_frames=True)
+        self.decoder_is_random = config.get("noise", True)
         self.decoder_context_frames = ceil(fine_frames / strides[0]) + reach
         self.spec = self._make_spec(
             name="snac",

@@ -107,10 +107,12 @@ def test_audio_is_that_of_the_package_and_can_be_repeated(form: str, folders: di
 
 @pytest.mark.parametrize("form", ONE_FORM)
 def test_long_clips_are_exact_but_for_the_noise(form: str, tmp_path: Path) -> None:
-    SnacTokenizer.write_untrained(tmp_path / "quiet", **FORMS[form], noise=False)
-    tokenizer = SnacTokenizer(checkpoint=str(tmp_path / "quiet"))
     samples = np.concatenate([clip.samples for clip in clips_of(form)])
-    long_audio_law(tokenizer, AudioClip("long", samples, RATES_HZ[form]))
+    for noise in (False, True):
+        SnacTokenizer.write_untrained(tmp_path / str(noise), **FORMS[form], noise=noise)
+        tokenizer = SnacTokenizer(checkpoint=str(tmp_path / str(noise)))
+        assert tokenizer.decoder_is_random == noise
+        long_audio_law(tokenizer, AudioClip("long", samples, RATES_HZ[form]))
 
 
 def test_frames_that_fill_no_window_are_decoded(tmp_path: Path) -> None:
