@@ -238,10 +238,17 @@ def test_the_command_refuses_wrong_use_and_writes_nothing(tmp_path, capsys, args
     assert not (tmp_path / "a.model").exists()
 
 
-def test_a_model_file_is_not_overwritten(tmp_path, capsys):
-    (tmp_path / "a.model").write_text("mine")
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_model_file_is_not_overwritten(meanwhile, tmp_path, capsys, monkeypatch):
+    """Be it there from the start, or made by another command while this one learned."""
+    corpus = write_corpus(tmp_path / "corpus", markov_codes(ArithmeticTokenizer(2), 30))
+    if meanwhile:
+        other = tmp_path / "a.model"
+        monkeypatch.setattr("slm.units.__main__.describe_gain", lambda *_: [str(other.write_text("mine"))])
+    else:
+        (tmp_path / "a.model").write_text("mine")
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--data", "x", "--out", str(tmp_path / "a.model"), "--vocab-size", "9"])
+        main(["train", "--data", str(corpus), "--out", str(tmp_path / "a.model"), "--vocab-size", "60"])
     assert stop.value.code == 2
     assert "exists: models may depend on it" in capsys.readouterr().err
     assert (tmp_path / "a.model").read_text() == "mine"

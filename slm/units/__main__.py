@@ -48,6 +48,9 @@ class BPEConfig:
             raise UsageError(f"--max_documents must be at least 1, not {self.max_documents}")
         if self.seed < 0:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        self.check_out()
+
+    def check_out(self) -> None:
         check_new_file(self.out, ": models may depend on it")
 
 
@@ -65,6 +68,7 @@ def train(config: BPEConfig) -> None:
     print(f"{store.spec.describe()}: {len(chosen):,} of {len(store):,} clips")
     for line in describe_gain(store, chosen, read, Units(sizes, config.dedup, bpe)):
         print(line)
+    config.check_out()  # again: another command may have ended in between
     bpe.save(config.out)
     print(
         f"wrote {config.out}: train_lm.py --bpe {shlex.quote(str(config.out))}{' --dedup true' if config.dedup else ''}"
