@@ -10,6 +10,7 @@ from slm.corpus.part import Part
 from slm.corpus.segmentation import Segmentation
 from slm.devices import available_cores
 from slm.errors import UsageError
+from slm.tokenizers.base import check_no_option
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ class CorpusConfig:
         if self.engine == "ray" and self.device.startswith("cuda:"):
             raise UsageError(f"--device {self.device}: Ray gives each actor a GPU of its choice; give --device cuda")
         _ = self.part
-        for name, option in {"device": "device", "name": "tokenizer", "source": "tokenizer"}.items():
-            if name in self.tokenizer_settings:
-                raise UsageError(f"--tokenizer_settings.{name} is no setting of a tokenizer: give --{option}")
+        check_no_option(self.tokenizer_settings)
 
     @property
     def part(self) -> Part | None:

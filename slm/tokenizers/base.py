@@ -241,6 +241,13 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
 )
 
 
+def check_no_option(settings: Mapping[str, Any]) -> None:
+    """UsageError for settings of a tokenizer, of the command line, that have an option of their own."""
+    for name, option in {"device": "device", "name": "tokenizer", "source": "tokenizer"}.items():
+        if name in settings:
+            raise UsageError(f"--tokenizer_settings.{name} is no setting of a tokenizer: give --{option}")
+
+
 def check_codes(codes: Codes, spec: TokenizerSpec) -> None:
     """ValueError for codes that are none of the spec's: another shape or type, a code outside its codebook."""
     values = codes.codes

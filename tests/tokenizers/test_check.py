@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 
 from slm.tokenizers import TOKENIZERS
 from slm.tokenizers.__main__ import main
+from slm.tokenizers._check_command import CheckConfig, _clips, _laws
 from slm.tokenizers.dac import DacTokenizer
-from slm.tokenizers.laws.networks import in_float64
+from slm.tokenizers.laws.networks import _nearly, in_float64
+from slm.types import AudioClip
 from tests.fakes import ArithmeticTokenizer
 from tests.tokenizers.light_codecs import DAC, MIMI
 
@@ -85,11 +88,17 @@ class Crashing(ArithmeticTokenizer):
         return [codes + 0 * codes[1] for codes in super()._encode(signals)]
 
 
+class Wordless(ArithmeticTokenizer):
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("broken", "law", "told"),
     [
         (Leaky, "batched = single", "a batch gives other codes than the clip alone: "),
         (Crashing, "frames", "IndexError: index 1 is out of bounds .* (test_check.py:"),
+        (Wordless, "decoding", "AssertionError: no reason (test_check.py:"),
     ],
 )
 def test_what_is_broken_is_told_and_the_rest_goes_on(
@@ -115,8 +124,40 @@ def test_audio_that_proves_nothing_is_refused(tmp_path: Path, capsys: pytest.Cap
     status, told = run(capsys, "--tokenizer", "codec2-700c", "--audio", str(tmp_path))
     assert status == 2
     assert "0 of 3 clips can be used, two are needed; " in told["error"][1]
-    for wrong in (["--clips", "1"], ["--seconds", "0"]):
-        assert run(capsys, "--tokenizer", "codec2-700c", "--audio", str(tmp_path), *wrong)[0] == 2
+    for wrong, told_why in (
+        (["--clips", "1"], "--clips must be at least 2"),
+        (["--seconds", "0"], "--seconds must be more than 0"),
+        (["--seconds", "1"], "of 2 clips would have less than 20 frames of codec2-700c; give 1.2"),
+        (["--tokenizer_settings.device", "cuda"], "give --device"),
+    ):
+        status, told = run(capsys, "--tokenizer", "codec2-700c", "--audio", str(tmp_path), *wrong)
+        assert status == 2
+        assert told_why in told["error"][1]
+
+
+def test_a_recording_that_is_shorter_is_taken_whole() -> None:
+    config = CheckConfig(tokenizer="arithmetic", audio=str(SPEECH), seconds=60.0)
+    clips = _clips(config, ArithmeticTokenizer())
+    assert len(clips) == config.clips
+    lengths_s = {path.stem: soundfile.info(path).duration for path in SPEECH.iterdir()}
+    assert [clip.duration_s for clip in clips] == pytest.approx([lengths_s[clip.id] for clip in clips], abs=0.01)
+
+
+def test_clips_of_a_minute_are_cut_to_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, shared_s = ArithmeticTokenizer(), []
+    rate = tokenizer.spec.sample_rate_hz
+    minute = [AudioClip(str(i), np.zeros((60 - i) * rate, np.float32), rate) for i in range(2)]
+    monkeypatch.setattr(
+        "slm.tokenizers.laws.batching_law", lambda _, __, clips: shared_s.extend(c.duration_s for c in clips)
+    )
+    packed = SimpleNamespace(modes={"batched": ""}, batch_s={})
+    _laws(lambda **_: packed, tokenizer, minute, "cpu")["one tensor"]()  # type: ignore[arg-type, return-value]
+    assert len(shared_s) * max(shared_s) < packed.batch_s["cpu"]
+
+
+def test_other_audio_is_told_in_a_line() -> None:
+    with pytest.raises(AssertionError, match=r"^decoded, it is other audio: 2 of 3 samples differ$"):
+        _nearly(np.array([0.0, 1.0, np.nan]), np.zeros(3), "decoded")
 
 
 def test_nothing_is_rounded_within_a_law(tmp_path: Path) -> None:

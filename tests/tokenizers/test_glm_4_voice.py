@@ -16,7 +16,7 @@ from slm.errors import UsageError
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers._batched import code_mismatch
 from slm.tokenizers.glm_4_voice import Glm4VoiceTokenizer, _published_name
-from slm.tokenizers.laws import tokenizer_law
+from slm.tokenizers.laws import batching_law, tokenizer_law
 from slm.types import AudioClip
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.seeded import seeded_state
@@ -113,6 +113,10 @@ def test_a_batch_equals_its_clips(folder: Path, monkeypatch: pytest.MonkeyPatch)
     for alone, together in zip(exact.encode(clips), batched.encode(clips), strict=True):
         assert np.array_equal(alone.codes, together.codes), alone.id
     assert len(runs) < len(clips)
+    batching_law(exact, batched, clips[3:5])
+    batched.batch_s = {"cpu": 0.0}
+    with pytest.raises(AssertionError, match="did not share batches"):
+        batching_law(exact, batched, clips[:2])
     rounded = load_tokenizer("glm-4-voice", checkpoint=str(folder), mode="bf16")
     assert 0 < code_mismatch(rounded.encode(clips), batched.encode(clips)) < 0.5
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from slm.tokenizers._modes import PackedTokenizer
 from slm.tokenizers.base import Tokenizer
 from slm.tokenizers.laws.contract import hold, hold_equal, refused
 from slm.types import AudioClip
+
+if TYPE_CHECKING:
+    import torch
+
+    from slm.tokenizers._batched import Batch
 
 
 @contextmanager
@@ -60,10 +66,9 @@ def long_audio_law(tokenizer: NeuralCodec, clip: AudioClip) -> None:
 
 
 def _nearly(samples: np.ndarray, expected: np.ndarray, what: str, rtol: float = 1e-7, atol: float = 1e-6) -> None:
-    try:
-        np.testing.assert_allclose(samples, expected, rtol=rtol, atol=atol)
-    except AssertionError as error:
-        raise AssertionError(f"{what}, it is other audio: {error}") from None
+    hold(samples.shape == expected.shape, f"{what}, it is {samples.shape} samples, not {expected.shape}")
+    near = np.isclose(samples, expected, rtol, atol)
+    hold(near.all(), f"{what}, it is other audio: {(~near).sum()} of {near.size} samples differ")
 
 
 def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequence[AudioClip]) -> None:
@@ -71,9 +76,14 @@ def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequen
 
     `batched` is the tokenizer in that mode, with `batch_s` of several clips. Leaves both in float64.
     """
-    tensors: list[int] = []
-    first = next(module for module in batched.model.modules() if type(module).__name__.endswith("Conv1d"))
-    first.register_forward_pre_hook(lambda _, inputs: tensors.append(inputs[0].shape[-1]))
+    shared, code = 0, batched._codes_of_batch
+
+    def counted(batch: Batch, signals: Sequence[np.ndarray]) -> torch.Tensor:
+        nonlocal shared
+        shared += len(batch.members) if len(batch.members) > 1 else 0
+        return code(batch, signals)
+
+    batched._codes_of_batch = counted  # type: ignore[method-assign]
     hop = exact.spec.hop_samples
     cuts = [
         AudioClip(f"{clip.id}-{i}-{cut}", clip.samples[i * 37 : len(clip.samples) - cut], clip.sample_rate_hz)
@@ -85,7 +95,7 @@ def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequen
     for alone, together in made:
         differing = np.nonzero((alone.codes != together.codes).any(axis=1))[0]
         hold(not len(differing), f"{alone.id}: frames {differing[:5]} of {len(alone.codes)} differ in a batch")
-    hold(len(tensors) <= len(cuts) / 2, "clips did not share batches")
+    hold(shared >= len(cuts) / 2, "clips did not share batches")
 
 
 def streaming_law(tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames: int | None = None) -> None:
