@@ -60,8 +60,8 @@ def train(config: TrainConfig, accelerator: Accelerator, leave: watch.LeaveSigna
     data = load_data(config)
     pattern = make_pattern(config, data)
     model = make_model(config, pattern)
-    record = make_record(config, data, pattern)
     loader = make_loader(config, data, pattern, accelerator.process_index, accelerator.num_processes)
+    record = make_record(config, data, pattern, loader.rows_per_step)
     set_seed(config.seed, device_specific=True)
     if accelerator.is_main_process:
         remove_left_overs(out)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slm.training.config import without_manner
 from slm.types import stable_hash
 
 if TYPE_CHECKING:
@@ -21,15 +23,19 @@ class Training:
     method: str
 
     @classmethod
-    def of(cls, lm: SpokenLM) -> Training | None:
-        """None of a model that does not say, as published ones."""
+    def of(cls, lm: SpokenLM, checkpoint: str = "") -> Training | None:
+        """Of the model in a folder; None where it does not say, as published ones."""
         told = dict(lm.record.training)
         seed = told.pop("seed", None)
         if not isinstance(seed, int):
             return None
-        # A corpus is told by its name alone: its code counts say whether it was the same.
-        heard = {"tokenizer": lm.spec.fingerprint, "codes": lm.statistics.frames.tolist()}
-        return cls(seed, stable_hash({**heard, "training": told}))
+        # One process, where a record of an earlier version does not say how many.
+        rows = told.pop("rows_per_step", told.get("rows_per_batch", 1) * told.get("accumulation", 1))
+        # A corpus is told by its name alone: what was counted in it says whether it was the same.
+        counts = [counted.tolist() for counted in lm.statistics.counts]
+        heard = {"tokenizer": lm.spec.fingerprint, "units": lm.record.units.fingerprint, "counts": counts}
+        step = Path(checkpoint).name if Path(checkpoint).name.startswith("step-") else ""  # else the last
+        return cls(seed, stable_hash({**heard, "rows": rows, "step": step, "training": without_manner(told)}))
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def evaluate_all(config: EvalConfig, named: Mapping[str, str], folders: Mapping[
                                alone=len(named) == 1)  # fmt: skip
         if prepared is not None and not attempts.last_failed:
             failed = evaluate(one, prepared, benchmarks, name if len(named) > 1 else "", attempts)
-            training = Training.of(prepared.run.lm)
+            training = Training.of(prepared.run.lm, path)
             compared.append(Compared(name, folders[name], prepared.run.convention, failed, training))
         del prepared  # the next model may need its room
     if len(named) > 1 and compared:

@@ -2,9 +2,10 @@
 trainings would, only several trainings of each say.
 
 Two things leave a difference open: which items were asked, and which seeds were drawn. Each has a margin of its own (of
-items, that of a paired t-test on means over trainings; of seeds, that of Student's test of two samples, the trainings'
-values), and the root of the sum of their squares is that of both (MOVER, as in `eval.metrics.few`). With two or three
-seeds degrees of freedom by Satterthwaite told equal methods apart too often, up to 12 times in 100.
+items, that of a paired t-test on means over trainings, of several strata by Welch's degrees of freedom; of seeds, that
+of Student's test of two samples, the trainings' values), and the root of the sum of their squares is that of both
+(MOVER, as in `eval.metrics.few`). With two or three seeds degrees of freedom by Satterthwaite for the sum told equal
+methods apart too often, up to 12 times in 100.
 """
 
 from __future__ import annotations
@@ -51,23 +52,25 @@ def method_test(first: Sequence[Values], second: Sequence[Values]) -> MethodTest
         [np.mean(same_stratum, axis=0) for same_stratum in zip(*side, strict=True)] for side in sides
     )
     per_item = [b - a for a, b in zip(mean_first, mean_second, strict=True)]
-    count = sum(map(len, per_item))
-    of_items = sum(float(d.var(ddof=1)) / len(d) for d in per_item) / len(per_item) ** 2
+    of_strata = [float(d.var(ddof=1)) / len(d) / len(per_item) ** 2 for d in per_item]
+    of_items = sum(of_strata)
+    squares = sum(v**2 / (len(d) - 1) for v, d in zip(of_strata, per_item, strict=True))
+    items_df = of_items**2 / squares if squares else 1.0
 
     difference = float(totals[1].mean() - totals[0].mean())
-    variances = (of_seeds, seeds_df), (of_items, count - len(per_item))
-    margin = _margin(0.05, variances)
-    return MethodTest(difference, (difference - margin, difference + margin), _p_value(difference, variances), count)
+    variances = (of_seeds, seeds_df), (of_items, items_df)
+    margin, p_value = _margin(0.05, variances), _p_value(difference, variances)
+    return MethodTest(difference, (difference - margin, difference + margin), p_value, sum(map(len, per_item)))
 
 
-def _margin(level: float, variances: Sequence[tuple[float, int]]) -> float:
+def _margin(level: float, variances: Sequence[tuple[float, float]]) -> float:
     """Of variances, each with its degrees of freedom."""
     from scipy.stats import t
 
     return sum(variance * float(t.isf(level / 2, df)) ** 2 for variance, df in variances) ** 0.5
 
 
-def _p_value(difference: float, variances: Sequence[tuple[float, int]]) -> float:
+def _p_value(difference: float, variances: Sequence[tuple[float, float]]) -> float:
     """The level at which the interval would end at 0."""
     from scipy.optimize import brentq
 

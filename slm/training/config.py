@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -226,13 +226,18 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The options that must not change when a run is resumed: all but where things are, how often it reports, and
         how a step's rows are divided (their number is in `run.json` by itself)."""
-        free = {"data", "eval_data", "bpe", "out", "log_every", "eval_every", "save_every", "keep_checkpoints",
-                "rows_per_batch", "accumulation", "precision", "samples", "trackers", "project", "divergence_nats",
-                "dry_run"}  # fmt: skip
-        kept = {key: value for key, value in asdict(self).items() if key not in free}
-        how = ("attention", "activation_checkpointing", "kernels")
-        kept["model"] = {k: v for k, v in kept["model"].items() if k not in how}
-        return kept
+        elsewhere = ("data", "eval_data", "bpe", "out", "precision")
+        return without_manner({key: value for key, value in asdict(self).items() if key not in elsewhere})
+
+
+def without_manner(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a run without those that leave its model as it is, but for rounding: how often it reports, how a
+    step's rows are divided, how its network computes."""
+    manner = {"log_every", "eval_every", "save_every", "keep_checkpoints", "rows_per_batch", "accumulation", "samples",
+              "trackers", "project", "divergence_nats", "dry_run"}  # fmt: skip
+    kept = {key: value for key, value in options.items() if key not in manner}
+    computes = ("attention", "activation_checkpointing", "kernels")
+    return {**kept, "model": {k: v for k, v in kept.get("model", {}).items() if k not in computes}}
 
 
 def _not_finite(options: Any, name: str = "") -> Iterator[tuple[str, float]]:

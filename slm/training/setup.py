@@ -145,9 +145,10 @@ def _make_model(config: TrainConfig, pattern: Pattern, backend: str) -> Acoustic
     return model
 
 
-def make_record(config: TrainConfig, data: TrainingData, pattern: Pattern) -> ModelRecord:
+def make_record(config: TrainConfig, data: TrainingData, pattern: Pattern, rows_per_step: int) -> ModelRecord:
     training = {key: value for key, value in asdict(config).items() if key not in ("out", "eval_data", "bpe")}
     training["data"] = [Path(path).name for path in config.corpora]
+    training["rows_per_step"] = rows_per_step  # of all processes
     return ModelRecord(
         tokenizer=data.spec,
         pattern_name=config.pattern.name,

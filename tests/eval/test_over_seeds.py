@@ -14,6 +14,7 @@ from eval.methods import Training, find_methods
 from eval.metrics.over_seeds import method_test
 from eval.report.table import comparison_markdown
 from eval.run import main
+from slm.model.statistics import CodeStatistics
 from tests.eval.material import config, random_lexical, scores, write_lexical
 from tests.eval.test_several_models import NoisyLM
 
@@ -68,10 +69,20 @@ def test_equal_methods_are_told_apart_no_more_often_than_said(seeds):
     assert alone > 0.5 * 400
 
 
-def trained(name, training, tmp_path):
+def test_a_stratum_of_few_items_has_their_degrees_of_freedom():
+    """What varies is in two items of 502, and so is what is known of it."""
+    constant, varying = np.full(500, 0.5), np.array([0.0, 1.0])
+    test = method_test([[varying * 0, constant * 0]] * 2, [[varying, constant]] * 2)
+    margin = stats.t.isf(0.025, 1) * varying.std(ddof=1) / 2**0.5 / 2
+    assert test.interval == pytest.approx((0.5 - margin, 0.5 + margin))
+    assert test.count == 502
+
+
+def trained(name, training, tmp_path, checkpoint="", statistics=None):
     lm = NoisyLM(0, name)
     lm.record.training = training
-    return Compared(name, tmp_path, find_convention("mean"), training=Training.of(lm))
+    lm.statistics = statistics or lm.statistics
+    return Compared(name, tmp_path, find_convention("mean"), training=Training.of(lm, checkpoint))
 
 
 def test_a_method_is_what_differs_in_its_seed_alone(tmp_path):
@@ -91,6 +102,25 @@ def test_a_method_is_what_differs_in_its_seed_alone(tmp_path):
         {"name": "other", "models": ["other"], "seeds": []},
     ]
     assert find_methods(models[1:3]) == []
+
+
+def test_what_a_method_is_and_what_leaves_it_as_it_is(tmp_path):
+    def method(checkpoint="runs/x/final", statistics=None, **training):
+        return trained("x", {"seed": 0, "lr": 1, **training}, tmp_path, checkpoint, statistics).training.method
+
+    rows = {"rows_per_batch": 8, "accumulation": 2}
+    one = method(**rows, model={"kernels": "torch"})
+    assert method(rows_per_step=16, rows_per_batch=1, accumulation=1, model={"kernels": "liger"}) == one
+    assert method(**rows, model={}, trackers=["wandb"], log_every=5, seed=3, checkpoint="moved/elsewhere") == one
+    counts = np.arange(16)
+    other_bpe = CodeStatistics((np.arange(20),), counts, 3)
+    others = [
+        method(**rows, model={}, rows_per_step=32),
+        method(**rows, model={}, checkpoint="runs/x/checkpoints/step-50"),
+        method(**rows, model={}, statistics=other_bpe),
+        method(**rows, model={"init_from": "other"}),
+    ]
+    assert len({one, *others}) == 5
 
 
 def test_trainings_of_one_method_are_taken_together(root, monkeypatch):

@@ -279,6 +279,7 @@ def test_several_corpora_are_mixed_as_told(corpora, tmp_path):
     train_lm.main(c)
     lm = load_lm(tmp_path / "run" / "final")
     assert lm.record.training["data"] == ["two", "small"]
+    assert lm.record.training["rows_per_step"] == c.rows_per_batch * c.accumulation
     reset_accelerate()
     with pytest.raises(UsageError, match="two different tokenizers"):
         train_lm.main(config([corpora["two"], corpora["other"]], tmp_path / "no"))
