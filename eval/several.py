@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import sys
 import traceback
@@ -71,9 +72,10 @@ class Attempts:
             raise
         except Exception as error:
             self.last_failed = True
-            if disk_fault(error) or reader_has_left(error):
+            fault = disk_fault(error)
+            if fault in (errno.ENOSPC, errno.EROFS) or reader_has_left(error):
                 raise
-            if not is_told(error):
+            if not is_told(error) and fault != errno.EIO:  # which may be that of the model alone
                 traceback.print_exception(error)
             failure = Failure(reason_of(error), model, benchmark, isinstance(error, UsageError))
             self.failures.append(failure)

@@ -269,6 +269,15 @@ def test_memory_is_let_go_of_before_the_next_is_scored(root, monkeypatch):
     assert [r["benchmark"] for r in record["results"]] == ["swuggy"]
 
 
+def test_a_disk_that_a_model_cannot_be_read_from_costs_it_alone(capsys):
+    attempts = Attempts(ALONE, 2)
+    with attempts.apart("a"):
+        raise OSError(5, "Input/output error", "/models/a/model.safetensors")
+    told = capsys.readouterr().err
+    assert "a cannot be evaluated: OSError: [Errno 5] Input/output error: '/models/a/model.safetensors'" in told
+    assert "Traceback" not in told
+
+
 def test_a_reader_who_leaves_ends_the_run_and_is_no_failure_of_a_benchmark(monkeypatch):
     class Left(io.StringIO):
         def write(self, text):
