@@ -19,7 +19,7 @@ import numpy as np
 _LEAST_P = 1e-30
 
 Values = Sequence[np.ndarray]
-"""Of one training: the values of its items, `[N]` for each stratum."""
+"""Of one training: the values of its items, within [0, 1], `[N]` for each stratum."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def method_test(first: Sequence[Values], second: Sequence[Values]) -> MethodTest
     difference = float(totals[1].mean() - totals[0].mean())
     variances = (of_seeds, seeds_df), (of_items, items_df)
     margin, p_value = _margin(0.05, variances), _p_value(difference, variances)
-    return MethodTest(difference, (difference - margin, difference + margin), p_value, sum(map(len, per_item)))
+    interval = max(-1.0, difference - margin), min(1.0, difference + margin)
+    return MethodTest(difference, interval, p_value, sum(map(len, per_item)))
 
 
 def _margin(level: float, variances: Sequence[tuple[float, float]]) -> float:
