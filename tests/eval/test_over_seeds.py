@@ -12,6 +12,7 @@ from eval.comparison import Compared
 from eval.conventions import find_convention
 from eval.methods import Training, find_methods
 from eval.metrics.over_seeds import method_test
+from eval.report.site import build_site
 from eval.report.table import comparison_markdown
 from eval.run import main
 from slm.model.statistics import CodeStatistics
@@ -144,3 +145,6 @@ def test_trainings_of_one_method_are_taken_together(root, monkeypatch):
     mean, least, most = (100 * x for x in ((value["a0"] + value["a1"]) / 2, *sorted((value["a0"], value["a1"]))))
     assert f"| {mean:.1f} % ({least:.1f}–{most:.1f}) |" in markdown
     assert "b less a0 (2 seeds): swuggy dev, all" in markdown
+    page = build_site([out], root.parent / "site").read_text()
+    assert page.index("b less a0 (2 seeds)") < page.index("b less a0<")  # of few methods, before those of many models
+    assert "A method is several trainings" in page
