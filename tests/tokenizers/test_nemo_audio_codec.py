@@ -178,6 +178,7 @@ def test_a_causal_decoder_is_streamed_and_a_causal_codec_both_ways(untrained: Pa
     np.testing.assert_allclose(np.concatenate([*heard, stream.finish()])[: len(whole)], whole, atol=1e-6)
     with pytest.raises(UsageError, match="cannot be streamed"):
         tokenizer.stream_encoder()
+    streaming_law(tokenizer, [AudioClip("a", real_clips(RATE, 1)[0].samples[4_000:9_000], RATE)], ways="back")
     config, state = published_form("causal")
     causal = load(write_archive(tmp_path / "causal.nemo", config, state))
     clip = real_clips(RATE, 1)[0]

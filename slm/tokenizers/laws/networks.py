@@ -16,7 +16,7 @@ from slm.tokenizers._codec import NeuralCodec
 from slm.tokenizers._modes import PackedTokenizer
 from slm.tokenizers.base import Tokenizer
 from slm.tokenizers.laws.contract import hold, hold_equal, refused
-from slm.types import AudioClip
+from slm.types import AudioClip, Codes
 
 if TYPE_CHECKING:
     import torch
@@ -98,10 +98,14 @@ def batching_law(exact: PackedTokenizer, batched: PackedTokenizer, clips: Sequen
     hold(shared >= len(cuts) / 2, "clips did not share batches")
 
 
-def streaming_law(tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames: int | None = None) -> None:
+def streaming_law(
+    tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames: int | None = None, ways: str = "there and back"
+) -> None:
     """Chunks of any size give together what `encode` and `decode` give at once (a network in float64), and no more than
-    `wait_frames` whole frames of audio are without codes (of a `CausalCodec`: what its first codes need)."""
-    if wait_frames is None:
+    `wait_frames` whole frames of audio are without codes (of a `CausalCodec`: what its first codes need). `ways`: of a
+    tokenizer that streams one way only, `there` or `back`."""
+    there, back = "there" in ways, "back" in ways
+    if there and wait_frames is None:
         wait_frames = tokenizer.encoder_start_frames - 1  # type: ignore[attr-defined]
     hop, chance = tokenizer.spec.hop_samples, random.Random(0)
     lengths = (1, hop, hop + 1, 9 * hop + 5)
@@ -109,28 +113,40 @@ def streaming_law(tokenizer: Tokenizer, clips: Sequence[AudioClip], wait_frames:
     with in_float64(tokenizer) if isinstance(tokenizer, NeuralCodec) else nullcontext():
         for clip in [*short, *clips]:
             [whole] = tokenizer.encode([clip])
-            audio = tokenizer.decode_unfilled(whole)
+            audio = tokenizer.decode_unfilled(whole) if back else None
             for longest in (1 if len(clip.samples) <= hop + 1 else hop // 3, hop, 6 * hop, len(clip.samples) + 1):
-                encoder, decoder = tokenizer.stream_encoder(), tokenizer.stream_decoder()
-                codes = [encoder.feed(chunk) for chunk in _chunks(clip.samples, longest, chance)]
-                waiting = len(clip.samples) // hop - sum(map(len, codes))
-                hold(waiting <= wait_frames, f"{clip.id}: {waiting} frames of audio are without codes")
-                codes.append(encoder.finish())
-                stored = all(part.dtype == tokenizer.spec.code_dtype for part in codes)
-                hold(stored, f"{clip.id}: a stream's codes are not {tokenizer.spec.code_dtype}")
-                hold_equal(
-                    np.concatenate(codes), whole.codes, f"{clip.id} in chunks of up to {longest} has other codes"
-                )
-                made = [decoder.feed(chunk) for chunk in _chunks(whole.codes, -(-longest // hop), chance)]
-                samples = np.concatenate([*made, decoder.finish()])
-                hold(samples.dtype == np.float32, f"{clip.id}: a stream's audio is {samples.dtype}")
-                hold(len(samples) == len(whole.codes) * hop, f"{clip.id}: a stream's audio is {len(samples)} samples")
-                _nearly(samples[: len(audio)], audio, f"{clip.id}: decoded as a stream", rtol=1e-6, atol=1e-9)
-        hold(not len(tokenizer.stream_encoder().finish()), "a stream of no samples has codes")
-        hold(not len(tokenizer.stream_decoder().finish()), "a stream of no codes has audio")
-        for stream, chunk in ((encoder, clip.samples), (decoder, whole.codes)):
-            with refused(ValueError, "finished", "what is fed to a finished stream"):
-                stream.feed(chunk)
+                if there and wait_frames is not None:
+                    _stream_there(tokenizer, clip, whole, _chunks(clip.samples, longest, chance), wait_frames)
+                if audio is not None:
+                    _stream_back(tokenizer, whole, audio, _chunks(whole.codes, -(-longest // hop), chance))
+
+
+def _stream_there(
+    tokenizer: Tokenizer, clip: AudioClip, whole: Codes, chunks: Sequence[np.ndarray], wait_frames: int
+) -> None:
+    hold(not len(tokenizer.stream_encoder().finish()), "a stream of no samples has codes")
+    stream = tokenizer.stream_encoder()
+    codes = [stream.feed(chunk) for chunk in chunks]
+    waiting = len(clip.samples) // tokenizer.spec.hop_samples - sum(map(len, codes))
+    hold(waiting <= wait_frames, f"{clip.id}: {waiting} frames of audio are without codes")
+    codes.append(stream.finish())
+    stored = all(part.dtype == tokenizer.spec.code_dtype for part in codes)
+    hold(stored, f"{clip.id}: a stream's codes are not {tokenizer.spec.code_dtype}")
+    hold_equal(np.concatenate(codes), whole.codes, f"{clip.id} in {len(chunks)} chunks has other codes")
+    with refused(ValueError, "finished", "what is fed to a finished stream"):
+        stream.feed(clip.samples)
+
+
+def _stream_back(tokenizer: Tokenizer, whole: Codes, audio: np.ndarray, chunks: Sequence[np.ndarray]) -> None:
+    hold(not len(tokenizer.stream_decoder().finish()), "a stream of no codes has audio")
+    stream = tokenizer.stream_decoder()
+    samples = np.concatenate([*(stream.feed(chunk) for chunk in chunks), stream.finish()])
+    hold(samples.dtype == np.float32, f"{whole.id}: a stream's audio is {samples.dtype}")
+    complete = len(samples) == len(whole.codes) * tokenizer.spec.hop_samples
+    hold(complete, f"{whole.id}: a stream's audio is {len(samples)} samples")
+    _nearly(samples[: len(audio)], audio, f"{whole.id}: decoded as a stream", rtol=1e-6, atol=1e-9)
+    with refused(ValueError, "finished", "what is fed to a finished stream"):
+        stream.feed(whole.codes)
 
 
 def _chunks(values: np.ndarray, longest: int, chance: random.Random) -> list[np.ndarray]:
