@@ -92,10 +92,11 @@ def check(config: CheckConfig) -> int:
     total_s = sum(clip.duration_s for clip in clips)
     print(f"{tokenizer.spec.describe()}, mode {tokenizer.mode}, on {device}")
     print(f"{len(clips)} clips of {config.audio}, {total_s:.1f} s in all\n", flush=True)
-    verdicts = {}
+    verdicts, causes = dict[str, str](), dict[str, str]()
     for name, law in _laws(load, tokenizer, clips, device).items():
         finding = _tried(name, law)
-        print(finding, flush=True)
+        first = causes.setdefault(finding.seen, name) if finding.verdict == BROKEN else name
+        print(finding if first == name else Finding(name, BROKEN, f"as {first}"), flush=True)
         verdicts[name] = finding.verdict
     broken = [name for name, verdict in verdicts.items() if verdict == BROKEN]
     for finding in [] if broken else _measured_modes(load, tokenizer, _short(clips), device):
