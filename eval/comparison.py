@@ -167,13 +167,7 @@ def _tests(benchmark: PairBenchmark, first: Compared, second: Compared, decision
     names, (one, other) = decisions.of(first, second)
     for name, of_first, of_second in zip(names, one, other, strict=True):
         test = paired_test(of_first, of_second, resamples, seed)
-        made.append(
-            {
-                "benchmark": benchmark.name, "split": benchmark.split, "name": name,
-                "convention": first.convention.name, "first": first.name, "second": second.name, **asdict(test),
-                "within_noise": test.within_noise,
-            }
-        )  # fmt: skip
+        made.append({**_about(benchmark, name, first, second), **asdict(test), "within_noise": test.within_noise})
     return made
 
 
@@ -188,14 +182,15 @@ def _method_tests(benchmark: PairBenchmark, first: Method, second: Method,
         of_all = [of_subset[i] for of_subset in values]
         split = len(first.trainings)
         if (test := method_test(of_all[:split], of_all[split:])) is not None:
-            made.append(
-                {
-                    "benchmark": benchmark.name, "split": benchmark.split, "name": name,
-                    "convention": first.trainings[0].convention.name, "first": first.name, "second": second.name,
-                    **asdict(test), "within_noise": test.within_noise,
-                }
-            )  # fmt: skip
+            made.append({**_about(benchmark, name, first, second), **asdict(test), "within_noise": test.within_noise})
     return made
+
+
+def _about(benchmark: PairBenchmark, name: str, first: Compared | Method, second: Compared | Method) -> dict[str, Any]:
+    """Whose test it is, and of what."""
+    judged_by = first if isinstance(first, Compared) else first.trainings[0]
+    return {"benchmark": benchmark.name, "split": benchmark.split, "name": name,
+            "convention": judged_by.convention.name, "first": first.name, "second": second.name}  # fmt: skip
 
 
 def decide(pairs: Sequence[MinimalPair], scores: Mapping[str, float], tie: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from slm.errors import StoppedError, UsageError, did_you_mean, disk_fault
+from slm.errors import StoppedError, UsageError, did_you_mean, disk_fault, file_of
 from slm.option_names import meant
 from slm.yaml_files import refuse_repeated_keys
 
@@ -235,7 +235,7 @@ def run_one_of(commands: Mapping[str, Command], prog: str, about: str, argv: Seq
 
 def status_told(error: Exception) -> int:
     """The exit status for what the system has against a run, which a line then tells; 0 for any other fault."""
-    name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
+    name = file_of(error)
     if fault := disk_fault(error):
         where = f" ({name})" if name else ""
         what = {errno.ENOSPC: f"no space left on the disk{where}; free some",

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class UsageError(Exception):
@@ -60,6 +61,11 @@ def disk_fault(error: BaseException | None) -> int:
             return errno.ENOSPC  # what torch.save finds where its archive should go on
         error = error.__cause__ or error.__context__
     return 0
+
+
+def file_of(error: BaseException) -> Any:
+    """The file that an error of the system is about, of a copy where it goes; None where it names none."""
+    return getattr(error, "filename2", None) or getattr(error, "filename", None)
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from slm.errors import StoppedError, UsageError, disk_fault
+from slm.errors import StoppedError, UsageError, disk_fault, file_of
 
 
 def _temporary(path: Path) -> Path:
@@ -76,7 +76,7 @@ def disk_named(path: Path) -> Iterator[None]:
     except (UsageError, StoppedError):
         raise
     except Exception as error:
-        name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy: where it goes
+        name = file_of(error)
         if name is None:  # while what was written is still there: or it is another disk, such as that of TMPDIR
             is_here = _takes_no_more(path.parent)
         else:

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         made = build_site([Path(r) for r in args.results], Path(args.out), args.samples)
     except (UsageError, StoppedError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
         return 130
