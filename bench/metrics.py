@@ -192,8 +192,8 @@ def tell(name: str, clips: int, one_s: float, ours_s: float, again_s: float | No
 
 
 def reconstruct(options: argparse.Namespace) -> None:
+    from eval.config import EvalConfig
     from eval.results import read_results
-    from eval.run import EvalConfig
     from eval.run import main as evaluate
     from slm.audio import write_wav
 

@@ -60,8 +60,8 @@ class Compared:
 
 def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resamples: int, seed: int) -> dict[str, Any]:
     """The content of comparison.json: `models`, `rows` (a number of each model), `tests` (a pair of models each),
-    `notes` (where models were not measured on as many items); and, where a method was trained with several seeds,
-    `methods` (all that there are) and `method_tests` (a pair of them each)."""
+    `notes` (where models were not measured on as many items, or two are of one seed); and, where a method was trained
+    with several seeds, `methods` (all that there are) and `method_tests` (a pair of them each)."""
     rows: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
     method_tests: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ def compare(models: Sequence[Compared], benchmarks: Sequence[Benchmark], resampl
                     method_tests += _method_tests(benchmark, one, other, decisions)
     described = [{"name": m.name, "folder": str(m.folder), **_identity(m.folder)} for m in models]
     return {"format": FORMAT, "models": described, "resamples": resamples, "seed": seed, "rows": rows, "tests": tests,
-            "notes": _notes(rows), "methods": [m.described() for m in methods],
+            "notes": [*_notes(rows), *_repeated(methods)], "methods": [m.described() for m in methods],
             "method_tests": method_tests}  # fmt: skip
 
 
@@ -98,6 +98,15 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 "tests are about those that both could score.",
             )
     return list(made.values())
+
+
+def _repeated(methods: Sequence[Method]) -> list[str]:
+    """A line for each model that a method over seeds passes over."""
+    return [
+        f"{other.name} has the seed and the training of {first.name}: over seeds, only {first.name} counts."
+        for method in methods
+        for other, first in method.repeated
+    ]
 
 
 def _identity(folder: Path) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Method:
     """One training or several, each of another seed."""
 
     trainings: tuple[Compared, ...]
+    repeated: tuple[tuple[Compared, Compared], ...] = ()
+    """Further ones, each with the training whose seed it has too: they say nothing new of seeds, and do not count."""
 
     @property
     def name(self) -> str:
@@ -56,11 +58,15 @@ class Method:
 
 
 def find_methods(models: Sequence[Compared]) -> list[Method]:
-    """None where none was trained more than once. Of two trainings with one seed the first is taken."""
-    found: dict[str, dict[int, Compared]] = {}
+    """None where none was trained with several seeds. Of two trainings with one seed the first is taken."""
+    found: dict[str, dict[int, list[Compared]]] = {}
     for model in models:
         known = model.training
         of_one_method = found.setdefault(known.method if known else f"of {model.name}", {})
-        of_one_method.setdefault(known.seed if known else 0, model)
-    methods = [Method(tuple(trainings[seed] for seed in sorted(trainings))) for trainings in found.values()]
+        of_one_method.setdefault(known.seed if known else 0, []).append(model)
+    methods = []
+    for by_seed in found.values():
+        several = [by_seed[seed] for seed in sorted(by_seed)]
+        repeated = tuple((other, first) for first, *others in several for other in others)
+        methods.append(Method(tuple(same[0] for same in several), repeated))
     return methods if any(len(method.trainings) > 1 for method in methods) else []

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eval.benchmarks.base import Benchmark, Result
 from eval.comparison import Compared, compare
+from eval.config import EvalConfig
 from eval.several import Failure
 from slm.files import copy_file, write_json, write_text
-
-if TYPE_CHECKING:
-    from eval.run import EvalConfig
 
 
 def keep_result(record: dict[str, Any], result: Result, config: EvalConfig, out: Path, fingerprints: dict[str, str],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import MODEL, Benchmark, Run
 from eval.benchmarks.pairs import PairBenchmark
+from eval.config import EvalConfig
 from eval.conventions import find_convention, find_conventions
 from eval.outputs import keep_training_curve
 from eval.processes import Processes
@@ -17,7 +18,6 @@ from slm.errors import UsageError
 from slm.types import Scorer, stable_hash
 
 if TYPE_CHECKING:
-    from eval.run import EvalConfig
     from slm.model.checkpoint import ModelRecord
     from slm.spoken_lm import SpokenLM
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.config import EvalConfig
 from eval.minimal_pairs.__main__ import MinimalPairsConfig
-from eval.run import EvalConfig
 from slm.config import join_list, parse_config
 from slm.corpus.config import CorpusConfig
 from slm.training.config import TrainConfig

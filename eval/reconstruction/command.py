@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.base import LeftOut
+from eval.config import EvalConfig
 from eval.judges.answers import FOLDER
 from eval.judges.pool import JudgePool, deaths_are_told, is_broken
 from eval.metrics.signals import DOMAINS, SignalMetric
@@ -37,7 +38,6 @@ from slm.files import write_json, write_text
 from slm.tokenizers.base import TOKENIZERS
 
 if TYPE_CHECKING:
-    from eval.run import EvalConfig
     from slm.tokenizers.base import Tokenizer
 
 Sources = Iterator[tuple[int | None, bool, Source]]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import soundfile
 
-from eval.run import EvalConfig
+from eval.config import EvalConfig
 from slm.model.statistics import CodeStatistics
 from slm.types import CodeLogProbs, Codes
 from slm.units import Units

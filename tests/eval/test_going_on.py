@@ -14,9 +14,10 @@ import pytest
 import soundfile
 
 import eval.tokens
+from eval.config import EvalConfig
 from eval.conventions import find_convention
 from eval.processes import ALONE
-from eval.run import EvalConfig, main
+from eval.run import main
 from eval.several import Attempts, name_models
 from eval.tokens import tokenize_items
 from slm.config import run_command

@@ -103,7 +103,8 @@ def test_a_method_is_what_differs_in_its_seed_alone(tmp_path):
         {"name": "published", "models": ["published"], "seeds": []},
         {"name": "other", "models": ["other"], "seeds": []},
     ]
-    assert find_methods(models[1:3]) == []
+    assert [(other.name, first.name) for other, first in find_methods(models)[0].repeated] == [("again", "a0")]
+    assert find_methods(models[1:3]) == find_methods(models[2:4]) == []
 
 
 def test_what_a_method_is_and_what_leaves_it_as_it_is(tmp_path):
@@ -126,7 +127,8 @@ def test_what_a_method_is_and_what_leaves_it_as_it_is(tmp_path):
 
 
 def test_trainings_of_one_method_are_taken_together(root, monkeypatch):
-    known = {f"runs/{name}/final": NoisyLM(share, name) for name, share in (("a1", 1), ("a0", 0), ("b", 3))}
+    noise = {"a1": 1, "a0": 0, "b": 3, "again": 2}
+    known = {f"runs/{name}/final": NoisyLM(share, name) for name, share in noise.items()}
     for path, lm in known.items():
         lm.record.training = {"seed": int("a1" in path), "method": path[5]}
     monkeypatch.setattr("slm.spoken_lm.load_lm", lambda path, device, vocoder: known[path])
@@ -136,6 +138,7 @@ def test_trainings_of_one_method_are_taken_together(root, monkeypatch):
     out = root.parent / "out"
     compared = json.loads((out / "comparison.json").read_text())
     assert [m["name"] for m in compared["methods"]] == ["a0 (2 seeds)", "b"]
+    assert compared["notes"] == ["again has the seed and the training of a0: over seeds, only a0 counts."]
     test = next(t for t in compared["method_tests"] if t["name"] == "all")
     value = {name: scores(out / name, "swuggy")["all", test["convention"]]["value"] for name in ("a0", "a1", "b")}
     assert value["a0"] != value["a1"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from eval.config import EvalConfig
 from eval.reconstruction.alignment import Delay, align, common_delay, envelope, measure_delay
 from eval.reconstruction.command import codebook_counts
 from eval.reconstruction.judging import Found
@@ -23,7 +24,7 @@ from eval.reconstruction.settings import Reconstruction
 from eval.reconstruction.sources import RoundTrip, entropy_bits
 from eval.report.__main__ import main as report
 from eval.results import read_results
-from eval.run import EvalConfig, main
+from eval.run import main
 from eval.silence import read_made
 from slm.errors import UsageError
 from slm.tokenizers.base import Tokenizer, fingerprint

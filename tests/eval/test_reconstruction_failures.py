@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.config import EvalConfig
 from eval.reconstruction.settings import Reconstruction
 from eval.results import read_results
-from eval.run import EvalConfig, main
+from eval.run import main
 from slm.errors import StoppedError, UsageError
 from tests.eval.test_reconstruction import QUIET, KeepsAll, recordings
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.config import EvalConfig
 from eval.reconstruction import judging
 from eval.reconstruction.kept import KeptPieces
 from eval.reconstruction.settings import Reconstruction
 from eval.results import read_results
-from eval.run import EvalConfig, main
+from eval.run import main
 from tests.eval.test_reconstruction import write
 from tests.eval.test_signal_metrics import noise
 from tests.fakes import ArithmeticTokenizer

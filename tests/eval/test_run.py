@@ -22,10 +22,11 @@ import soundfile
 from eval.abx.__main__ import AbxConfig
 from eval.benchmarks.base import BENCHMARKS, Benchmark, Result
 from eval.benchmarks.continuation import prompt_seed
+from eval.config import EvalConfig
 from eval.metrics.base import METRICS, Metric, Observations, ScoredPair
 from eval.minimal_pairs.__main__ import MinimalPairsConfig
 from eval.results import read_results
-from eval.run import EvalConfig, main
+from eval.run import main
 from eval.tokens import tokenize_items
 from slm import run_lock
 from slm.config import run_command

@@ -17,8 +17,9 @@ import eval.tokens
 from eval import comparison
 from eval.benchmarks.pairs import Subset
 from eval.comparison import Compared
+from eval.config import EvalConfig
 from eval.conventions import find_convention
-from eval.run import EvalConfig, main, name_models
+from eval.run import main, name_models
 from slm.config import join_list, parse_config
 from slm.data.store import CodeStore
 from slm.errors import UsageError

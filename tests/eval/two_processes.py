@@ -51,7 +51,8 @@ def start(rank: int, port: str, log: str, arguments: list[str]) -> int:
         os.dup2(file, 2)
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                           MASTER_PORT=port)  # fmt: skip
-        from eval.run import EvalConfig, main
+        from eval.config import EvalConfig
+        from eval.run import main
         from slm.config import join_list, run_command
 
         if fault := os.environ.get("FAULT"):
