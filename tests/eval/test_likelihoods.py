@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,6 +115,18 @@ def test_a_scorer_that_leaves_out_or_repeats_a_clip_is_at_fault(answer, monkeypa
         Likelihoods.measure(NoisyScorer(), random_codes(ArithmeticTokenizer(1), [5, 6]))
 
 
+@pytest.mark.parametrize("field", ["log_probs", "eos_log_probs"])
+def test_one_value_of_one_clip_that_is_nan_is_enough(field, monkeypatch):
+    def answer(self, codes):
+        first, *rest = (CodeLogProbs(c.id, np.full(c.codes.shape, -1.0), np.full(2, -1.0), 0.0) for c in codes)
+        getattr(first, field).reshape(-1)[0] = np.nan
+        return [first, *rest]
+
+    monkeypatch.setattr(NoisyScorer, "score_codes", answer)
+    with pytest.raises(UsageError, match="gives NaN"):
+        Likelihoods.measure(NoisyScorer(), random_codes(ArithmeticTokenizer(2), [5, 6]))
+
+
 def test_an_unknown_convention_gets_suggestions():
     with pytest.raises(UsageError, match=r"did you mean 'mean\+eos'"):
         find_convention("mean+oes")
@@ -141,6 +155,7 @@ def test_names_say_all_of_a_convention():
          "without the end of the clip"),
     ):  # fmt: skip
         assert find_convention(name).meaning == meaning
+    assert find_convention("local-1s").tie == 0.5
     assert find_convention("local-0.5s").mean
     assert not find_convention("normalized").mean
     assert find_convention("normalized-mean").mean
@@ -155,6 +170,8 @@ def test_weighted_by_hand():
     assert table.scores(find_convention("weighted-10:1-sum")) == pytest.approx({"a": -40 - 6, "b": -10 - 1})
     assert table.scores(find_convention("weighted-10:1-mean")) == pytest.approx({"a": -46 / 22, "b": -1})
     assert table.scores(find_convention("weighted-10:1-mean+eos"))["a"] == pytest.approx((-46 - 5 - 1.5) / 33)
+    first = table.scores(find_convention("first-mean+eos"))
+    assert table.scores(find_convention("weighted-1:0-mean+eos")) == first
     own = find_convention("weighted-mean").for_model((10, 1), 2)
     assert table.scores(own) == table.scores(find_convention("weighted-10:1-mean"))
 
@@ -186,11 +203,13 @@ def pair_of(a, b):
         (True, [[1], [1], [2]], [[1], [2], [2]], (Parting(0, 0), Parting(0, 0))),
         (False, A, A, (Parting(0, 0), Parting(0, 0))),
         (False, A, [[7]], (Parting(0, 0), Parting(0, 0))),
+        (False, [[1, 1], [1, 2], [1, 3]], [[1, 1], [1, 4], [2, 3]], (Parting(1, 1), Parting(1, 1))),
     ],
 )
 def test_where_items_part_by_hand(dedup, a, b, expected):
     codes, pairs = pair_of(a, b)
-    found = find_partings(Units((16,), dedup), codes, pairs)
+    units = Units((16,) * len(a[0]), dedup)
+    found = find_partings(units, codes, pairs)
     assert (found["a"], found["b"]) == expected
     rest = continuations(codes, found)
     for item, parting in found.items():
@@ -200,8 +219,8 @@ def test_where_items_part_by_hand(dedup, a, b, expected):
         assert rest[item].codes.tolist() == codes[item].codes[parting.frame :].tolist()
         before_s = parting.frame / codes[item].spec.frame_rate_hz
         assert rest[item].duration_s == pytest.approx(codes[item].duration_s - before_s)
-        whole = Units((16,), dedup).apply(codes[item].codes)
-        assert Units((16,), dedup).apply(rest[item].codes).tolist() == whole[parting.row :].tolist()
+        whole = units.apply(codes[item].codes)
+        assert units.apply(rest[item].codes).tolist() == whole[parting.row :].tolist()
 
 
 def test_an_item_of_two_pairs_must_part_in_one_place():
@@ -284,6 +303,7 @@ def test_normalized_and_local_by_hand(tmp_path):
         "local-0.04s-sum": {"a": -9, "b": -9},
         "local-0.04s": {"a": -4.5, "b": -4.5},
         "local-0.02s-sum+eos": {"a": -4, "b": -4},
+        "local-0.02s+eos": {"a": -4, "b": -4},
         "local-0.06s-sum+eos": {"a": -9.5, "b": -15},
         "local-0.08s+eos": {"a": -9.5 / 3, "b": -15.5 / 4},
         "salmon": {"a": -14 / 4, "b": -20 / 5},
@@ -297,6 +317,8 @@ def test_normalized_and_local_by_hand(tmp_path):
     assert of_b.frame.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert of_b.log_prob_nats.tolist() == [-1, -2, -3, -4, -5, -6, -0.5]
     assert of_b.is_end.tolist() == [False] * 6 + [True]
+    replace(table, frames=None).write(tmp_path / "x.parquet", {"scorer": "model"})
+    assert Likelihoods.read(tmp_path / "x.parquet").frames is None, "of another table"
 
 
 @pytest.mark.parametrize("ends", [1, 0])
@@ -316,8 +338,10 @@ def test_items_of_the_same_codes_tie_in_every_convention_and_what_has_nothing_ha
     for name in ("normalized", "normalized-mean+eos", "local-0.5s", "local-0.5s-sum+eos"):
         scores = same.scores(find_convention(name))
         assert scores["a"] == scores["b"], name
-    assert "b" not in shorter.scores(find_convention("normalized"))
-    assert "b" not in shorter.scores(find_convention("local-0.5s"))
+    for name in ("normalized", "normalized+eos", "local-0.5s"):
+        assert "b" not in shorter.scores(find_convention(name)), name
+    single, _ = measure_pair(A, A[:1])
+    assert single.scores(find_convention("salmon")).keys() == {"a"}
     assert shorter.scores(find_convention("local-0.5s+eos"))["b"] == -0.5
 
 

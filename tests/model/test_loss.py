@@ -49,8 +49,11 @@ def test_values_and_gradients_are_those_of_plain_cross_entropy(few_rows, bias, s
     torch.testing.assert_close(made, nlls.detach())
     assert torch.equal(hits, logits.argmax(dim=-1) == targets)
     assert 0 < hits.sum() < len(hits)
+    assert not made.requires_grad
     for one, other in zip(torch.autograd.grad(weighted * 2.5, parameters), expected, strict=True):
         torch.testing.assert_close(one, other)
+    frozen, _, _ = linear_nll(hidden, weight.detach(), b, targets, weights, softcap)
+    torch.testing.assert_close(torch.autograd.grad(frozen * 2.5, hidden)[0], expected[0])
 
 
 def test_compiled_it_is_the_same(few_rows, monkeypatch):
