@@ -47,7 +47,7 @@ def test_a_nan_is_not_a_miss():
     with pytest.raises(ValueError, match="'b' is NaN"):
         PairAccuracy().observe([ScoredPair("a", 1.0, 0.0), ScoredPair("b", float("nan"), 0.0)])
     with pytest.raises(ValueError, match="NaN"):
-        BitsPerSecond().observe([ClipLikelihood("a", float("nan"), 1.0)])
+        BitsPerSecond().observe([ClipLikelihood("a", -1.0, 1.0), ClipLikelihood("b", float("nan"), 1.0)])
 
 
 def test_infinitely_unlikely_items_compare_too():
@@ -82,6 +82,9 @@ def test_strata_are_resampled_within_themselves():
     assert (found.value, found.count) == (pytest.approx(0.5), 80)
     deviation = 0.05 / np.sqrt(40) / np.sqrt(2)
     assert found.interval == pytest.approx((0.5 - 1.96 * deviation, 0.5 + 1.96 * deviation), abs=0.003)
+    constant = Observations(np.ones(40), np.ones(40))
+    low_end, high_end = estimate([low, constant], resamples=2000, seed=0).interval
+    assert high_end - low_end == pytest.approx(1.96 * 0.05 / np.sqrt(40), rel=0.1)
 
 
 @pytest.mark.parametrize("count", [1, 6])

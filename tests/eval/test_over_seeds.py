@@ -48,7 +48,7 @@ def test_a_value_is_the_mean_over_strata_and_one_item_has_no_spread():
     assert test.difference == pytest.approx(0.25)
     assert test.interval == pytest.approx((0.25, 0.25))
     assert test.count == 1010
-    assert method_test([[np.ones(1)]] * 2, [[np.zeros(1)]]) is None
+    assert method_test([[np.ones(1), np.ones(9)]] * 2, [[np.zeros(1), np.zeros(9)]]) is None
     same = method_test([[np.ones(9)]] * 2, [[np.ones(9)]])
     assert (same.difference, same.interval, same.p_value, same.within_noise) == (0, (0, 0), 1, True)
 

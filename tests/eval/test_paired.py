@@ -40,6 +40,8 @@ def test_the_interval_is_that_of_the_mean_difference():
     assert test.interval == pytest.approx((d.mean() - half, d.mean() + half), abs=0.06 * half)
     assert (test.better, test.worse) == ((d > 0).sum(), (d < 0).sum())
     assert estimate([Observations(d, np.ones(1000))], 4000, 1).interval == test.interval
+    low, high = paired_test([first, first], [second, second], 4000, 1).interval
+    assert (low, high) == pytest.approx((d.mean() - half / 2**0.5, d.mean() + half / 2**0.5), abs=0.06 * half)
 
 
 def test_pairing_tells_apart_what_two_intervals_cannot():
@@ -63,11 +65,16 @@ def test_few_items_are_not_told_apart_by_the_bootstrap_alone():
 
 
 def test_the_more_careful_of_interval_and_sign_test_decides():
-    """27 items for one and 14 for the other: resampled they hardly ever tie, but such coins fall one time in 17."""
+    """27 items for one and 14 for the other: resampled they hardly ever tie, but such coins fall one time in 17. And
+    690 items a little better, 310 worse by twice as much: no such coins, but the mean might as well be 0."""
     test = paired_test([np.r_[np.zeros(27), np.ones(14)]], [np.r_[np.ones(27), np.zeros(14)]], 4000, 0)
     assert test.interval[0] > 0
     assert test.p_value == pytest.approx(0.0596, abs=1e-4)
     assert test.within_noise
+    mean = paired_test([np.zeros(1000)], [np.r_[np.full(690, 0.1), np.full(310, -0.2)]], 4000, 0)
+    assert mean.interval[0] < 0 < mean.interval[1]
+    assert mean.p_value < 1e-9
+    assert mean.within_noise
 
 
 def test_strata_weigh_the_same_whatever_their_size():

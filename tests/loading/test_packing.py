@@ -37,7 +37,7 @@ def slow_greedy(lengths, row_length):
     return rows
 
 
-BOUNDS = [(1, 33, 32), (7, 20, 32), (1, 3, 32), (17, 33, 32), (5, 6, 9)]
+BOUNDS = [(1, 33, 32), (1, 2, 32), (7, 20, 32), (1, 3, 32), (17, 33, 32), (5, 6, 9)]
 
 
 @pytest.mark.parametrize(("low", "high", "row_length"), BOUNDS)
