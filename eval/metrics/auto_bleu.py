@@ -61,8 +61,8 @@ def repeated_share(words: Sequence[str], n: int) -> float:
 
 def geometric_auto_bleu(words: Sequence[str], order: int) -> float:
     """Geometric mean over n = 1..order of the share of n-grams that occur again apart from themselves. 0 for texts of
-    fewer than `order` words or fewer than two."""
-    if len(words) < max(2, order):
+    fewer than `order` words."""
+    if len(words) < order:
         return 0.0
     return float(np.prod([_apart_share(words, n) for n in range(1, order + 1)]) ** (1 / order))
 

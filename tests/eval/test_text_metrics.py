@@ -91,6 +91,7 @@ def test_self_bleu_by_hand():
     items = said("a b c", "a b d", "c c")
     expected = (math.sqrt(1 / 2) + math.sqrt(1 / 3) + 0) / 3
     metric_law(SelfBleu(), items, expected=expected, better=said("a b c", "a e d", "c c"))
+    assert self_bleu([("a", "b"), ("a", "b")], 2) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("seed", range(4))
