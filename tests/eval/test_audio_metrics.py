@@ -60,8 +60,9 @@ def test_fewer_embeddings_than_dimensions_are_no_trouble():
     assert math.isfinite(found)
     assert found > 0
     one = Embeddings("a", REFERENCE, np.ones((1, 4)))
-    assert math.isnan(FrechetAudioDistance().value([one, Embeddings("b", "judged", np.ones((9, 4)))]))
-    assert math.isnan(FrechetAudioDistance().value([]))
+    for metric in (FrechetAudioDistance(), FrechetAudioDistanceInfinity()):
+        assert math.isnan(metric.value([one, Embeddings("b", "judged", rng.normal(size=(90, 4)))]))
+        assert math.isnan(metric.value([]))
 
 
 def test_the_extended_distance_takes_away_what_few_embeddings_add():
@@ -77,6 +78,7 @@ def test_the_extended_distance_takes_away_what_few_embeddings_add():
     moved = [items[0], Embeddings("b", "judged", judged + 1)]
     value = FrechetAudioDistanceInfinity().value(moved)
     assert value == pytest.approx(16, abs=2)  # 16 dimensions, each moved by 1
+    assert value == extended(reference, judged + 1) != extended(judged + 1, reference)
     metric_law(FrechetAudioDistanceInfinity(), moved, expected=value, better=nearer)
 
 

@@ -201,5 +201,6 @@ def test_what_cannot_be_trained_on_is_refused(store):
         make_loader(Documents(store, keep=[]))
     with pytest.raises(UsageError, match="row_length 3 cannot hold one frame"):
         make_loader(Documents(store), row_length=3)
+    assert all((b.document_ids == 0).all() for b in make_loader(Documents(store), row_length=4).batches(0))
     with pytest.raises(UsageError, match="row_length 9 cannot hold one frame"):
         make_loader(Prompted(store, [[0] * 6] * len(store)), row_length=9)
