@@ -112,7 +112,11 @@ def test_codes_with_vectors_are_judged_by_the_definition(speaker):
 
 
 TABLES = [np.random.default_rng(k).normal(size=(v, 4)) for k, v in enumerate((3, 5, 2))]
-OF_THREE = [(OneHot((3, 5, 2)), [np.eye(v) for v in (3, 5, 2)]), (Embedded(TABLES), TABLES)]
+OF_THREE = [
+    (OneHot((3, 5, 2)), [np.eye(v) for v in (3, 5, 2)]),
+    (Embedded(TABLES), TABLES),
+    (Embedded([table / 100 for table in TABLES]), TABLES),
+]
 
 
 @pytest.mark.parametrize(("units", "tables"), OF_THREE)
@@ -179,7 +183,9 @@ def test_large_groups_are_drawn_from_by_the_seed():
     segments = corpus(2, 200)
     limits = Limits(group=3, speakers=1)
     cells = make_cells(segments, "across", limits)
-    assert max(len(group) for cell in cells for group in (cell.a, cell.b, cell.x)) == 3
+    groups = [group for cell in cells for group in (cell.a, cell.b, cell.x)]
+    assert max(map(len, groups)) == 3
+    assert all(list(group) == sorted({*group}) for group in groups)
     assert len({(c.speaker, c.phones[0], segments[c.a[0]].item.context) for c in cells}) * 2 == len(cells)
     assert cells == make_cells(segments, "across", limits)
     assert cells != make_cells(segments, "across", Limits(3, 1, seed=1))
