@@ -196,11 +196,12 @@ def table(rows: Sequence[TokenizerRecord], columns: Columns = _COLUMNS) -> list[
 
 
 def sizes(codebooks: tuple[int, ...] | None) -> str:
-    """`1024 x 8`; mixed ones as `13: 4..128`, how many and from which size to which."""
+    """`1024 x 8`; mixed ones as `13: 4..128` or `12: 1k..16k`, how many and from which size to which."""
     if not codebooks:
         return "?"
     if len(set(codebooks)) > 1:
-        return f"{len(codebooks)}: {min(codebooks)}..{max(codebooks)}"
+        least, most = (f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in (min(codebooks), max(codebooks)))
+        return f"{len(codebooks)}: {least}..{most}"
     return f"{codebooks[0]} x {len(codebooks)}"
 
 

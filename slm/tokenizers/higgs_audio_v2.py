@@ -53,6 +53,6 @@ class HiggsAudioV2Tokenizer(XCodecTokenizer):
         return HiggsAudioV2Model
 
     def _to_semantic_rate(self, signals: torch.Tensor) -> torch.Tensor:
-        from slm.tokenizers.networks.higgs_audio_v2 import resample
+        from slm.tokenizers.networks.resample import resample
 
         return resample(signals, self.model.config.sample_rate, self.model.config.semantic_sample_rate)

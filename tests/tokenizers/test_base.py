@@ -280,6 +280,7 @@ def test_those_whose_memory_grows_with_the_square_say_how_long_a_clip_may_be() -
         "xcodec2": 600.0,
         "neucodec": 600.0,
         "focalcodec": 600.0,
+        "dualcodec": 600.0,
     }
 
 

@@ -18,7 +18,7 @@ from transformers import DacFeatureExtractor
 
 from slm.tokenizers import load_tokenizer
 from slm.tokenizers.laws import tokenizer_law
-from slm.tokenizers.networks.higgs_audio_v2 import resample
+from slm.tokenizers.networks.resample import resample
 from slm.types import AudioClip
 from tests.tokenizers.light_codecs import speech
 from tests.tokenizers.semantic_codecs import (

@@ -20,7 +20,14 @@ from slm.tokenizers._untrained_encoders import ARCHITECTURES, write_untrained_un
 from slm.types import AudioClip
 from tests.contracts import second_device_law
 from tests.second_device import second_device
-from tests.tokenizers import test_focalcodec, test_glm_4_voice, test_nemo_audio_codec, test_qwen3_tts, test_s3tokenizer
+from tests.tokenizers import (
+    test_dualcodec,
+    test_focalcodec,
+    test_glm_4_voice,
+    test_nemo_audio_codec,
+    test_qwen3_tts,
+    test_s3tokenizer,
+)
 from tests.tokenizers.semantic_codecs import LIGHT as SEMANTIC
 from tests.tokenizers.speech import real_clips
 from tests.tokenizers.speech_encoders import WIDTH, random_whisper
@@ -34,6 +41,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "s3tokenizer-v1": ("s3tokenizer", {"version": 1, "stride": 1, **test_s3tokenizer.LIGHT}),
     "s3tokenizer-v2": ("s3tokenizer", {"version": 2, "stride": 2, **test_s3tokenizer.LIGHT}),
     "focalcodec": ("focalcodec", test_focalcodec.LIGHT),
+    "dualcodec": ("dualcodec", test_dualcodec.LIGHT),
     "nanocodec": ("nemo-audio-codec", test_nemo_audio_codec.SMALL),
     "lfsc": ("nemo-audio-codec", test_nemo_audio_codec.REFLECTED),
 }
