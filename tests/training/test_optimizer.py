@@ -33,6 +33,8 @@ def test_learning_rate_has_its_peak_its_middle_and_its_end():
 def test_a_linear_schedule_is_a_line():
     made = rates(OptimizerConfig(lr=1.0, schedule="linear", final_lr_ratio=0.0, warmup_steps=10), 110)
     assert made[9:] == pytest.approx([1 - i / 100 for i in range(101)])
+    made = rates(OptimizerConfig(lr=1.0, schedule="linear", final_lr_ratio=0.0, warmup_steps=0), 100)
+    assert made == pytest.approx([1 - (i + 1) / 100 for i in range(100)])
 
 
 def test_wsd_holds_the_peak_and_falls_at_the_end():
@@ -61,6 +63,8 @@ def test_units_of_the_numbers():
     made = nats_per_code("eval", [6.0, 2.0, 1.0], [4, 4, 2])
     assert made == {"eval_nats_per_code": 1.0, "eval_nats_per_end": 0.5, "eval_nats_per_code_0": 1.5,
                     "eval_nats_per_code_1": 0.5}  # fmt: skip
+    assert nats_per_code("x", [3.0, 0.5], [1, 1]) == {"x_nats_per_code": 3.0, "x_nats_per_end": 0.5}
+    assert nats_per_code("x", [3.0, 2.0, 0.0], [1, 1, 0])["x_nats_per_code_1"] == 2.0
     assert bits_per_s([6.0, 2.0, 1.0], 3.0) == pytest.approx(3.0 / math.log(2))
 
 
