@@ -93,7 +93,9 @@ def test_sdr_is_that_of_mir_eval():
     assert SDR().ratio(x, np.convolve(x, [0.9, 0.3])[: len(x)]) > 40  # an equalizer is no distortion
 
 
-@pytest.mark.parametrize(("size", "bands", "rate"), [(32, 5, 16_000), (512, 80, 16_000), (2048, 320, 24_000)])
+@pytest.mark.parametrize(
+    ("size", "bands", "rate"), [(32, 5, 16_000), (32, 5, 1_600), (512, 80, 16_000), (2048, 320, 24_000)]
+)
 def test_mel_filters_are_those_of_transformers(size, bands, rate):
     from transformers.audio_utils import mel_filter_bank
 
@@ -116,7 +118,8 @@ def test_spectral_distances_are_those_that_torch_gives():
     x = speech()[:8_000]
     y = x + noise(5, 0.01, len(x))
     for size, hop, window in STFT:
-        np.testing.assert_allclose(magnitudes(x, size, hop, window), torch_stft(x, size, hop, window), atol=1e-9)
+        for z in (x, x[: size // 2 + 1]):  # the shortest that can be mirrored
+            np.testing.assert_allclose(magnitudes(z, size, hop, window), torch_stft(z, size, hop, window), atol=1e-9)
     mel = 0.0
     for window, bands in MEL:
         bank = torch.from_numpy(mel_filters(window, bands, 16_000))
