@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm.errors import UsageError, did_you_mean
+from slm.errors import UsageError
 from slm.files import atomic_directory
 from slm.tokenizers._checkpoints import fold_weight_norm, load_strict, read_tensors, with_weight_norm
 from slm.tokenizers._encoders import load_encoder
@@ -45,7 +46,7 @@ def choose_model(checkpoint: str, model_id: str | None) -> str:
         folder = Path(checkpoint).expanduser()
         return next((name for name, (file, _) in MODELS.items() if (folder / file).is_file()), next(iter(MODELS)))
     if model_id not in MODELS:
-        raise UsageError(f"no model_id {model_id!r}{did_you_mean(str(model_id), MODELS)}: it is {' or '.join(MODELS)}")
+        raise UsageError(f"no model_id {model_id!r}: it is {' or '.join(MODELS)}")
     return model_id
 
 
@@ -85,12 +86,15 @@ def build(
 
     state = fold_weight_norm(weights)
     config, (mean, variance) = _config(state, what), statistics
+    hop, back, sizes = config.hop_samples, prod(config.decoder_rates), f"{len(mean)} and {len(variance)}"
     if not len(mean) == len(variance) == config.semantic_dim:
-        raise UsageError(f"{what} codes states of {config.semantic_dim} numbers, {STATISTICS} is of {len(mean)}")
-    if config.hop_samples % _STATE_SAMPLES:
-        raise UsageError(f"{what} has frames of {config.hop_samples} samples, not of w2v-BERT's, {_STATE_SAMPLES} each")
-    network = DualCodecNetwork(config, config.hop_samples // _STATE_SAMPLES).to(next(iter(state.values())).dtype)
-    published = published_names(network)
+        raise UsageError(f"{what} codes states of {config.semantic_dim} numbers, {STATISTICS} is of {sizes}")
+    if hop % _STATE_SAMPLES:
+        raise UsageError(f"{what} has frames of {hop} samples, not of w2v-BERT's, {_STATE_SAMPLES} each")
+    if hop != back:
+        raise UsageError(f"{what} has frames of {hop} samples that come back as {back}")
+    network = DualCodecNetwork(config, hop // _STATE_SAMPLES).to(next(iter(state.values())).dtype)
+    published = published_names(network, network.state_dict())
     own = {name: ours for ours, name in published.items()}
     state = {own.get(name, name): value for name, value in state.items()}
     state |= {"mean": mean, "std": variance.sqrt()}
@@ -106,8 +110,8 @@ def _config(state: Mapping[str, torch.Tensor], what: str) -> DualCodecConfig:
     def several(name: str) -> list[torch.Tensor]:
         """The weights of a name with a number in it, from the first on."""
         found: list[torch.Tensor] = []
-        while (one := name.format(len(found), len(found) + 1)) in state:
-            found.append(state[one])
+        while not found or name.format(len(found), len(found) + 1) in state:
+            found.append(state[name.format(len(found), len(found) + 1)])
         return found
 
     try:
@@ -158,20 +162,16 @@ def write_random(folder: str | Path, seed: int, model_id: str, **changes: Any) -
         mean, variance = _fill(network)
         del network.w2v_bert
         torch.save({"mean": mean, "var": variance}, temporary / STATISTICS)
-        paths = {ours.rpartition(".")[0]: name.rpartition(".")[0] for ours, name in published_names(network).items()}
         plain = [m for m in network.modules() if isinstance(m, nn.Linear) or getattr(m, "groups", 1) > 1]
-        named = ((*name.rpartition("."), value) for name, value in with_weight_norm(network, plain).items())
-        state = {f"{paths[path]}.{last}": value.contiguous() for path, _, last, value in named if path}
-        save_file(state, temporary / file, {"format": "pt"})
+        weights = {name: w for name, w in with_weight_norm(network, plain).items() if name not in ("mean", "std")}
+        published = published_names(network, weights)
+        save_file({published[name]: w.contiguous() for name, w in weights.items()}, temporary / file, {"format": "pt"})
 
 
 def _fill(network: DualCodecNetwork) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw codebooks that give many codes, each level of what those before leave of noise -> mean and variance of
-    w2v-BERT's states."""
-    import torch
-
+    """Fill each codebook with what those before it leave of noise -> mean and variance of w2v-BERT's states."""
     from slm.tokenizers._log_mel import LogMel
-    from slm.tokenizers._untrained import noise
+    from slm.tokenizers._untrained import fill_projected, noise
     from slm.tokenizers.networks.resample import resample
 
     signal = 0.1 * noise(SAMPLE_RATE_HZ)
@@ -181,13 +181,7 @@ def _fill(network: DualCodecNetwork) -> tuple[torch.Tensor, torch.Tensor]:
     network.std.copy_(variance.sqrt())
 
     def coded(quantizer: Any, latents: torch.Tensor) -> torch.Tensor:
-        quantizer.in_proj.bias.zero_()
-        vectors = quantizer.in_proj(latents)[0].T
-        middle, spread = vectors.mean(dim=0), vectors.std(dim=0)
-        quantizer.in_proj.bias.sub_(middle)
-        table = quantizer.codebook.weight
-        rows = torch.randint(len(vectors), table.shape[:1])
-        table.copy_(vectors[rows] - middle + 0.3 * spread * torch.randn(table.shape))
+        fill_projected(quantizer, quantizer.in_proj(latents)[0].T)
         made: torch.Tensor = quantizer(latents)[0]
         return made
 

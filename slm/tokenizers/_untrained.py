@@ -104,6 +104,20 @@ def redraw(model: torch.nn.Module) -> None:
             parameter.normal_(std=parameter[0].numel() ** -0.5)
 
 
+def fill_projected(quantizer: Any, vectors: torch.Tensor) -> None:
+    """Fill a codebook with vectors that `quantizer.in_proj` gives `[N, D]`, less their mean, and some noise.
+
+    From then on `in_proj` takes the mean off: codes are chosen by direction, and all would have that of the mean.
+    """
+    import torch
+
+    mean, spread = vectors.mean(dim=0), vectors.std(dim=0)
+    quantizer.in_proj.bias.sub_(mean)
+    table = quantizer.codebook.weight
+    rows = torch.randperm(len(vectors))[torch.arange(len(table)) % len(vectors)]
+    table.copy_(vectors[rows] - mean + 0.3 * spread * torch.randn(table.shape))
+
+
 def spread_scalars(projection: torch.nn.Linear, encode: Callable[[], Any]) -> None:
     """Make the outputs of `projection`, which are rounded to levels, have mean 0 and variance 1 while `encode` runs."""
     seen: list[torch.Tensor] = []

@@ -63,7 +63,7 @@ class BigCodecTokenizer(TwoWaySEANetCodec):
         """`bigcodec.pt` as the authors publish it, with random weights; `changes` are fields of `BigCodecConfig`."""
         import torch
 
-        from slm.tokenizers._untrained import noise, own_folder, redraw
+        from slm.tokenizers._untrained import fill_projected, noise, own_folder, redraw
         from slm.tokenizers.networks.bigcodec import BigCodecConfig, BigCodecNetwork, published_names
 
         folder = own_folder(folder)
@@ -72,14 +72,8 @@ class BigCodecTokenizer(TwoWaySEANetCodec):
             network = BigCodecNetwork(BigCodecConfig(**changes)).eval()
             redraw(network)
             quantizer = network.quantizer
-            # Latents of noise, about their mean, in the codebook: many codes come out.
             signal = 0.1 * noise(SAMPLE_RATE_HZ)[..., : 4 * SAMPLE_RATE_HZ]
-            vectors = quantizer.in_proj(network.encoder(signal).mT)[0]
-            mean, spread = vectors.mean(dim=0), vectors.std(dim=0)
-            quantizer.in_proj.bias.sub_(mean)
-            table = quantizer.codebook.weight
-            rows = torch.randperm(len(vectors))[torch.arange(len(table)) % len(vectors)]
-            table.copy_(vectors[rows] - mean + 0.3 * spread * torch.randn(table.shape))
+            fill_projected(quantizer, quantizer.in_proj(network.encoder(signal).mT)[0])
         with atomic_directory(folder) as temporary:
             torch.save(published_names(network), temporary / WEIGHTS)
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _HEARD_HZ, _MEL_WINDOW, _MEL_HOP = 16_000, 400, 160
 _FIRST_SAMPLES = 119
-"""How much more than whole frames a clip must hold: T frames of codes are of 320 x T + 80 samples that w2v-BERT hears,
-or so many times two frames, and of N samples it hears ceil(2 N / 3)."""
+"""How much more than whole frames a clip must hold: for S states, the last of a half pair of log-mel frames, w2v-BERT
+must hear 320 S + 80 samples, and of N samples it hears ceil(2 N / 3)."""
 
 
 @TOKENIZERS.register("dualcodec")
@@ -75,10 +75,11 @@ class DualCodecTokenizer(NeuralCodec):
         name = MODELS[model_id][0]
         files = find_files(checkpoint, [name, STATISTICS])
         weights, statistics = read_tensors(files[name]), read_statistics(files[STATISTICS])
-        self.model, config = build(weights, statistics, str(files[name]))
+        in_fp32 = {weight: value.float() for weight, value in weights.items()}
+        self.model, config = build(in_fp32, statistics, str(files[name]))
         self._bert = load_bert(encoder, config.semantic_dim, device)
         self.model.w2v_bert = self._bert.model
-        self.model.float().to(device)
+        self.model.to(device)
         dac = self.model.dac
         self._acoustic_context = conv_context(dac["encoder"], config.hop_samples)
         self.decoder_context_frames = (

@@ -5,7 +5,7 @@ The DAC is that of transformers, whose layers the authors number instead of nami
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -108,7 +108,7 @@ class DualCodecNetwork(nn.Module):
             held = torch.arange(hidden.shape[1], device=hidden.device)[None] < hidden.shape[1] - 1
             hidden = hidden.masked_fill(~held[..., None], 0.0)
             added = torch.zeros_like(hidden[..., 0]).masked_fill(~held, torch.finfo(hidden.dtype).min)
-            # Of the model itself, a mask would hold a value for each pair of frames.
+            # The model itself would make masks [T, T], which long clips have no memory for.
             masks = {"attention_mask": added[:, None, None], "conv_attention_mask": held}
         for block in self.w2v_bert.encoder.layers:
             hidden = block(hidden, **masks)
@@ -140,16 +140,13 @@ class DualCodecNetwork(nn.Module):
         return audio
 
 
-def published_names(network: DualCodecNetwork) -> dict[str, str]:
-    """The name of each weight -> that in the authors' checkpoint, a weight norm folded."""
+def published_names(network: DualCodecNetwork, names: Iterable[str]) -> dict[str, str]:
+    """Names of weights of the network -> those in the authors' checkpoint."""
     paths: dict[str, str] = {}
     for part, word in (("encoder", "block"), ("decoder", "model")):
         paths |= _numbered(network.dac[part], f"dac.{part}", f"dac.{part}", word)
-    names = {}
-    for name in network.state_dict():
-        path, _, last = name.rpartition(".")
-        names[name] = f"{paths.get(path, path)}.{last}".removeprefix(".")
-    return names
+    split = ((name, *name.rpartition(".")) for name in names)
+    return {name: f"{paths.get(path, path)}{dot}{last}" for name, path, dot, last in split}
 
 
 def _numbered(module: nn.Module, own: str, published: str, word: str) -> Iterator[tuple[str, str]]:
